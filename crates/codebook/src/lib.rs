@@ -1,0 +1,1 @@
+//! Vector quantization: nearest codes, quantizers, codebook losses, usage

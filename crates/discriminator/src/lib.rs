@@ -1,0 +1,1 @@
+//! PatchGAN discriminator, adversarial losses, adaptive weight

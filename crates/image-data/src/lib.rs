@@ -1,0 +1,1 @@
+//! Decoding pictures under limits; datasets with a deterministic order

@@ -1,0 +1,24 @@
+//! The building blocks that every network here shares, on candle.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`conv`] | convolution with any kernel, stride and (asymmetric) padding |
+//! | [`group_norm`] | group norm, alone or with SiLU behind it |
+//! | [`resample`] | nearest upsampling, the reference's strided downsampling |
+//! | [`attention`] | single-head attention over a feature map |
+//! | [`activation`] | SiLU, ReLU, leaky ReLU, absolute value with right gradients at 0 |
+//!
+//! Every block takes a [`candle_nn::VarBuilder`] last; the checkpoint key is the
+//! code path. Blocks know nothing of the network they are part of.
+
+pub mod activation;
+pub mod attention;
+pub mod conv;
+pub mod group_norm;
+pub mod resample;
+
+pub use activation::{abs, leaky_relu, relu, silu};
+pub use attention::{AttnBlock, attn_block};
+pub use conv::{Conv2d, Conv2dConfig, Padding, conv2d, conv2d_no_bias};
+pub use group_norm::{GroupNorm, group_norm};
+pub use resample::{Downsample, Upsample, downsample, max_pool2x2, upsample, upsample_nearest2x};

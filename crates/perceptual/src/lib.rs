@@ -1,0 +1,1 @@
+//! Image similarity: LPIPS, PSNR, SSIM

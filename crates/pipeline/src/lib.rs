@@ -1,0 +1,1 @@
+//! A loaded model, ready to use: image to codes to image

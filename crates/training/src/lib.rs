@@ -1,0 +1,1 @@
+//! Train steps, loops, optimiser state and run folders

@@ -1,0 +1,1 @@
+//! The VQGAN: encoder, quantizer and decoder, with its published presets
