@@ -1,0 +1,145 @@
+//! Two-dimensional convolution.
+
+use candle_core::{Result, Tensor};
+use candle_nn::{Init, Module, VarBuilder};
+
+pub mod plain;
+
+/// Zeros put around a feature map before a convolution, per side, in pixels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Padding {
+    /// Rows above.
+    pub top: usize,
+    /// Rows below.
+    pub bottom: usize,
+    /// Columns to the left.
+    pub left: usize,
+    /// Columns to the right.
+    pub right: usize,
+}
+
+impl Padding {
+    /// No padding.
+    pub const ZERO: Self = Self { top: 0, bottom: 0, left: 0, right: 0 };
+
+    /// The same padding on all four sides.
+    pub const fn same(pixels: usize) -> Self {
+        Self { top: pixels, bottom: pixels, left: pixels, right: pixels }
+    }
+}
+
+/// Stride and padding of a convolution. Default: stride 1, no padding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv2dConfig {
+    /// Step of the kernel, in pixels, in both directions; at least 1.
+    pub stride: usize,
+    /// Zeros around the input.
+    pub padding: Padding,
+}
+
+impl Default for Conv2dConfig {
+    fn default() -> Self {
+        Self { stride: 1, padding: Padding::ZERO }
+    }
+}
+
+impl Conv2dConfig {
+    /// Stride 1 and `kernel / 2` pixels of padding: an odd kernel keeps the size.
+    pub const fn same(kernel: usize) -> Self {
+        Self { stride: 1, padding: Padding::same(kernel / 2) }
+    }
+
+    /// The output size `(h, w)` for an input of `h` x `w` pixels.
+    ///
+    /// # Errors
+    /// When the padded input is smaller than the kernel, or the stride is 0.
+    pub fn output_size(
+        &self,
+        (h, w): (usize, usize),
+        (kh, kw): (usize, usize),
+    ) -> Result<(usize, usize)> {
+        let (ph, pw) = (
+            h + self.padding.top + self.padding.bottom,
+            w + self.padding.left + self.padding.right,
+        );
+        if self.stride == 0 || ph < kh || pw < kw {
+            candle_core::bail!(
+                "conv2d: a {kh}x{kw} kernel with stride {} does not fit a {h}x{w} input padded to {ph}x{pw}",
+                self.stride
+            )
+        }
+        Ok(((ph - kh) / self.stride + 1, (pw - kw) / self.stride + 1))
+    }
+}
+
+/// A convolution layer; keys `weight` `[out, in, kh, kw]` and `bias` `[out]`.
+#[derive(Clone, Debug)]
+pub struct Conv2d {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    config: Conv2dConfig,
+}
+
+impl Conv2d {
+    /// A convolution with the given weight `[out, in, kh, kw]` and bias `[out]`.
+    pub fn new(weight: Tensor, bias: Option<Tensor>, config: Conv2dConfig) -> Self {
+        Self { weight, bias, config }
+    }
+
+    /// The weight, `[out, in, kh, kw]`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// The bias, `[out]`, where the layer has one.
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+}
+
+impl Module for Conv2d {
+    /// `[B, in, H, W]` to `[B, out, H', W']`, see [`Conv2dConfig::output_size`].
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        plain::conv2d(x, &self.weight, self.bias.as_ref(), self.config)
+    }
+}
+
+/// A square convolution with a bias, initialised as PyTorch does.
+///
+/// # Errors
+/// When `vb` lacks `weight` or `bias`, or holds them in other shapes.
+pub fn conv2d(
+    in_channels: usize,
+    out_channels: usize,
+    kernel: usize,
+    config: Conv2dConfig,
+    vb: VarBuilder,
+) -> Result<Conv2d> {
+    let init = torch_init(in_channels, kernel);
+    let weight = vb.get_with_hints((out_channels, in_channels, kernel, kernel), "weight", init)?;
+    let bias = vb.get_with_hints(out_channels, "bias", init)?;
+    Ok(Conv2d::new(weight, Some(bias), config))
+}
+
+/// A square convolution without a bias, initialised as PyTorch does.
+///
+/// # Errors
+/// When `vb` lacks `weight`, or holds it in another shape.
+pub fn conv2d_no_bias(
+    in_channels: usize,
+    out_channels: usize,
+    kernel: usize,
+    config: Conv2dConfig,
+    vb: VarBuilder,
+) -> Result<Conv2d> {
+    let init = torch_init(in_channels, kernel);
+    let weight = vb.get_with_hints((out_channels, in_channels, kernel, kernel), "weight", init)?;
+    Ok(Conv2d::new(weight, None, config))
+}
+
+/// PyTorch's default for weight and bias: uniform within ± fan_in^-½
+/// (`kaiming_uniform_` with a = √5).
+fn torch_init(in_channels: usize, kernel: usize) -> Init {
+    let bound = 1.0 / ((in_channels * kernel * kernel).max(1) as f64).sqrt();
+    Init::Uniform { lo: -bound, up: bound }
+}

@@ -1,0 +1,60 @@
+//! Group norm (Wu & He 2018), alone or with SiLU behind it.
+
+use candle_core::{Result, Tensor};
+use candle_nn::{Init, Module, VarBuilder};
+
+pub mod plain;
+
+/// Groups of the reference's `Normalize`.
+pub const GROUPS: usize = 32;
+/// Epsilon of the reference's `Normalize`, added to the variance.
+pub const EPS: f64 = 1e-6;
+
+/// Group norm with an affine map; keys `weight` and `bias`, `[C]`.
+#[derive(Clone, Debug)]
+pub struct GroupNorm {
+    weight: Tensor,
+    bias: Tensor,
+    groups: usize,
+    eps: f64,
+}
+
+impl GroupNorm {
+    /// A group norm over `groups` groups of neighbouring channels; `weight` and
+    /// `bias` are `[C]`.
+    ///
+    /// # Errors
+    /// When `C` is not a positive multiple of `groups`.
+    pub fn new(weight: Tensor, bias: Tensor, groups: usize, eps: f64) -> Result<Self> {
+        let channels = weight.dims1()?;
+        if groups == 0 || channels == 0 || channels % groups != 0 {
+            candle_core::bail!("group_norm: {channels} channels do not split into {groups} groups")
+        }
+        Ok(Self { weight, bias, groups, eps })
+    }
+
+    /// Group norm, then `x * sigmoid(x)`: `[B, C, H, W]` to the same shape.
+    ///
+    /// # Errors
+    /// When `x` has other than `C` channels.
+    pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
+        crate::silu(&self.forward(x)?)
+    }
+}
+
+impl Module for GroupNorm {
+    /// `[B, C, H, W]` to the same shape.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        plain::group_norm(x, &self.weight, &self.bias, self.groups, self.eps)
+    }
+}
+
+/// The reference's `Normalize(channels)`: 32 groups, epsilon 1e-6.
+///
+/// # Errors
+/// When `channels` is not a multiple of 32, or `vb` lacks a key.
+pub fn group_norm(channels: usize, vb: VarBuilder) -> Result<GroupNorm> {
+    let weight = vb.get_with_hints(channels, "weight", Init::Const(1.0))?;
+    let bias = vb.get_with_hints(channels, "bias", Init::Const(0.0))?;
+    GroupNorm::new(weight, bias, GROUPS, EPS)
+}

@@ -1,0 +1,87 @@
+//! Halving and doubling the size of a feature map.
+
+use candle_core::{Result, Tensor};
+use candle_nn::{Module, VarBuilder};
+
+use crate::conv::{Conv2d, Conv2dConfig, Padding, conv2d};
+
+/// Every pixel four times: `[B, C, H, W]` to `[B, C, 2H, 2W]`.
+///
+/// Broadcast and reshape, because candle's `upsample_nearest2d` loses gradient
+/// when its input is used elsewhere too.
+///
+/// # Errors
+/// When `x` does not have four dimensions.
+pub fn upsample_nearest2x(x: &Tensor) -> Result<Tensor> {
+    let (b, c, h, w) = x.dims4()?;
+    x.reshape((b, c, h, 1, w, 1))?.broadcast_as((b, c, h, 2, w, 2))?.reshape((b, c, 2 * h, 2 * w))
+}
+
+/// The maximum of each 2x2 block: `[B, C, H, W]` to `[B, C, H/2, W/2]`, an odd
+/// last row or column left out, as `MaxPool2d(2)` does.
+///
+/// The gradient goes to the first maximum of a block in reading order, as
+/// PyTorch's does; candle's `max_pool2d` has a wrong one.
+///
+/// # Errors
+/// When `x` does not have four dimensions or has a side shorter than 2.
+pub fn max_pool2x2(x: &Tensor) -> Result<Tensor> {
+    let (b, c, h, w) = x.dims4()?;
+    if h < 2 || w < 2 {
+        candle_core::bail!("max_pool2x2: a {h}x{w} feature map is smaller than the 2x2 window")
+    }
+    let (h, w) = (h / 2, w / 2);
+    let blocks = x
+        .narrow(2, 0, 2 * h)?
+        .narrow(3, 0, 2 * w)?
+        .reshape((b, c, h, 2, w, 2))?
+        .permute((0, 1, 2, 4, 3, 5))?
+        .reshape((b, c, h, w, 4))?;
+    let first = blocks.detach().argmax_keepdim(4)?;
+    blocks.gather(&first, 4)?.squeeze(4)
+}
+
+/// The reference's `Upsample`: nearest 2x, then a 3x3 convolution (key `conv`).
+#[derive(Clone, Debug)]
+pub struct Upsample {
+    conv: Conv2d,
+}
+
+impl Module for Upsample {
+    /// `[B, C, H, W]` to `[B, C, 2H, 2W]`.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.conv.forward(&upsample_nearest2x(x)?)
+    }
+}
+
+/// An [`Upsample`] of `channels` channels.
+///
+/// # Errors
+/// When `vb` lacks a key.
+pub fn upsample(channels: usize, vb: VarBuilder) -> Result<Upsample> {
+    Ok(Upsample { conv: conv2d(channels, channels, 3, Conv2dConfig::same(3), vb.pp("conv"))? })
+}
+
+/// The reference's `Downsample`: one row and column of zeros at the right and the
+/// bottom only, then a 3x3 convolution of stride 2 (key `conv`).
+#[derive(Clone, Debug)]
+pub struct Downsample {
+    conv: Conv2d,
+}
+
+impl Module for Downsample {
+    /// `[B, C, H, W]` to `[B, C, H/2, W/2]`, rounded down.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.conv.forward(x)
+    }
+}
+
+/// A [`Downsample`] of `channels` channels.
+///
+/// # Errors
+/// When `vb` lacks a key.
+pub fn downsample(channels: usize, vb: VarBuilder) -> Result<Downsample> {
+    let config =
+        Conv2dConfig { stride: 2, padding: Padding { top: 0, bottom: 1, left: 0, right: 1 } };
+    Ok(Downsample { conv: conv2d(channels, channels, 3, config, vb.pp("conv"))? })
+}
