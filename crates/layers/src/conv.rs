@@ -3,6 +3,9 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, Module, VarBuilder};
 
+mod fast;
+mod geometry;
+mod kernels;
 pub mod plain;
 
 /// Zeros put around a feature map before a convolution, per side, in pixels.
@@ -100,7 +103,11 @@ impl Conv2d {
 impl Module for Conv2d {
     /// `[B, in, H, W]` to `[B, out, H', W']`, see [`Conv2dConfig::output_size`].
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        plain::conv2d(x, &self.weight, self.bias.as_ref(), self.config)
+        if crate::cpu::supports(x) && crate::cpu::supports(&self.weight) {
+            fast::conv2d(x, &self.weight, self.bias.as_ref(), self.config)
+        } else {
+            plain::conv2d(x, &self.weight, self.bias.as_ref(), self.config)
+        }
     }
 }
 

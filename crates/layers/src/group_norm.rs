@@ -3,6 +3,8 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, Module, VarBuilder};
 
+mod fast;
+mod kernels;
 pub mod plain;
 
 /// Groups of the reference's `Normalize`.
@@ -38,14 +40,24 @@ impl GroupNorm {
     /// # Errors
     /// When `x` has other than `C` channels.
     pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
-        crate::silu(&self.forward(x)?)
+        self.apply(x, true)
+    }
+
+    fn apply(&self, x: &Tensor, silu: bool) -> Result<Tensor> {
+        let Self { weight, bias, groups, eps } = self;
+        if crate::cpu::supports(x) && crate::cpu::supports(weight) {
+            let op = fast::GroupNormOp { groups: *groups, eps: *eps, silu };
+            return fast::group_norm(x, weight, bias, op);
+        }
+        let y = plain::group_norm(x, weight, bias, *groups, *eps)?;
+        if silu { crate::silu(&y) } else { Ok(y) }
     }
 }
 
 impl Module for GroupNorm {
     /// `[B, C, H, W]` to the same shape.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        plain::group_norm(x, &self.weight, &self.bias, self.groups, self.eps)
+        self.apply(x, false)
     }
 }
 

@@ -14,8 +14,11 @@
 pub mod activation;
 pub mod attention;
 pub mod conv;
+mod cpu;
 pub mod group_norm;
+mod reduce;
 pub mod resample;
+mod sigmoid;
 
 pub use activation::{abs, leaky_relu, relu, silu};
 pub use attention::{AttnBlock, attn_block};

@@ -1,0 +1,171 @@
+//! The CPU f32 convolution as a candle custom op: the seam where kernels go.
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+
+use super::geometry::Geometry;
+use super::{Conv2dConfig, Padding, kernels};
+use crate::cpu;
+
+/// [`super::plain::conv2d`] for f32 on the CPU, with gradients.
+pub(super) fn conv2d(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    config: Conv2dConfig,
+) -> Result<Tensor> {
+    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    match bias {
+        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, ConvOp(config)),
+        None => x.apply_op2(&weight, ConvOp(config)),
+    }
+}
+
+struct ConvOp(Conv2dConfig);
+
+impl ConvOp {
+    fn forward(
+        &self,
+        (x, x_layout): (&CpuStorage, &Layout),
+        (weight, weight_layout): (&CpuStorage, &Layout),
+        bias: Option<&[f32]>,
+    ) -> Result<(CpuStorage, Shape)> {
+        let g = Geometry::new(x_layout.shape(), weight_layout.shape(), self.0)?;
+        if bias.is_some_and(|bias| bias.len() != g.out_channels) {
+            candle_core::bail!("conv2d: the bias does not have {} elements", g.out_channels)
+        }
+        let (x, weight) = (cpu::slice(x, x_layout)?, cpu::slice(weight, weight_layout)?);
+        let y = kernels::forward(&g, x, weight, bias);
+        Ok((CpuStorage::F32(y), Shape::from((g.batch, g.out_channels, g.oh, g.ow))))
+    }
+
+    /// Gradients to input and weight, each only where something tracks it.
+    fn backward(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let g = Geometry::new(x.shape(), weight.shape(), self.0)?;
+        let dx = x.track_op().then(|| self.input_gradient(&g, x, weight, grad)).transpose()?;
+        let dw = weight.track_op().then(|| -> Result<Tensor> {
+            let dw =
+                cpu::with_slices([x, grad], |[x, grad]| kernels::weight_gradient(&g, x, grad))?;
+            Tensor::from_vec(dw, weight.shape(), weight.device())
+        });
+        Ok((dx, dw.transpose()?))
+    }
+
+    fn input_gradient(
+        &self,
+        g: &Geometry,
+        x: &Tensor,
+        weight: &Tensor,
+        grad: &Tensor,
+    ) -> Result<Tensor> {
+        let dx = match full_padding(g) {
+            // With stride 1 it is a convolution of the gradient with the flipped kernel.
+            Some(padding) => {
+                let config = Conv2dConfig { stride: 1, padding };
+                let flipped = cpu::with_slices([weight], |[weight]| flip(g, weight))?;
+                let shape = Shape::from((g.in_channels, g.out_channels, g.kh, g.kw));
+                let transposed = Geometry::new(grad.shape(), &shape, config)?;
+                cpu::with_slices([grad], |[grad]| {
+                    kernels::forward(&transposed, grad, &flipped, None)
+                })?
+            }
+            None => cpu::with_slices([weight, grad], |[weight, grad]| {
+                kernels::input_gradient(g, weight, grad)
+            })?,
+        };
+        Tensor::from_vec(dx, x.shape(), x.device())
+    }
+}
+
+/// The padding that turns the gradient to the input into a convolution, if there
+/// is one.
+fn full_padding(g: &Geometry) -> Option<Padding> {
+    if g.config.stride != 1 || g.batch == 0 {
+        return None;
+    }
+    let Padding { top, bottom, left, right } = g.config.padding;
+    Some(Padding {
+        top: (g.kh - 1).checked_sub(top)?,
+        bottom: (g.kh - 1).checked_sub(bottom)?,
+        left: (g.kw - 1).checked_sub(left)?,
+        right: (g.kw - 1).checked_sub(right)?,
+    })
+}
+
+/// `[out, in, kh, kw]` to `[in, out, kh, kw]` with both kernel axes reversed.
+fn flip(g: &Geometry, weight: &[f32]) -> Vec<f32> {
+    let taps = g.taps();
+    let mut flipped = Vec::with_capacity(weight.len());
+    for i in 0..g.in_channels {
+        for o in 0..g.out_channels {
+            flipped.extend(weight[(o * g.in_channels + i) * taps..][..taps].iter().rev());
+        }
+    }
+    flipped
+}
+
+impl CustomOp2 for ConvOp {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.forward((x, x_layout), (weight, weight_layout), None)
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        self.backward(x, weight, grad)
+    }
+}
+
+impl CustomOp3 for ConvOp {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let bias = cpu::slice(bias, bias_layout)?;
+        self.forward((x, x_layout), (weight, weight_layout), Some(bias))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (dx, dw) = self.backward(x, weight, grad)?;
+        let g = Geometry::new(x.shape(), weight.shape(), self.0)?;
+        let db = bias.track_op().then(|| -> Result<Tensor> {
+            let db = cpu::with_slices([grad], |[grad]| kernels::bias_gradient(&g, grad))?;
+            Tensor::from_vec(db, bias.shape(), bias.device())
+        });
+        Ok((dx, dw, db.transpose()?))
+    }
+}

@@ -1,0 +1,253 @@
+//! Convolution on f32 slices: patches of a tile of pixels, then a matrix product
+//! per tile, so that the patch matrix stays in the cache. Tiles are fixed by the
+//! shapes alone, so results do not depend on the number of threads, nor those of
+//! one picture on the batch around it.
+
+use std::cell::RefCell;
+
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use super::geometry::Geometry;
+
+/// Bytes of the patch matrix of one tile: a share of the second-level cache.
+const TILE_BYTES: usize = 640 << 10;
+/// Output pixels of a tile, at least and at most.
+const TILE_PIXELS: (usize, usize) = (128, 1024);
+/// Rows of the patch matrix that one task of the weight gradient handles.
+const WEIGHT_TASK_ROWS: usize = 288;
+
+thread_local! {
+    /// Patch matrices are reused: a fresh one costs more in page faults than its
+    /// contents cost to write.
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `f` with `len` floats of this thread's scratch memory (old contents).
+fn with_scratch<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.len() < len {
+            scratch.resize(len, 0.0);
+        }
+        f(&mut scratch[..len])
+    })
+}
+
+/// A row-major or transposed view of a matrix: `(data, row stride, column stride)`.
+type View<'a> = (&'a [f32], usize, usize);
+
+/// `target[m, n] += left[m, k] right[k, n]`, `target` with the given row stride.
+///
+/// # Safety
+/// Rows `0..m` of `target`, `n` floats each at distance `row_stride`, must be
+/// valid for reads and writes by this thread alone.
+unsafe fn add_product(
+    (m, n, k): (usize, usize, usize),
+    target: *mut f32,
+    row_stride: usize,
+    left: View,
+    right: View,
+) {
+    if m == 0 || n == 0 || k == 0 {
+        return;
+    }
+    assert!(left.0.len() > (m - 1) * left.1 + (k - 1) * left.2, "left matrix too short");
+    assert!(right.0.len() > (k - 1) * right.1 + (n - 1) * right.2, "right matrix too short");
+    // SAFETY: the reads of `left` and `right` are within the slices (asserted), the
+    // writes within `target` by this function's contract; strides fit isize because
+    // the slices do.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            target,
+            1,
+            row_stride as isize,
+            true,
+            left.0.as_ptr(),
+            left.2 as isize,
+            left.1 as isize,
+            right.0.as_ptr(),
+            right.2 as isize,
+            right.1 as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}
+
+/// A pointer that tasks may share because each writes elements of its own.
+#[derive(Clone, Copy)]
+struct SharedMut(*mut f32);
+// SAFETY: every use names the disjoint elements that its task writes.
+unsafe impl Send for SharedMut {}
+// SAFETY: as above.
+unsafe impl Sync for SharedMut {}
+
+impl SharedMut {
+    /// The pointer `offset` floats further on.
+    ///
+    /// # Safety
+    /// `offset` must be within the allocation.
+    unsafe fn at(self, offset: usize) -> *mut f32 {
+        // SAFETY: by this function's contract.
+        unsafe { self.0.add(offset) }
+    }
+}
+
+/// Output pixels of one tile for a patch matrix of `depth` rows.
+fn tile_pixels(depth: usize) -> usize {
+    let fitting = TILE_BYTES / (4 * depth.max(1));
+    (fitting / 16 * 16).clamp(TILE_PIXELS.0, TILE_PIXELS.1)
+}
+
+/// `[B, in, H, W]` to `[B, out, H', W']`.
+pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    let (depth, pixels) = (g.depth(), g.out_pixels());
+    let mut y = vec![0.0; g.batch * g.out_channels * pixels];
+    let tile = tile_pixels(depth);
+    let tiles = pixels.div_ceil(tile);
+    let target = SharedMut(y.as_mut_ptr());
+    (0..g.batch * tiles).into_par_iter().for_each(|task| {
+        let (picture, start) = (task / tiles, task % tiles * tile);
+        let range = start..(start + tile).min(pixels);
+        let n = range.len();
+        let image = &x[picture * g.in_channels * g.in_pixels()..][..g.in_channels * g.in_pixels()];
+        let first = picture * g.out_channels * pixels + start;
+        if let Some(bias) = bias {
+            for (channel, &value) in bias.iter().enumerate() {
+                // SAFETY: `n` elements of this picture, channel and tile, inside `y`; no
+                // other task has them.
+                let row = unsafe {
+                    std::slice::from_raw_parts_mut(target.at(first + channel * pixels), n)
+                };
+                row.fill(value);
+            }
+        }
+        let multiply = |columns: View| {
+            // SAFETY: the rows are this tile's pixels of every channel of this picture:
+            // inside `y`, and no other task has them.
+            unsafe {
+                let target = target.at(first);
+                add_product(
+                    (g.out_channels, n, depth),
+                    target,
+                    pixels,
+                    (weight, depth, 1),
+                    columns,
+                );
+            }
+        };
+        if g.is_pointwise() {
+            multiply((&image[start..], pixels, 1));
+        } else {
+            with_scratch(depth * n, |columns| {
+                g.gather(image, 0..g.in_channels, range, columns);
+                multiply((columns, n, 1));
+            });
+        }
+    });
+    y
+}
+
+/// The gradient to the input, for any stride and padding: `[B, in, H, W]`.
+pub(super) fn input_gradient(g: &Geometry, weight: &[f32], grad: &[f32]) -> Vec<f32> {
+    let (depth, pixels) = (g.depth(), g.out_pixels());
+    let mut dx = vec![0.0; g.batch * g.in_channels * g.in_pixels()];
+    let group = g.in_channels.div_ceil(g.in_channels.div_ceil(32).max(1)).max(1);
+    let groups = g.in_channels.div_ceil(group);
+    let target = SharedMut(dx.as_mut_ptr());
+    (0..g.batch * groups).into_par_iter().for_each(|task| {
+        let (picture, first) = (task / groups, task % groups * group);
+        let channels = group.min(g.in_channels - first);
+        let rows = channels * g.taps();
+        let grad = &grad[picture * g.out_channels * pixels..][..g.out_channels * pixels];
+        // SAFETY: these channels of this picture, inside `dx`; no other task has them.
+        let planes = unsafe {
+            std::slice::from_raw_parts_mut(
+                target.at((picture * g.in_channels + first) * g.in_pixels()),
+                channels * g.in_pixels(),
+            )
+        };
+        let tile = tile_pixels(rows);
+        for start in (0..pixels).step_by(tile) {
+            let range = start..(start + tile).min(pixels);
+            let n = range.len();
+            with_scratch(rows * n, |columns| {
+                columns.fill(0.0);
+                let left = (&weight[first * g.taps()..], 1, depth);
+                let right = (&grad[start..], pixels, 1);
+                // SAFETY: `columns` is this thread's scratch, `rows` rows of `n` floats.
+                unsafe {
+                    let target = columns.as_mut_ptr();
+                    add_product((rows, n, g.out_channels), target, n, left, right);
+                }
+                g.scatter(columns, channels, range, planes);
+            });
+        }
+    });
+    dx
+}
+
+/// The gradient to the weight: `[out, in, kh, kw]`.
+pub(super) fn weight_gradient(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
+    let (depth, pixels) = (g.depth(), g.out_pixels());
+    let mut dw = vec![0.0; g.out_channels * depth];
+    let group = (WEIGHT_TASK_ROWS / g.taps()).clamp(1, g.in_channels.max(1));
+    let groups = g.in_channels.div_ceil(group);
+    let target = SharedMut(dw.as_mut_ptr());
+    (0..groups).into_par_iter().for_each(|task| {
+        let first = task * group;
+        let channels = first..(first + group).min(g.in_channels);
+        let rows = channels.len() * g.taps();
+        let tile = tile_pixels(rows);
+        for picture in 0..g.batch {
+            let image =
+                &x[picture * g.in_channels * g.in_pixels()..][..g.in_channels * g.in_pixels()];
+            let grad = &grad[picture * g.out_channels * pixels..][..g.out_channels * pixels];
+            for start in (0..pixels).step_by(tile) {
+                let range = start..(start + tile).min(pixels);
+                let n = range.len();
+                let multiply = |columns: View| {
+                    let (columns, row, column) = columns;
+                    let left = (&grad[start..], pixels, 1);
+                    // SAFETY: these columns of every row of `dw`; no other task has them.
+                    unsafe {
+                        let target = target.at(first * g.taps());
+                        let right = (columns, column, row);
+                        add_product((g.out_channels, rows, n), target, depth, left, right);
+                    }
+                };
+                if g.is_pointwise() {
+                    multiply((&image[first * pixels + start..], pixels, 1));
+                } else {
+                    with_scratch(rows * n, |columns| {
+                        g.gather(image, channels.clone(), range, columns);
+                        multiply((columns, n, 1));
+                    });
+                }
+            }
+        }
+    });
+    dw
+}
+
+/// The gradient to the bias, `[out]`: the sum over pictures and pixels.
+pub(super) fn bias_gradient(g: &Geometry, grad: &[f32]) -> Vec<f32> {
+    let pixels = g.out_pixels();
+    let plane = |picture: usize, channel: usize| {
+        &grad[(picture * g.out_channels + channel) * pixels..][..pixels]
+    };
+    (0..g.out_channels)
+        .into_par_iter()
+        .map(|channel| {
+            let sums = (0..g.batch).map(|picture| crate::reduce::sum(plane(picture, channel)));
+            sums.sum::<f64>() as f32
+        })
+        .collect()
+}

@@ -1,0 +1,145 @@
+//! Group norm, with or without SiLU, on f32 slices: one task per picture and
+//! group, every pass over data that is still in the cache.
+
+use rayon::prelude::*;
+
+use crate::reduce::{sum, sum_of};
+use crate::sigmoid::sigmoid;
+
+/// Shapes of one group norm of a contiguous `[batch, channels, pixels]` input.
+#[derive(Clone, Copy)]
+pub(super) struct Geometry {
+    pub batch: usize,
+    pub channels: usize,
+    pub pixels: usize,
+    pub groups: usize,
+    pub eps: f64,
+}
+
+impl Geometry {
+    fn group_channels(&self) -> usize {
+        self.channels / self.groups
+    }
+
+    fn group_len(&self) -> usize {
+        self.group_channels() * self.pixels
+    }
+}
+
+/// Mean and reciprocal standard deviation of one group.
+fn moments(x: &[f32], eps: f64) -> (f32, f32) {
+    let n = x.len() as f64;
+    let mean = (sum(x) / n) as f32;
+    let variance = sum_of(x, x, |x, _| (x - mean) * (x - mean)) / n;
+    (mean, (1.0 / (variance + eps).sqrt()) as f32)
+}
+
+/// `[B, C, H, W]` to the same shape.
+pub(super) fn forward<const SILU: bool>(
+    g: &Geometry,
+    x: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+) -> Vec<f32> {
+    let mut y = vec![0.0; x.len()];
+    if x.is_empty() {
+        return y;
+    }
+    let tasks = y.par_chunks_exact_mut(g.group_len()).zip(x.par_chunks_exact(g.group_len()));
+    tasks.enumerate().for_each(|(task, (y, x))| {
+        let (mean, scale) = moments(x, g.eps);
+        let first = task % g.groups * g.group_channels();
+        let planes = y.chunks_exact_mut(g.pixels).zip(x.chunks_exact(g.pixels));
+        for (channel, (y, x)) in planes.enumerate() {
+            let (weight, bias) = (weight[first + channel], bias[first + channel]);
+            for (y, &x) in y.iter_mut().zip(x) {
+                let z = (x - mean) * scale * weight + bias;
+                *y = if SILU { z * sigmoid(z) } else { z };
+            }
+        }
+    });
+    y
+}
+
+/// Gradients of [`forward`].
+pub(super) struct Gradients {
+    /// To the input, `[B, C, H, W]`.
+    pub x: Vec<f32>,
+    /// To the weight, `[C]`.
+    pub weight: Vec<f32>,
+    /// To the bias, `[C]`.
+    pub bias: Vec<f32>,
+}
+
+pub(super) fn backward<const SILU: bool>(
+    g: &Geometry,
+    x: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    dy: &[f32],
+) -> Gradients {
+    let mut dx = vec![0.0; x.len()];
+    // Per picture and channel: the gradients to weight and bias.
+    let mut sums = vec![(0.0_f64, 0.0_f64); g.batch * g.channels];
+    if !x.is_empty() {
+        let len = g.group_len();
+        let inputs = x.par_chunks_exact(len).zip(dy.par_chunks_exact(len));
+        let outputs =
+            dx.par_chunks_exact_mut(len).zip(sums.par_chunks_exact_mut(g.group_channels()));
+        inputs.zip(outputs).enumerate().for_each(|(task, ((x, dy), (dx, sums)))| {
+            let first = task % g.groups * g.group_channels();
+            let channels = first..first + g.group_channels();
+            let affine = (&weight[channels.clone()], &bias[channels]);
+            group_backward::<SILU>(g, x, affine, dy, dx, sums);
+        });
+    }
+    let total = |channel: usize| {
+        let pictures = (0..g.batch).map(|picture| sums[picture * g.channels + channel]);
+        pictures.fold((0.0, 0.0), |total, sum| (total.0 + sum.0, total.1 + sum.1))
+    };
+    let (weight, bias) =
+        (0..g.channels).map(total).map(|(weight, bias)| (weight as f32, bias as f32)).unzip();
+    Gradients { x: dx, weight, bias }
+}
+
+/// One group of one picture.
+fn group_backward<const SILU: bool>(
+    g: &Geometry,
+    x: &[f32],
+    (weight, bias): (&[f32], &[f32]),
+    dy: &[f32],
+    dx: &mut [f32],
+    sums: &mut [(f64, f64)],
+) {
+    let (mean, scale) = moments(x, g.eps);
+    // Sums over the group of the gradient to the normalised input, and of the same
+    // times that input: what mean and variance pass on.
+    let (mut through_mean, mut through_variance) = (0.0_f64, 0.0_f64);
+    for (channel, sums) in sums.iter_mut().enumerate() {
+        let plane = channel * g.pixels..(channel + 1) * g.pixels;
+        let (x, dy, dz) = (&x[plane.clone()], &dy[plane.clone()], &mut dx[plane]);
+        let (weight, bias) = (weight[channel], bias[channel]);
+        for ((dz, &x), &dy) in dz.iter_mut().zip(x).zip(dy) {
+            *dz = if SILU {
+                let z = (x - mean) * scale * weight + bias;
+                let s = sigmoid(z);
+                dy * s * (1.0 + z * (1.0 - s))
+            } else {
+                dy
+            };
+        }
+        *sums = (sum_of(dz, x, |dz, x| dz * (x - mean)) * f64::from(scale), sum(dz));
+        through_variance += f64::from(weight) * sums.0;
+        through_mean += f64::from(weight) * sums.1;
+    }
+    let n = x.len() as f64;
+    let (a, b) = ((through_mean / n) as f32, (through_variance / n) as f32);
+    for (channel, (dx, x)) in
+        dx.chunks_exact_mut(g.pixels).zip(x.chunks_exact(g.pixels)).enumerate()
+    {
+        let weight = weight[channel];
+        for (dx, &x) in dx.iter_mut().zip(x) {
+            *dx = scale * (*dx * weight - a - (x - mean) * scale * b);
+        }
+    }
+}
