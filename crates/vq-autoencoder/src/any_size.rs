@@ -1,0 +1,267 @@
+//! Pictures of any size through a codec: padding, tiles, blending.
+//!
+//! A picture is padded at the right and the bottom, by repeating its last
+//! column and row, to multiples of the factor; decoding crops back. A large
+//! one is processed in overlapping tiles, so that memory is bounded by the
+//! tile and not by the picture. Group norm and attention look at a whole tile,
+//! so tiles differ slightly where they meet: codes are taken from the tile
+//! whose centre is nearer, and pixels are blended linearly.
+//!
+//! Pictures of a batch are processed one by one: a picture's codes and pixels
+//! never depend on its company.
+
+use candle_core::{DType, Device, Tensor};
+use codebook::CodeGrid;
+use serde::{Deserialize, Serialize};
+
+use crate::codec::ImageCodec;
+use crate::error::{Error, Result};
+use crate::tiles::{Span, cover};
+
+/// When and how a picture is cut into tiles. All lengths are in pixels.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct TileConfig {
+    /// A picture of more pixels (after padding) is tiled.
+    pub max_pixels: usize,
+    /// Longest side of a tile, rounded down to a multiple of the factor.
+    pub tile: usize,
+    /// What neighbouring tiles share at least, rounded up to a multiple of the
+    /// factor; at most a quarter of `tile`.
+    pub overlap: usize,
+}
+
+impl Default for TileConfig {
+    fn default() -> Self {
+        Self { max_pixels: 512 * 512, tile: 512, overlap: 128 }
+    }
+}
+
+impl TileConfig {
+    /// Never tiles: memory grows with the picture, and with the square of its
+    /// pixels where there is attention.
+    pub const WHOLE: Self = Self { max_pixels: usize::MAX, tile: usize::MAX, overlap: 0 };
+
+    /// The tiles along both sides of a grid of `h` x `w` cells.
+    fn cover(&self, (h, w): (usize, usize), factor: usize) -> Result<(Vec<Span>, Vec<Span>)> {
+        let pixels = h.saturating_mul(w).saturating_mul(factor * factor);
+        if pixels <= self.max_pixels {
+            return Ok((vec![Span::whole(h, factor)], vec![Span::whole(w, factor)]));
+        }
+        let (tile, overlap) = (self.tile / factor, self.overlap.div_ceil(factor));
+        Ok((cover(h, tile, overlap, factor)?, cover(w, tile, overlap, factor)?))
+    }
+}
+
+/// The size `(h, w)` in cells of the code grid of a picture of `(h, w)` pixels.
+pub fn grid_size((h, w): (usize, usize), factor: usize) -> (usize, usize) {
+    (h.div_ceil(factor), w.div_ceil(factor))
+}
+
+/// The codes `[B, ceil(H / f), ceil(W / f)]` of pictures `[B, C, H, W]` in
+/// `[-1, 1]` of any size.
+///
+/// # Errors
+/// If the pictures are empty or do not fit the codec, or the tiles are
+/// impossible for its factor.
+pub fn encode_any_size(
+    codec: &dyn ImageCodec,
+    images: &Tensor,
+    tiles: &TileConfig,
+) -> Result<CodeGrid> {
+    let (b, _, height, width) = images.dims4()?;
+    if images.elem_count() == 0 {
+        return Err(Error::Shape {
+            op: "encode_any_size",
+            got: format!("{:?}", images.dims()),
+            expected: "[B, C, H, W] without an empty side".to_owned(),
+        });
+    }
+    let factor = codec.factor();
+    let (h, w) = grid_size((height, width), factor);
+    let (rows, columns) = tiles.cover((h, w), factor)?;
+    let mut codes = vec![0; b * h * w];
+    for (i, grid) in codes.chunks_exact_mut(h * w).enumerate() {
+        let image = images.narrow(0, i, 1)?;
+        for row in &rows {
+            for column in &columns {
+                let tile = codec.encode(&padded_crop(&image, row, column, factor)?)?;
+                copy_owned(&tile, row, column, grid, w)?;
+            }
+        }
+    }
+    Ok(CodeGrid::from_vec(codes, (b, h, w), images.device())?)
+}
+
+/// The pictures `[B, C, H, W]` of codes `[B, ceil(H / f), ceil(W / f)]`, not
+/// clamped, for `size` = (H, W).
+///
+/// # Errors
+/// If the grid is not the one of a picture of that size, a code is not in the
+/// codebook, or the tiles are impossible for the codec's factor.
+pub fn decode_any_size(
+    codec: &dyn ImageCodec,
+    codes: &CodeGrid,
+    size: (usize, usize),
+    tiles: &TileConfig,
+) -> Result<Tensor> {
+    let (b, h, w) = codes.dims();
+    let factor = codec.factor();
+    if grid_size(size, factor) != (h, w) || b * h * w == 0 {
+        let (gh, gw) = grid_size(size, factor);
+        return Err(Error::Shape {
+            op: "decode_any_size",
+            got: format!("codes {:?}", (b, h, w)),
+            expected: format!(
+                "(B, {gh}, {gw}) for pictures of {}x{} (height x width) at factor {factor}",
+                size.0, size.1
+            ),
+        });
+    }
+    let (rows, columns) = tiles.cover((h, w), factor)?;
+    let images = (0..b).map(|i| {
+        let grid = codes.codes().narrow(0, i, 1)?;
+        let decode = |row: &Span, column: &Span| -> Result<Tensor> {
+            let tile = grid
+                .narrow(1, row.cells.start, row.cells.len())?
+                .narrow(2, column.cells.start, column.cells.len())?
+                .contiguous()?;
+            let image = codec.decode(&CodeGrid::new(tile)?)?;
+            expect_tile(&image, row, column, factor)?;
+            Ok(image)
+        };
+        match (&*rows, &*columns) {
+            ([row], [column]) => {
+                let whole = decode(row, column)?;
+                Ok(whole.narrow(2, 0, size.0)?.narrow(3, 0, size.1)?)
+            }
+            _ => {
+                let mut canvas = Canvas::new(size);
+                for row in &rows {
+                    for column in &columns {
+                        canvas.blend(&decode(row, column)?, row, column, factor)?;
+                    }
+                }
+                canvas.finish(codes.codes().device())
+            }
+        }
+    });
+    let images = images.collect::<Result<Vec<_>>>()?;
+    Ok(Tensor::cat(&images, 0)?)
+}
+
+/// What encoding and decoding makes of pictures `[B, C, H, W]`, in their size.
+///
+/// # Errors
+/// As [`encode_any_size`] and [`decode_any_size`].
+pub fn reconstruct_any_size(
+    codec: &dyn ImageCodec,
+    images: &Tensor,
+    tiles: &TileConfig,
+) -> Result<Tensor> {
+    let (_, _, h, w) = images.dims4()?;
+    let codes = encode_any_size(codec, images, tiles)?;
+    decode_any_size(codec, &codes, (h, w), tiles)
+}
+
+/// The pixels of a tile of `image` `[1, C, H, W]`; what lies outside repeats
+/// the last row and column.
+fn padded_crop(image: &Tensor, row: &Span, column: &Span, factor: usize) -> Result<Tensor> {
+    let mut crop = image.clone();
+    for (dim, span) in [(2, row), (3, column)] {
+        let (start, len) = (span.cells.start * factor, span.cells.len() * factor);
+        let inside = len.min(crop.dim(dim)? - start);
+        crop = crop.narrow(dim, start, inside)?.pad_with_same(dim, 0, len - inside)?;
+    }
+    Ok(crop.contiguous()?)
+}
+
+/// Copies the codes that a tile owns into the `grid` of `w` columns.
+fn copy_owned(
+    tile: &CodeGrid,
+    row: &Span,
+    column: &Span,
+    grid: &mut [u32],
+    w: usize,
+) -> Result<()> {
+    let expected = (1, row.cells.len(), column.cells.len());
+    if tile.dims() != expected {
+        return Err(Error::Shape {
+            op: "encode_any_size",
+            got: format!("codes {:?} of a tile", tile.dims()),
+            expected: format!("{expected:?}"),
+        });
+    }
+    let codes = tile.to_vec()?;
+    let from_x = column.owned.start - column.cells.start;
+    for y in row.owned.clone() {
+        let from = (y - row.cells.start) * column.cells.len() + from_x;
+        let to = y * w + column.owned.start;
+        let n = column.owned.len();
+        grid[to..to + n].copy_from_slice(&codes[from..from + n]);
+    }
+    Ok(())
+}
+
+fn expect_tile(image: &Tensor, row: &Span, column: &Span, factor: usize) -> Result<()> {
+    let (h, w) = (row.cells.len() * factor, column.cells.len() * factor);
+    match *image.dims() {
+        [1, _, ih, iw] if (ih, iw) == (h, w) => Ok(()),
+        _ => Err(Error::Shape {
+            op: "decode_any_size",
+            got: format!("{:?} from the codec", image.dims()),
+            expected: format!("[1, C, {h}, {w}]"),
+        }),
+    }
+}
+
+/// A picture being put together from weighted tiles.
+struct Canvas {
+    pixels: Vec<f32>,
+    channels: usize,
+    size: (usize, usize),
+    dtype: DType,
+}
+
+impl Canvas {
+    fn new(size: (usize, usize)) -> Self {
+        Self { pixels: Vec::new(), channels: 0, size, dtype: DType::F32 }
+    }
+
+    /// Adds a tile `[1, C, h, w]` with its weights.
+    fn blend(&mut self, tile: &Tensor, row: &Span, column: &Span, factor: usize) -> Result<()> {
+        let (_, channels, tile_h, tile_w) = tile.dims4()?;
+        let (height, width) = self.size;
+        if self.pixels.is_empty() {
+            self.pixels = vec![0.0; channels * height * width];
+            (self.channels, self.dtype) = (channels, tile.dtype());
+        }
+        let values = tile.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let (top, left) = (row.cells.start * factor, column.cells.start * factor);
+        let weights: Vec<f32> =
+            (left..width.min(left + tile_w)).map(|x| column.weight(x)).collect();
+        for c in 0..channels.min(self.channels) {
+            for y in top..height.min(top + tile_h) {
+                let vertical = row.weight(y);
+                let from = (c * tile_h + y - top) * tile_w;
+                let to = (c * height + y) * width + left;
+                let canvas = &mut self.pixels[to..to + weights.len()];
+                for ((sum, value), weight) in canvas.iter_mut().zip(&values[from..]).zip(&weights) {
+                    *sum += vertical * weight * value;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The picture `[1, C, H, W]`.
+    fn finish(self, device: &Device) -> Result<Tensor> {
+        let (h, w) = self.size;
+        let image = Tensor::from_vec(self.pixels, (1, self.channels, h, w), device)?;
+        Ok(image.to_dtype(self.dtype)?)
+    }
+}
+
+#[cfg(test)]
+#[path = "any_size/tests.rs"]
+mod tests;

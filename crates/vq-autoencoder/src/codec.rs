@@ -1,0 +1,33 @@
+//! The seam above the first stage.
+
+use candle_core::Tensor;
+use codebook::CodeGrid;
+
+use crate::error::Result;
+
+/// Pictures to codes and back: what tiling, pipelines and transformers need of
+/// a first stage (or of a condition model: segmentation and depth).
+pub trait ImageCodec: Send + Sync {
+    /// The codes `[B, h, w]` of `images` `[B, C, H, W]` in `[-1, 1]`.
+    ///
+    /// Sides that are no multiple of [`factor`](Self::factor) are halved and
+    /// rounded down, level by level, as the reference does: right and bottom
+    /// are cut off. [`encode_any_size`](crate::encode_any_size) keeps them.
+    ///
+    /// # Errors
+    /// If the shape does not fit the model, a side is shorter than the factor,
+    /// or a value is NaN.
+    fn encode(&self, images: &Tensor) -> Result<CodeGrid>;
+
+    /// The pictures `[B, C, h * factor, w * factor]` of `codes`, not clamped.
+    ///
+    /// # Errors
+    /// If a code is not below [`codebook_len`](Self::codebook_len).
+    fn decode(&self, codes: &CodeGrid) -> Result<Tensor>;
+
+    /// Sides of a picture over sides of its code grid.
+    fn factor(&self) -> usize;
+
+    /// How many codes there are.
+    fn codebook_len(&self) -> usize;
+}
