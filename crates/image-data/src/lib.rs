@@ -1,1 +1,40 @@
-//! Decoding pictures under limits; datasets with a deterministic order
+//! Pictures in, tensors out: decoding under limits, the reference's crops and
+//! resizes, datasets whose order and augmentation derive from a seed.
+//!
+//! * [`load_rgb`] reads any common picture file as 8-bit RGB, upright, on white.
+//! * [`resize`] repeats the arithmetic of the reference's preprocessing (OpenCV
+//!   and Pillow), so that a model sees the pixels it was trained on.
+//! * [`Dataset`] is the seam between pictures and training: everything random
+//!   about example *i* of epoch *e* derives from (seed, e, i), so any worker, in
+//!   any order, after any restart, gives the same bytes. [`Batches`] relies on
+//!   nothing else.
+//! * [`save_png`] writes a picture whole or not at all.
+//!
+//! This crate knows nothing of networks.
+
+mod batches;
+mod condition;
+mod dataset;
+mod decode;
+mod error;
+mod grid;
+mod image_folder;
+mod limits;
+mod list;
+mod png_file;
+mod random;
+pub mod resize;
+mod tensor;
+
+pub use batches::{Batch, BatchPlan, Batches, Position};
+pub use condition::{DepthImage, depth_from_rgba, normalize_depth, one_hot, shift_labels};
+pub use dataset::{Dataset, Example};
+pub use decode::{decode_rgb, load_rgb};
+pub use error::{Error, Result};
+pub use grid::grid;
+pub use image_folder::{Crop, FolderConfig, ImageFolder, ResizeRule, Split};
+pub use limits::Limits;
+pub use list::{has_image_extension, list_images};
+pub use png_file::{png_text, save_png};
+pub use random::{epoch_order, example_rng};
+pub use tensor::{Quantization, from_tensor, from_tensor_with, stack, to_tensor};

@@ -1,0 +1,94 @@
+//! Depth and label maps, as the reference prepares them for its condition models.
+
+use candle_core::{DType, Device, Tensor};
+use image::{GrayImage, ImageBuffer, Luma, RgbaImage};
+
+use crate::{Error, Result};
+
+/// A map of one float a pixel.
+pub type DepthImage = ImageBuffer<Luma<f32>, Vec<f32>>;
+
+/// Depth stored as the four bytes of a pixel: a little-endian f32
+/// (taming `data/utils.py`, `rgba_to_depth`).
+pub fn depth_from_rgba(image: &RgbaImage) -> DepthImage {
+    DepthImage::from_fn(image.width(), image.height(), |x, y| {
+        Luma([f32::from_le_bytes(image.get_pixel(x, y).0)])
+    })
+}
+
+/// Depth scaled to [-1, 1] by its own range: `2 (d - min) / max(1e-8, max - min) - 1`
+/// (taming `data/imagenet.py`, `preprocess_depth`).
+///
+/// # Errors
+/// A value that is not finite: it would spoil the whole map.
+pub fn normalize_depth(depth: &mut DepthImage) -> Result<()> {
+    if depth.iter().any(|value| !value.is_finite()) {
+        return Err(Error::argument("normalize_depth", "a depth is NaN or infinite"));
+    }
+    let min = depth.iter().copied().fold(f32::INFINITY, f32::min);
+    let max = depth.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let range = (max - min).max(1e-8);
+    depth.iter_mut().for_each(|value| *value = 2.0 * ((*value - min) / range) - 1.0);
+    Ok(())
+}
+
+/// Adds 1 to every label; 255, which marks unlabelled pixels, becomes 0
+/// (taming `data/coco.py`).
+pub fn shift_labels(labels: &mut GrayImage) {
+    labels.iter_mut().for_each(|label| *label = label.wrapping_add(1));
+}
+
+/// Labels as a tensor `[n, H, W]`, f32: 1 in the channel of the label, 0 elsewhere
+/// (the reference's `np.eye(n)[labels]`, channels first).
+///
+/// # Errors
+/// A label that is not below `n`.
+pub fn one_hot(labels: &GrayImage, n: usize, device: &Device) -> Result<Tensor> {
+    let (width, height) = (labels.width() as usize, labels.height() as usize);
+    if let Some(&label) = labels.iter().find(|&&label| usize::from(label) >= n) {
+        let reason = format!("label {label} does not fit {n} classes");
+        return Err(Error::argument("one_hot", reason));
+    }
+    let area = width * height;
+    let mut data = vec![0_f32; n * area];
+    for (i, &label) in labels.iter().enumerate() {
+        data[usize::from(label) * area + i] = 1.0;
+    }
+    Ok(Tensor::from_vec(data, (n, height, width), device)?.to_dtype(DType::F32)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_survives_its_bytes() -> anyhow::Result<()> {
+        let values = [0.5_f32, -2.0, 7.25, 1e-20];
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let rgba = RgbaImage::from_raw(2, 2, bytes).ok_or_else(|| anyhow::anyhow!("size"))?;
+        let mut depth = depth_from_rgba(&rgba);
+        assert_eq!(depth.as_raw(), &values);
+        normalize_depth(&mut depth)?;
+        assert_eq!((depth.as_raw()[1], depth.as_raw()[2]), (-1.0, 1.0));
+        let mut flat = DepthImage::from_pixel(2, 1, Luma([3.0]));
+        normalize_depth(&mut flat)?;
+        assert_eq!(flat.as_raw(), &[-1.0, -1.0]);
+        flat.as_mut()[0] = f32::NAN;
+        assert!(normalize_depth(&mut flat).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn labels_shift_and_spread() -> anyhow::Result<()> {
+        let mut labels = GrayImage::from_fn(3, 1, |x, _| Luma([[0, 1, 255][x as usize]]));
+        shift_labels(&mut labels);
+        assert_eq!(labels.as_raw(), &[1, 2, 0]);
+        let hot = one_hot(&labels, 3, &Device::Cpu)?;
+        assert_eq!(
+            hot.squeeze(1)?.to_vec2::<f32>()?,
+            [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+        );
+        assert!(one_hot(&labels, 2, &Device::Cpu).is_err());
+        Ok(())
+    }
+}
