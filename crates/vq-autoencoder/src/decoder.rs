@@ -71,6 +71,12 @@ impl Decoder {
     /// `[B, z_channels, h, w]` to `[B, out_channels, h * f, w * f]`, not
     /// clamped.
     pub(crate) fn forward(&self, z: &Tensor, tap: &mut Tap) -> Result<Tensor> {
+        self.last(&self.hidden(z, tap)?, tap)
+    }
+
+    /// What the last convolution gets: `[B, z_channels, h, w]` to
+    /// `[B, ch * ch_mult[0], h * f, w * f]`.
+    pub(crate) fn hidden(&self, z: &Tensor, tap: &mut Tap) -> Result<Tensor> {
         let mut h = self.conv_in.forward(z, tap)?;
         h = self.mid.forward(&h, tap)?;
         for level in &self.up {
@@ -80,8 +86,12 @@ impl Decoder {
             }
         }
         tap.show_extra(&self.norm_out.name, || self.norm_out.module.forward(&h))?;
-        h = self.norm_out.module.forward_silu(&h)?;
-        self.conv_out.forward(&h, tap)
+        self.norm_out.module.forward_silu(&h)
+    }
+
+    /// The last convolution.
+    pub(crate) fn last(&self, hidden: &Tensor, tap: &mut Tap) -> Result<Tensor> {
+        self.conv_out.forward(hidden, tap)
     }
 
     /// The weight of the last convolution, `[out_channels, ch * ch_mult[0], 3, 3]`:

@@ -154,6 +154,27 @@ impl VqModel {
         Ok((reconstruction, quantized))
     }
 
+    /// [`decode_embeddings`](Self::decode_embeddings) without the last
+    /// convolution: `[B, ch * ch_mult[0], h * f, w * f]`. Training compares
+    /// gradients at that layer alone (eq. 7) and needs its input for that.
+    ///
+    /// # Errors
+    /// As [`decode_embeddings`](Self::decode_embeddings).
+    pub fn decode_hidden(&self, embeddings: &Tensor) -> Result<Tensor> {
+        let tap = &mut Tap::none();
+        let z = self.post_quant_conv.forward(embeddings, tap)?;
+        Ok(self.decoder.hidden(&z, tap)?)
+    }
+
+    /// The decoder's last convolution: pictures of what
+    /// [`decode_hidden`](Self::decode_hidden) gives.
+    ///
+    /// # Errors
+    /// If the channels are not `ch * ch_mult[0]`.
+    pub fn last_convolution(&self, hidden: &Tensor) -> Result<Tensor> {
+        Ok(self.decoder.last(hidden, &mut Tap::none())?)
+    }
+
     /// The weight of the decoder's last convolution,
     /// `[out_channels, ch * ch_mult[0], 3, 3]`: where the adversarial weight of
     /// eq. 7 compares gradients.
