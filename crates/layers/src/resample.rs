@@ -5,16 +5,19 @@ use candle_nn::{Module, VarBuilder};
 
 use crate::conv::{Conv2d, Conv2dConfig, Padding, conv2d};
 
+mod fast;
+pub mod plain;
+
 /// Every pixel four times: `[B, C, H, W]` to `[B, C, 2H, 2W]`.
-///
-/// Broadcast and reshape, because candle's `upsample_nearest2d` loses gradient
-/// when its input is used elsewhere too.
 ///
 /// # Errors
 /// When `x` does not have four dimensions.
 pub fn upsample_nearest2x(x: &Tensor) -> Result<Tensor> {
-    let (b, c, h, w) = x.dims4()?;
-    x.reshape((b, c, h, 1, w, 1))?.broadcast_as((b, c, h, 2, w, 2))?.reshape((b, c, 2 * h, 2 * w))
+    if crate::cpu::supports(x) {
+        x.contiguous()?.apply_op1(fast::UpsampleOp)
+    } else {
+        plain::upsample_nearest2x(x)
+    }
 }
 
 /// The maximum of each 2x2 block: `[B, C, H, W]` to `[B, C, H/2, W/2]`, an odd

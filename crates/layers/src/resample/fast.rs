@@ -1,0 +1,51 @@
+//! The CPU f32 nearest upsampling as a candle custom op.
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use crate::cpu;
+
+/// [`super::plain::upsample_nearest2x`] for f32 on the CPU, with gradient.
+pub(super) struct UpsampleOp;
+
+impl CustomOp1 for UpsampleOp {
+    fn name(&self) -> &'static str {
+        "upsample_nearest2x"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (b, c, h, w) = layout.shape().dims4()?;
+        let x = cpu::slice(x, layout)?;
+        let mut y = vec![0.0_f32; 4 * x.len()];
+        if !x.is_empty() {
+            y.par_chunks_exact_mut(4 * h * w).zip(x.par_chunks_exact(h * w)).for_each(|(y, x)| {
+                for (y, x) in y.chunks_exact_mut(4 * w).zip(x.chunks_exact(w)) {
+                    let (above, below) = y.split_at_mut(2 * w);
+                    above.chunks_exact_mut(2).zip(x).for_each(|(y, x)| y.fill(*x));
+                    below.copy_from_slice(above);
+                }
+            });
+        }
+        Ok((CpuStorage::F32(y), Shape::from((b, c, 2 * h, 2 * w))))
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let (_, _, h, w) = x.dims4()?;
+        let mut dx = vec![0.0_f32; x.elem_count()];
+        if !dx.is_empty() {
+            cpu::with_slices([grad], |[dy]| {
+                let planes = dx.par_chunks_exact_mut(h * w).zip(dy.par_chunks_exact(4 * h * w));
+                planes.for_each(|(dx, dy)| {
+                    for (dx, dy) in dx.chunks_exact_mut(w).zip(dy.chunks_exact(4 * w)) {
+                        let (above, below) = dy.split_at(2 * w);
+                        let pairs = above.chunks_exact(2).zip(below.chunks_exact(2));
+                        for (dx, (a, b)) in dx.iter_mut().zip(pairs) {
+                            *dx = (a[0] + a[1]) + (b[0] + b[1]);
+                        }
+                    }
+                });
+            })?;
+        }
+        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+    }
+}
