@@ -55,3 +55,7 @@ pub fn is_buffer(key: &str) -> bool {
     let name = key.rsplit('.').next().unwrap_or(key);
     matches!(name, "running_mean" | "running_var" | "num_batches_tracked" | "initialized")
 }
+
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;

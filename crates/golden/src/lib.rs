@@ -7,6 +7,8 @@
 //! A group is a folder with a `manifest.json` that states, for every tensor,
 //! the absolute tolerance to compare with; integer tensors must be equal.
 
+pub mod gradients;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
