@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn a_right_gradient_passes_and_a_wrong_one_does_not() -> Result<()> {
         let x = Tensor::new(&[0.3_f64, -2.0], &Device::Cpu)?;
-        check("right", &[x.clone()], 1e-9, |p| p[0].sqr()?.sum_all())?;
+        check("right", std::slice::from_ref(&x), 1e-9, |p| p[0].sqr()?.sum_all())?;
         // The graph sees only one of the two factors.
         assert!(check("wrong", &[x], 1e-3, |p| (&p[0] * p[0].detach())?.sum_all()).is_err());
         Ok(())
