@@ -1,0 +1,271 @@
+//! Our model folder: what training writes, what `--model` reads, what goes to
+//! a hub.
+//!
+//! ```text
+//! config.json          kind, format_version, architecture, preprocessing, provenance
+//! model.safetensors    keys = code paths; metadata: format version, config hash
+//! README.md            model card
+//! ```
+//!
+//! The hash in the weights is that of the configuration's content (sorted keys,
+//! no white space), so that a folder whose parts come from two models is
+//! noticed, and one that was only reformatted is not.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use serde_json::Value;
+
+use crate::atomic::{atomic_write, beside, folder_beside, parent, sync_folder};
+use crate::error::{Error, Result};
+use crate::hash::{sha256_bytes, sha256_file};
+use crate::tensor_file::TensorFile;
+use crate::write::save_safetensors;
+
+/// The version of the folder's format that this crate writes, and the newest
+/// that it reads.
+pub const FORMAT_VERSION: u64 = 1;
+
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+const CARD: &str = "README.md";
+/// Everything that a folder may hold and still be replaced.
+const FILES: [&str; 4] = [CONFIG, WEIGHTS, CARD, "tokenizer.json"];
+
+/// The largest config.json.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+/// The largest model card.
+const MAX_CARD_BYTES: u64 = 1 << 20;
+
+/// A model folder that was opened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelFolder {
+    /// The folder.
+    pub dir: PathBuf,
+    /// `config.json`: an object with a string `kind`, a `format_version` and an
+    /// `architecture`.
+    pub config: Value,
+    /// The path of the weights; see [`TensorFile::open`].
+    pub weights: PathBuf,
+    /// The model card, where there is one.
+    pub card: Option<String>,
+}
+
+impl ModelFolder {
+    /// Whether `dir` looks like a model folder.
+    pub fn is_one(dir: impl AsRef<Path>) -> bool {
+        let dir = dir.as_ref();
+        dir.join(CONFIG).is_file() && dir.join(WEIGHTS).is_file()
+    }
+
+    /// Opens a folder: reads the configuration and checks that the weights were
+    /// written for it.
+    ///
+    /// # Errors
+    /// When a part is missing, of a newer format, or of another model.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        if !dir.is_dir() {
+            return Err(Error::format(dir, "is not a folder; a model folder was expected"));
+        }
+        let path = dir.join(CONFIG);
+        let config = parse(&path, &read_text(&path, "config.json (bytes)", MAX_CONFIG_BYTES)?)?;
+        check(&path, &config)?;
+        let weights = dir.join(WEIGHTS);
+        let stated = TensorFile::open(&weights)?.metadata().get("config_sha256").cloned();
+        if stated != Some(hash(&config)) {
+            let reason = "was not written for the config.json beside it: \
+                          one of the two was changed or comes from another model, get both again";
+            return Err(Error::format(&weights, reason));
+        }
+        let card = dir.join(CARD);
+        let card = match card.is_file() {
+            true => Some(read_text(&card, "the model card (bytes)", MAX_CARD_BYTES)?),
+            false => None,
+        };
+        Ok(Self { dir: dir.to_path_buf(), config, weights, card })
+    }
+
+    /// The model's `kind`.
+    pub fn kind(&self) -> &str {
+        self.config["kind"].as_str().unwrap_or_default()
+    }
+
+    /// The SHA-256 of the weights file, which names the model.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn sha256(&self) -> Result<String> {
+        sha256_file(&self.weights)
+    }
+
+    /// Writes a folder: beside `dir` first, then renamed. `config` is an object
+    /// with a string `kind` and an `architecture`; `format_version` is set here.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when there is something at `dir`; when the
+    /// configuration is incomplete; when writing fails.
+    pub fn write<'a, N: AsRef<str>>(
+        dir: impl AsRef<Path>,
+        config: &Value,
+        tensors: impl IntoIterator<Item = (N, &'a Tensor)>,
+        card: &str,
+    ) -> Result<Self> {
+        let dir = dir.as_ref();
+        if fs::symlink_metadata(dir).is_ok() {
+            return Err(Error::Exists { path: dir.to_path_buf() });
+        }
+        write_to(dir, config, tensors, card, false)
+    }
+
+    /// [`write`](Self::write), replacing a model folder that is there. A folder
+    /// that holds anything else is not touched.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write); when what is there is not a model folder.
+    pub fn replace<'a, N: AsRef<str>>(
+        dir: impl AsRef<Path>,
+        config: &Value,
+        tensors: impl IntoIterator<Item = (N, &'a Tensor)>,
+        card: &str,
+    ) -> Result<Self> {
+        let dir = dir.as_ref();
+        let there = fs::symlink_metadata(dir).is_ok();
+        if there {
+            check_replaceable(dir)?;
+        }
+        write_to(dir, config, tensors, card, there)
+    }
+}
+
+fn write_to<'a, N: AsRef<str>>(
+    dir: &Path,
+    config: &Value,
+    tensors: impl IntoIterator<Item = (N, &'a Tensor)>,
+    card: &str,
+    replace: bool,
+) -> Result<ModelFolder> {
+    let mut config = config.clone();
+    if let Value::Object(object) = &mut config {
+        object.insert("format_version".to_string(), FORMAT_VERSION.into());
+    }
+    check(dir, &config)?;
+    let mut text =
+        serde_json::to_string_pretty(&config).map_err(|e| Error::format(dir, e.to_string()))?;
+    text.push('\n');
+    // The hash is of what will be read back: printing may round a number.
+    let config = parse(dir, &text)?;
+
+    let (temporary, guard) = folder_beside(dir)?;
+    let metadata = [
+        ("format_version".to_string(), FORMAT_VERSION.to_string()),
+        ("config_sha256".to_string(), hash(&config)),
+    ];
+    save_safetensors(temporary.join(WEIGHTS), tensors, metadata)?;
+    atomic_write(&temporary.join(CONFIG), |w| w.write_all(text.as_bytes()))?;
+    atomic_write(&temporary.join(CARD), |w| w.write_all(card.as_bytes()))?;
+    if replace {
+        swap(&temporary, dir)?;
+    } else {
+        fs::rename(&temporary, dir).map_err(Error::io(dir))?;
+    }
+    guard.keep();
+    sync_folder(parent(dir)).map_err(Error::io(dir))?;
+    ModelFolder::open(dir)
+}
+
+/// Puts `new` in the place of `old`, which comes back if that fails.
+fn swap(new: &Path, old: &Path) -> Result<()> {
+    let (aside, ()) = beside(old, |candidate| fs::create_dir(candidate))?;
+    fs::rename(old, &aside).map_err(Error::io(old))?;
+    if let Err(error) = fs::rename(new, old) {
+        fs::rename(&aside, old).map_err(Error::io(old))?;
+        return Err(Error::io(old)(error));
+    }
+    fs::remove_dir_all(&aside).map_err(Error::io(&aside))
+}
+
+fn check_replaceable(dir: &Path) -> Result<()> {
+    let refuse = |what: String| {
+        Err(Error::format(dir, format!("{what}, so it is not replaced: choose another place")))
+    };
+    if !fs::symlink_metadata(dir).map_err(Error::io(dir))?.is_dir() {
+        return refuse("is not a folder".to_string());
+    }
+    for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
+        let name = entry.map_err(Error::io(dir))?.file_name();
+        if !FILES.iter().any(|file| name == *file) {
+            return refuse(format!("holds {name:?}, which is no part of a model folder"));
+        }
+    }
+    Ok(())
+}
+
+fn read_text(path: &Path, what: &'static str, limit: u64) -> Result<String> {
+    let bytes = fs::metadata(path).map_err(Error::io(path))?.len();
+    Error::check_limit(path, what, bytes, limit)?;
+    fs::read_to_string(path).map_err(Error::io(path))
+}
+
+fn parse(path: &Path, text: &str) -> Result<Value> {
+    serde_json::from_str(text).map_err(|e| Error::format(path, format!("is not valid JSON: {e}")))
+}
+
+fn check(path: &Path, config: &Value) -> Result<()> {
+    if config["kind"].as_str().is_none_or(str::is_empty) {
+        return Err(Error::format(path, "has no `kind`: is it a model's config.json?"));
+    }
+    match config["format_version"].as_u64() {
+        Some(1..=FORMAT_VERSION) => {}
+        Some(newer) => {
+            let reason = format!(
+                "has format version {newer}, and this program knows {FORMAT_VERSION}: \
+                 use a newer one"
+            );
+            return Err(Error::format(path, reason));
+        }
+        None => return Err(Error::format(path, "has no `format_version`")),
+    }
+    if !config["architecture"].is_object() {
+        return Err(Error::format(path, "has no `architecture` object"));
+    }
+    Ok(())
+}
+
+/// The SHA-256 of a configuration's content.
+fn hash(config: &Value) -> String {
+    let mut text = String::new();
+    canonical(config, &mut text);
+    sha256_bytes(text.as_bytes())
+}
+
+/// Compact JSON with sorted keys. Depth is bounded by the parser's limit.
+fn canonical(value: &Value, out: &mut String) {
+    match value {
+        Value::Object(object) => {
+            let mut keys: Vec<_> = object.keys().collect();
+            keys.sort_unstable();
+            out.push('{');
+            for (i, key) in keys.into_iter().enumerate() {
+                out.push_str(if i > 0 { "," } else { "" });
+                out.push_str(&Value::from(key.as_str()).to_string());
+                out.push(':');
+                canonical(&object[key], out);
+            }
+            out.push('}');
+        }
+        Value::Array(items) => {
+            out.push('[');
+            for (i, item) in items.iter().enumerate() {
+                out.push_str(if i > 0 { "," } else { "" });
+                canonical(item, out);
+            }
+            out.push(']');
+        }
+        scalar => out.push_str(&scalar.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,68 @@
+//! The header of a safetensors file: an 8-byte length, then JSON, then data.
+//!
+//! The crate `safetensors` checks that the tensors tile the data exactly; here
+//! only the header is read, and the data stays on disk.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+use safetensors::tensor::Metadata;
+
+use crate::error::{Error, Result};
+use crate::slab::{MAX_RANK, Slab};
+
+/// The format's own limit on the header.
+pub(crate) const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// The bytes of the header's length.
+pub(crate) const LENGTH_BYTES: u64 = 8;
+
+/// What a header says.
+pub(crate) struct Header {
+    pub(crate) slabs: BTreeMap<String, Slab>,
+    pub(crate) metadata: BTreeMap<String, String>,
+}
+
+/// Reads and checks the header of `file`, which is `file_bytes` long.
+pub(crate) fn read_header(path: &Path, file: &mut File, file_bytes: u64) -> Result<Header> {
+    let mut length = [0; LENGTH_BYTES as usize];
+    file.seek(SeekFrom::Start(0)).map_err(Error::io(path))?;
+    file.read_exact(&mut length).map_err(Error::io(path))?;
+    let length = u64::from_le_bytes(length);
+    Error::check_limit(path, "the safetensors header (bytes)", length, MAX_HEADER_BYTES)?;
+    let data_start = LENGTH_BYTES + length;
+    if data_start > file_bytes {
+        let reason = format!(
+            "the safetensors header needs {data_start} bytes and the file has {file_bytes}: \
+             it is cut short, get it again"
+        );
+        return Err(Error::format(path, reason));
+    }
+    // At most MAX_HEADER_BYTES, and the file is known to have them.
+    let mut header = vec![0; length as usize];
+    file.read_exact(&mut header).map_err(Error::io(path))?;
+    let header: Metadata = serde_json::from_slice(&header)
+        .map_err(|e| Error::format(path, format!("the safetensors header is invalid: {e}")))?;
+    let expected = data_start.checked_add(header.data_len() as u64);
+    if expected != Some(file_bytes) {
+        let reason = format!(
+            "the safetensors header describes {} bytes of data and the file has {}: \
+             it is cut short or damaged, get it again",
+            header.data_len(),
+            file_bytes - data_start
+        );
+        return Err(Error::format(path, reason));
+    }
+    let mut slabs = BTreeMap::new();
+    for (name, info) in header.tensors() {
+        if info.shape.len() > MAX_RANK {
+            let reason = format!("tensor {name:?} has more than {MAX_RANK} dimensions");
+            return Err(Error::format(path, reason));
+        }
+        let start = data_start + info.data_offsets.0 as u64;
+        slabs.insert(name, Slab::row_major(info.dtype, info.shape.clone(), start));
+    }
+    let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
+    Ok(Header { slabs, metadata })
+}
