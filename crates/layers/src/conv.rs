@@ -3,10 +3,12 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, Module, VarBuilder};
 
+mod direct;
 mod fast;
 mod geometry;
 mod kernels;
 pub mod plain;
+mod simd;
 
 /// Zeros put around a feature map before a convolution, per side, in pixels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

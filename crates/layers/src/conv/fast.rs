@@ -3,7 +3,8 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::geometry::Geometry;
-use super::{Conv2dConfig, Padding, kernels};
+use super::simd::Isa;
+use super::{Conv2dConfig, Padding, direct, kernels};
 use crate::cpu;
 
 /// [`super::plain::conv2d`] for f32 on the CPU, with gradients.
@@ -34,7 +35,7 @@ impl ConvOp {
             candle_core::bail!("conv2d: the bias does not have {} elements", g.out_channels)
         }
         let (x, weight) = (cpu::slice(x, x_layout)?, cpu::slice(weight, weight_layout)?);
-        let y = kernels::forward(&g, x, weight, bias);
+        let y = convolve(&g, x, weight, bias);
         Ok((CpuStorage::F32(y), Shape::from((g.batch, g.out_channels, g.oh, g.ow))))
     }
 
@@ -48,8 +49,7 @@ impl ConvOp {
         let g = Geometry::new(x.shape(), weight.shape(), self.0)?;
         let dx = x.track_op().then(|| self.input_gradient(&g, x, weight, grad)).transpose()?;
         let dw = weight.track_op().then(|| -> Result<Tensor> {
-            let dw =
-                cpu::with_slices([x, grad], |[x, grad]| kernels::weight_gradient(&g, x, grad))?;
+            let dw = cpu::with_slices([x, grad], |[x, grad]| weight_gradient(&g, x, grad))?;
             Tensor::from_vec(dw, weight.shape(), weight.device())
         });
         Ok((dx, dw.transpose()?))
@@ -69,15 +69,31 @@ impl ConvOp {
                 let flipped = cpu::with_slices([weight], |[weight]| flip(g, weight))?;
                 let shape = Shape::from((g.in_channels, g.out_channels, g.kh, g.kw));
                 let transposed = Geometry::new(grad.shape(), &shape, config)?;
-                cpu::with_slices([grad], |[grad]| {
-                    kernels::forward(&transposed, grad, &flipped, None)
-                })?
+                cpu::with_slices([grad], |[grad]| convolve(&transposed, grad, &flipped, None))?
             }
             None => cpu::with_slices([weight, grad], |[weight, grad]| {
                 kernels::input_gradient(g, weight, grad)
             })?,
         };
         Tensor::from_vec(dx, x.shape(), x.device())
+    }
+}
+
+/// The fastest forward kernel for a geometry.
+fn convolve(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    match Isa::detect() {
+        Some(isa) if g.config.stride == 1 && g.taps() > 1 => {
+            direct::forward(isa, g, x, weight, bias)
+        }
+        _ => kernels::forward(g, x, weight, bias),
+    }
+}
+
+/// The fastest kernel of the weight gradient for a geometry.
+fn weight_gradient(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
+    match Isa::detect() {
+        Some(isa) if g.config.stride == 1 && g.kw == 3 => direct::weight_gradient(isa, g, x, grad),
+        _ => kernels::weight_gradient(g, x, grad),
     }
 }
 

@@ -24,7 +24,7 @@ thread_local! {
 }
 
 /// Runs `f` with `len` floats of this thread's scratch memory (old contents).
-fn with_scratch<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
+pub(super) fn with_scratch<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
     SCRATCH.with_borrow_mut(|scratch| {
         if scratch.len() < len {
             scratch.resize(len, 0.0);
@@ -81,22 +81,38 @@ unsafe fn add_product(
     }
 }
 
-/// A pointer that tasks may share because each writes elements of its own.
+/// A buffer that tasks may share because each writes elements of its own.
 #[derive(Clone, Copy)]
-struct SharedMut(*mut f32);
+pub(super) struct SharedMut {
+    first: *mut f32,
+    len: usize,
+}
 // SAFETY: every use names the disjoint elements that its task writes.
 unsafe impl Send for SharedMut {}
 // SAFETY: as above.
 unsafe impl Sync for SharedMut {}
 
 impl SharedMut {
-    /// The pointer `offset` floats further on.
+    pub fn new(buffer: &mut [f32]) -> Self {
+        Self { first: buffer.as_mut_ptr(), len: buffer.len() }
+    }
+
+    /// A pointer to element `offset`.
+    pub fn at(self, offset: usize) -> *mut f32 {
+        assert!(offset <= self.len, "offset {offset} of {}", self.len);
+        // SAFETY: within the buffer (asserted).
+        unsafe { self.first.add(offset) }
+    }
+
+    /// The elements `offset..offset + len`.
     ///
     /// # Safety
-    /// `offset` must be within the allocation.
-    unsafe fn at(self, offset: usize) -> *mut f32 {
-        // SAFETY: by this function's contract.
-        unsafe { self.0.add(offset) }
+    /// The buffer must outlive the slice, and nothing else may use these elements
+    /// meanwhile.
+    pub unsafe fn slice<'a>(self, offset: usize, len: usize) -> &'a mut [f32] {
+        assert!(offset + len <= self.len, "elements {offset}..+{len} of {}", self.len);
+        // SAFETY: within the buffer (asserted), exclusive by this function's contract.
+        unsafe { std::slice::from_raw_parts_mut(self.first.add(offset), len) }
     }
 }
 
@@ -112,7 +128,7 @@ pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f3
     let mut y = vec![0.0; g.batch * g.out_channels * pixels];
     let tile = tile_pixels(depth);
     let tiles = pixels.div_ceil(tile);
-    let target = SharedMut(y.as_mut_ptr());
+    let target = SharedMut::new(&mut y);
     (0..g.batch * tiles).into_par_iter().for_each(|task| {
         let (picture, start) = (task / tiles, task % tiles * tile);
         let range = start..(start + tile).min(pixels);
@@ -161,7 +177,7 @@ pub(super) fn input_gradient(g: &Geometry, weight: &[f32], grad: &[f32]) -> Vec<
     let mut dx = vec![0.0; g.batch * g.in_channels * g.in_pixels()];
     let group = g.in_channels.div_ceil(g.in_channels.div_ceil(32).max(1)).max(1);
     let groups = g.in_channels.div_ceil(group);
-    let target = SharedMut(dx.as_mut_ptr());
+    let target = SharedMut::new(&mut dx);
     (0..g.batch * groups).into_par_iter().for_each(|task| {
         let (picture, first) = (task / groups, task % groups * group);
         let channels = group.min(g.in_channels - first);
@@ -169,10 +185,8 @@ pub(super) fn input_gradient(g: &Geometry, weight: &[f32], grad: &[f32]) -> Vec<
         let grad = &grad[picture * g.out_channels * pixels..][..g.out_channels * pixels];
         // SAFETY: these channels of this picture, inside `dx`; no other task has them.
         let planes = unsafe {
-            std::slice::from_raw_parts_mut(
-                target.at((picture * g.in_channels + first) * g.in_pixels()),
-                channels * g.in_pixels(),
-            )
+            let offset = (picture * g.in_channels + first) * g.in_pixels();
+            target.slice(offset, channels * g.in_pixels())
         };
         let tile = tile_pixels(rows);
         for start in (0..pixels).step_by(tile) {
@@ -200,7 +214,7 @@ pub(super) fn weight_gradient(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32>
     let mut dw = vec![0.0; g.out_channels * depth];
     let group = (WEIGHT_TASK_ROWS / g.taps()).clamp(1, g.in_channels.max(1));
     let groups = g.in_channels.div_ceil(group);
-    let target = SharedMut(dw.as_mut_ptr());
+    let target = SharedMut::new(&mut dw);
     (0..groups).into_par_iter().for_each(|task| {
         let first = task * group;
         let channels = first..(first + group).min(g.in_channels);
