@@ -152,3 +152,6 @@ fn torch_init(in_channels: usize, kernel: usize) -> Init {
     let bound = 1.0 / ((in_channels * kernel * kernel).max(1) as f64).sqrt();
     Init::Uniform { lo: -bound, up: bound }
 }
+
+#[cfg(test)]
+mod tests;

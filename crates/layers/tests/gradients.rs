@@ -35,29 +35,11 @@ fn gradients(op: Op, inputs: &[Tensor]) -> Result<(Tensor, Vec<Tensor>)> {
 
 /// Checks the f64 gradients of `op` against central differences.
 fn check_differences(op: Op, inputs: &[Tensor]) -> Result<()> {
-    const STEP: f64 = 1e-5;
-    let (_, grads) = gradients(op, inputs)?;
-    for (index, grad) in grads.iter().enumerate() {
-        let flat = inputs[index].flatten_all()?.to_vec1::<f64>()?;
-        let grad = grad.flatten_all()?.to_vec1::<f64>()?;
-        for i in (0..flat.len()).step_by(1 + flat.len() / 60) {
-            let value_at = |x: f64| -> Result<f64> {
-                let mut moved = flat.clone();
-                moved[i] = x;
-                let mut inputs = inputs.to_vec();
-                inputs[index] = Tensor::from_vec(moved, inputs[index].shape(), &Device::Cpu)?;
-                let y = op(&inputs)?;
-                Ok((&y * noise(y.dims(), 99)?)?.sum_all()?.to_scalar::<f64>()?)
-            };
-            let slope = (value_at(flat[i] + STEP)? - value_at(flat[i] - STEP)?) / (2.0 * STEP);
-            ensure!(
-                (slope - grad[i]).abs() < 1e-6 * (1.0 + slope.abs()),
-                "input {index}[{i}]: gradient {} is not the slope {slope}",
-                grad[i]
-            );
-        }
-    }
-    Ok(())
+    golden::gradients::check("op", inputs, 1e-6, |inputs| {
+        let y = op(inputs).map_err(candle_core::Error::wrap)?;
+        let weights = noise(y.dims(), 99).map_err(candle_core::Error::wrap)?;
+        (&y * weights)?.sum_all()
+    })
 }
 
 /// Checks the f32 version of `op` against the f64 one, forward and gradient.
