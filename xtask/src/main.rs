@@ -1,2 +1,35 @@
-//! placeholder
-fn main() {}
+//! The chores of contributors: `cargo xtask train`, `cargo xtask assets`, ...
+
+mod assets;
+mod export;
+mod progress;
+mod train;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "xtask", about = "Chores: train models, render example pictures")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Train a model; the same command again continues a run that was stopped
+    #[command(subcommand)]
+    Train(train::Train),
+    /// Write a run's newest checkpoint as a model folder
+    Export(export::Export),
+    /// Render the example pictures in assets/pictures
+    Assets(assets::Assets),
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().chore {
+        Chore::Train(train) => train.run(),
+        Chore::Export(export) => export.run(),
+        Chore::Assets(assets) => assets.run(),
+    }
+}

@@ -1,1 +1,52 @@
-//! Train steps, loops, optimiser state and run folders
+//! Train steps, loops, optimiser state and run folders.
+//!
+//! [`train_vqgan`] runs a [`TrainConfig`] to its end in a run folder. It can be
+//! killed at any time; the same call continues from the newest intact
+//! checkpoint, and on the CPU a continued run equals an uninterrupted one bit
+//! for bit: weights, order and augmentation are functions of (seed, step), see
+//! [`ParameterStore`] and [`image_data::Batches`].
+//!
+//! [`VqTrainer::step`] is the method of the paper without the machinery around
+//! it. Progress goes to an [`Observer`]: this crate knows no terminals.
+
+mod adam;
+mod average;
+mod build;
+mod checkpoint;
+mod config;
+mod elementwise;
+mod export;
+mod init;
+mod metrics;
+mod observer;
+mod pictures;
+mod preview;
+mod revival;
+mod run;
+mod run_folder;
+mod schedule;
+mod step;
+mod store;
+mod validation;
+
+pub use adam::{Adam, AdamConfig};
+pub use average::Average;
+pub use build::{adversary, reconstruction_loss};
+pub use checkpoint::{Checkpoints, Loaded, Progress};
+pub use config::{
+    AdversarialConfig, CheckpointConfig, LogConfig, LossConfig, OptimizerConfig, PicturesConfig,
+    PixelLoss, RevivalConfig, TrainConfig, UpdateOrder, ValidationConfig,
+};
+pub use export::write_model;
+pub use init::initial_value;
+pub use metrics::MetricsLog;
+pub use observer::{Event, Observer, Terms};
+pub use pictures::{Crops, Pictures, held_out_batches};
+pub use preview::write_preview;
+pub use revival::Revival;
+pub use run::{Limits, Summary, train_vqgan};
+pub use run_folder::RunFolder;
+pub use schedule::{Decay, Schedule};
+pub use step::{Adversary, ReconstructionLoss, StepOutcome, VqTrainer};
+pub use store::ParameterStore;
+pub use validation::{Validation, validate};

@@ -1,0 +1,308 @@
+//! Adam and AdamW, with the arithmetic of `torch.optim` and a state that can
+//! be saved.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::{Context, Result, ensure};
+use candle_core::{Device, Tensor, Var};
+use serde::{Deserialize, Serialize};
+
+use crate::elementwise::{Zip2, Zip3};
+use crate::store::ParameterStore;
+
+/// The constants of Adam (Kingma and Ba, 2015, algorithm 1).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AdamConfig {
+    /// Decay of the first moment. The reference VQGAN has 0.5.
+    pub beta1: f64,
+    /// Decay of the second moment. The reference VQGAN has 0.9.
+    pub beta2: f64,
+    /// Added to the square root of the second moment, outside of the root.
+    pub eps: f64,
+    /// Decoupled weight decay (Loshchilov and Hutter, 2019); 0 is plain Adam.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamConfig {
+    fn default() -> Self {
+        Self { beta1: 0.5, beta2: 0.9, eps: 1e-8, weight_decay: 0.0 }
+    }
+}
+
+/// One parameter and its two moments.
+struct Slot {
+    parameter: Var,
+    first: Var,
+    second: Var,
+}
+
+/// Adam over the parameters of one [`ParameterStore`].
+///
+/// `m <- m + (1 - b1) (g - m)`, `v <- b2 v + (1 - b2) g^2`,
+/// `p <- (1 - lr wd) p - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)`.
+pub struct Adam {
+    config: AdamConfig,
+    step: u64,
+    slots: BTreeMap<String, Slot>,
+}
+
+impl Adam {
+    /// An optimiser with zero moments for every parameter of `store`.
+    ///
+    /// # Errors
+    /// If memory for the moments cannot be had.
+    pub fn new(config: AdamConfig, store: &ParameterStore) -> Result<Self> {
+        let mut slots = BTreeMap::new();
+        for (name, parameter) in store.parameters() {
+            let zeros = parameter.zeros_like()?;
+            let (first, second) = (Var::from_tensor(&zeros)?, Var::from_tensor(&zeros)?);
+            slots.insert(name, Slot { parameter, first, second });
+        }
+        Ok(Self { config, step: 0, slots })
+    }
+
+    /// Updates done so far.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// One update from `gradients` (as [`ParameterStore::gradients`] gives
+    /// them), each multiplied by `scale` first (the clipping factor).
+    /// Parameters without a gradient stay as they are.
+    ///
+    /// # Errors
+    /// If a gradient belongs to no parameter or has another shape.
+    pub fn update(&mut self, gradients: &[(String, Tensor)], lr: f64, scale: f64) -> Result<()> {
+        self.step += 1;
+        let rates = Rates::new(&self.config, self.step, lr, scale);
+        for (name, gradient) in gradients {
+            let slot = self.slots.get(name).with_context(|| format!("no parameter {name}"))?;
+            ensure!(
+                gradient.shape() == slot.parameter.shape(),
+                "{name}: gradient {:?} for parameter {:?}",
+                gradient.dims(),
+                slot.parameter.dims()
+            );
+            let gradient = gradient.contiguous()?;
+            match gradient.device() {
+                Device::Cpu => rates.apply_in_place(slot, &gradient)?,
+                _ => rates.apply_by_formula(slot, &gradient)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The moments by name (`NAME.exp_avg`, `NAME.exp_avg_sq`), as torch calls
+    /// them.
+    pub fn state(&self) -> BTreeMap<String, Tensor> {
+        let mut state = BTreeMap::new();
+        for (name, slot) in &self.slots {
+            state.insert(format!("{name}.exp_avg"), slot.first.as_detached_tensor());
+            state.insert(format!("{name}.exp_avg_sq"), slot.second.as_detached_tensor());
+        }
+        state
+    }
+
+    /// Puts a saved state back.
+    ///
+    /// # Errors
+    /// If a moment is missing or has another shape.
+    pub fn load_state(&mut self, step: u64, state: &HashMap<String, Tensor>) -> Result<()> {
+        for (name, slot) in &self.slots {
+            for (suffix, moment) in [("exp_avg", &slot.first), ("exp_avg_sq", &slot.second)] {
+                let key = format!("{name}.{suffix}");
+                let saved = state.get(&key).with_context(|| format!("no optimiser state {key}"))?;
+                ensure!(
+                    saved.shape() == moment.shape(),
+                    "optimiser state {key} is {:?}, not {:?}",
+                    saved.dims(),
+                    moment.dims()
+                );
+                moment.set(&saved.to_device(moment.device())?.contiguous()?)?;
+            }
+        }
+        self.step = step;
+        Ok(())
+    }
+
+    /// Forgets both moments of some rows of the parameter `name`, whose values
+    /// were replaced from outside.
+    ///
+    /// # Errors
+    /// If there is no such parameter or row.
+    pub fn reset_rows(&mut self, name: &str, rows: &[u32]) -> Result<()> {
+        let slot = self.slots.get(name).with_context(|| format!("no parameter {name}"))?;
+        let count = slot.parameter.dim(0)?;
+        let mut keep = vec![1f32; count];
+        for &row in rows {
+            let entry = keep.get_mut(row as usize);
+            *entry.with_context(|| format!("{name} has {count} rows, not a row {row}"))? = 0.0;
+        }
+        let mut shape = vec![1; slot.parameter.rank()];
+        shape[0] = count;
+        let keep = Tensor::from_vec(keep, shape, slot.parameter.device())?;
+        for moment in [&slot.first, &slot.second] {
+            moment.set(&moment.as_detached_tensor().broadcast_mul(&keep)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// What one step multiplies by.
+struct Rates {
+    scale: f64,
+    beta1: f64,
+    beta2: f64,
+    step_size: f64,
+    root_correction: f64,
+    eps: f64,
+    shrink: f64,
+}
+
+impl Rates {
+    fn new(config: &AdamConfig, step: u64, lr: f64, scale: f64) -> Self {
+        let t = step.min(i32::MAX as u64) as i32;
+        Self {
+            scale,
+            beta1: config.beta1,
+            beta2: config.beta2,
+            step_size: lr / (1.0 - config.beta1.powi(t)),
+            root_correction: (1.0 - config.beta2.powi(t)).sqrt(),
+            eps: config.eps,
+            shrink: 1.0 - lr * config.weight_decay,
+        }
+    }
+
+    fn apply_in_place(&self, slot: &Slot, gradient: &Tensor) -> Result<()> {
+        let scale = self.scale as f32;
+        let (gain1, beta2, gain2) =
+            ((1.0 - self.beta1) as f32, self.beta2 as f32, (1.0 - self.beta2) as f32);
+        let (size, root, eps, shrink) = (
+            self.step_size as f32,
+            self.root_correction as f32,
+            self.eps as f32,
+            self.shrink as f32,
+        );
+        slot.first.inplace_op2(
+            gradient,
+            &Zip2("adam-first-moment", |m: f32, g: f32| m + gain1 * (g * scale - m)),
+        )?;
+        slot.second.inplace_op2(
+            gradient,
+            &Zip2("adam-second-moment", |v: f32, g: f32| {
+                let g = g * scale;
+                beta2 * v + gain2 * g * g
+            }),
+        )?;
+        slot.parameter.inplace_op3(
+            &slot.first,
+            &slot.second,
+            &Zip3("adam-parameter", |p: f32, m: f32, v: f32| {
+                shrink * p - size * (m / (v.sqrt() / root + eps))
+            }),
+        )?;
+        Ok(())
+    }
+
+    /// The same as whole-tensor formulas: the path of other devices, and the
+    /// oracle of the fast one.
+    fn apply_by_formula(&self, slot: &Slot, gradient: &Tensor) -> Result<()> {
+        let gradient = (gradient * self.scale)?;
+        let (m, v) = (slot.first.as_detached_tensor(), slot.second.as_detached_tensor());
+        let first = (&m + ((&gradient - &m)? * (1.0 - self.beta1))?)?;
+        let second = ((v * self.beta2)? + (gradient.sqr()? * (1.0 - self.beta2))?)?;
+        let root = ((second.sqrt()? / self.root_correction)? + self.eps)?;
+        let update = ((&first / root)? * self.step_size)?;
+        let parameter = ((slot.parameter.as_detached_tensor() * self.shrink)? - update)?;
+        slot.parameter.set(&parameter.detach())?;
+        slot.first.set(&first)?;
+        slot.second.set(&second)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::DType;
+    use candle_nn::Init;
+
+    fn store(n: usize) -> Result<ParameterStore> {
+        let store = ParameterStore::new(3);
+        let vb = store.var_builder(DType::F32, &Device::Cpu);
+        vb.get_with_hints((n, 5), "w", Init::Randn { mean: 0.0, stdev: 1.0 })?;
+        Ok(store)
+    }
+
+    fn gradient(n: usize, step: u64) -> Result<Vec<(String, Tensor)>> {
+        let hint = Init::Randn { mean: 0.1, stdev: 1.0 };
+        let value =
+            crate::init::initial_value(step, "g", &(n, 5).into(), hint, DType::F32, &Device::Cpu)?;
+        Ok(vec![("w".to_string(), value)])
+    }
+
+    #[test]
+    fn the_fast_path_is_the_formula() -> Result<()> {
+        let config = AdamConfig { weight_decay: 0.01, ..AdamConfig::default() };
+        let (fast, plain) = (store(7000)?, store(7000)?);
+        let mut adam = Adam::new(config.clone(), &fast)?;
+        let twin = Adam::new(config.clone(), &plain)?;
+        for step in 1..=4 {
+            let gradients = gradient(7000, step)?;
+            adam.update(&gradients, 0.01, 0.7)?;
+            Rates::new(&config, step, 0.01, 0.7)
+                .apply_by_formula(&twin.slots["w"], &gradients[0].1)?;
+            golden::close("w", &fast.variable("w")?, &plain.variable("w")?, 1e-6)?;
+        }
+        Ok(())
+    }
+
+    /// Two steps by hand, as `torch.optim.Adam(lr=0.1, betas=(0.5, 0.9))`.
+    #[test]
+    fn two_steps_by_hand() -> Result<()> {
+        let store = ParameterStore::new(0);
+        let vb = store.var_builder(DType::F32, &Device::Cpu);
+        vb.get_with_hints(1, "w", Init::Const(1.0))?;
+        let mut adam = Adam::new(AdamConfig::default(), &store)?;
+        let (mut p, mut m, mut v) = (1.0f64, 0.0f64, 0.0f64);
+        for (t, g) in [(1, 2.0f64), (2, -0.5)] {
+            let tensor = Tensor::new(&[g as f32], &Device::Cpu)?;
+            adam.update(&[("w".to_string(), tensor)], 0.1, 1.0)?;
+            m = 0.5 * m + 0.5 * g;
+            v = 0.9 * v + 0.1 * g * g;
+            let (m_hat, v_hat) = (m / (1.0 - 0.5f64.powi(t)), v / (1.0 - 0.9f64.powi(t)));
+            p -= 0.1 * m_hat / (v_hat.sqrt() + 1e-8);
+            let actual = f64::from(store.variable("w")?.to_vec1::<f32>()?[0]);
+            assert!((actual - p).abs() < 1e-6, "{actual} {p}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_saved_state_continues_exactly() -> Result<()> {
+        let (a, b) = (store(40)?, store(40)?);
+        let mut one = Adam::new(AdamConfig::default(), &a)?;
+        let mut first = Adam::new(AdamConfig::default(), &b)?;
+        for step in 1..=3 {
+            one.update(&gradient(40, step)?, 0.01, 1.0)?;
+            first.update(&gradient(40, step)?, 0.01, 1.0)?;
+        }
+        let mut second = Adam::new(AdamConfig::default(), &b)?;
+        second.load_state(first.step(), &first.state().into_iter().collect())?;
+        one.update(&gradient(40, 9)?, 0.01, 1.0)?;
+        second.update(&gradient(40, 9)?, 0.01, 1.0)?;
+        golden::close("w", &a.variable("w")?, &b.variable("w")?, 0.0)
+    }
+
+    #[test]
+    fn reset_rows_forgets_only_those_rows() -> Result<()> {
+        let store = store(4)?;
+        let mut adam = Adam::new(AdamConfig::default(), &store)?;
+        adam.update(&gradient(4, 1)?, 0.01, 1.0)?;
+        adam.reset_rows("w", &[2])?;
+        let sums = adam.state()["w.exp_avg_sq"].sum(1)?.to_vec1::<f32>()?;
+        assert!(sums[2] == 0.0 && sums[0] > 0.0 && sums[3] > 0.0);
+        assert!(adam.reset_rows("w", &[4]).is_err());
+        Ok(())
+    }
+}

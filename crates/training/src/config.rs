@@ -1,0 +1,237 @@
+//! Everything a run can be told, as one TOML file.
+
+mod document;
+mod sections;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use codebook::QuantizerConfig;
+use serde::{Deserialize, Serialize};
+use vq_autoencoder::{Layout, VqConfig};
+
+pub use sections::{
+    AdversarialConfig, CheckpointConfig, LogConfig, LossConfig, OptimizerConfig, PicturesConfig,
+    PixelLoss, RevivalConfig, UpdateOrder, ValidationConfig,
+};
+
+/// The configuration of a first-stage run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrainConfig {
+    /// Folder of pictures; `train.txt` and `val.txt` in it split it.
+    pub data: PathBuf,
+    /// Run folder: checkpoints, logs, previews and the finished model.
+    pub run: PathBuf,
+    /// Decides initial weights, order, crops and revived codes.
+    pub seed: u64,
+    /// Updates of the autoencoder in the whole run.
+    pub steps: u64,
+    /// Stop (with a checkpoint) after so many minutes of this process; 0: no
+    /// limit.
+    pub minutes: f64,
+    /// Pictures per update.
+    pub batch: usize,
+    /// What the model card says about the data and its licence.
+    pub data_card: String,
+    /// The pictures and their augmentation.
+    pub pictures: PicturesConfig,
+    /// The loss terms and their weights.
+    pub loss: LossConfig,
+    /// The discriminator; off while its weight is 0.
+    pub adversarial: AdversarialConfig,
+    /// Adam, clipping, averaging of weights and the learning rate.
+    pub optimizer: OptimizerConfig,
+    /// Replacement of codes that nothing uses.
+    pub revival: RevivalConfig,
+    /// Held-out measurements.
+    pub validation: ValidationConfig,
+    /// Metrics and previews.
+    pub log: LogConfig,
+    /// When to save and what to keep.
+    pub checkpoint: CheckpointConfig,
+    /// The architecture.
+    pub model: VqConfig,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            data: PathBuf::new(),
+            run: PathBuf::from("runs/vqgan"),
+            seed: 23,
+            steps: 10_000,
+            minutes: 0.0,
+            batch: 8,
+            data_card: String::new(),
+            pictures: PicturesConfig::default(),
+            loss: LossConfig::default(),
+            adversarial: AdversarialConfig::default(),
+            optimizer: OptimizerConfig::default(),
+            revival: RevivalConfig::default(),
+            validation: ValidationConfig::default(),
+            log: LogConfig::default(),
+            checkpoint: CheckpointConfig::default(),
+            model: VqConfig {
+                layout: Layout::Taming,
+                in_channels: 3,
+                out_channels: 3,
+                ch: 32,
+                ch_mult: vec![1, 2],
+                num_res_blocks: 1,
+                attn_resolutions: Vec::new(),
+                resolution: 32,
+                z_channels: 32,
+                quantizer: QuantizerConfig::Normalized {
+                    len: 256,
+                    dim: 8,
+                    beta: 0.25,
+                    entropy_ratio: 0.0,
+                },
+                dropout: 0.0,
+            },
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Reads `path` and applies `overrides`, each `key.path=value`.
+    ///
+    /// # Errors
+    /// If the file is not TOML, a key is unknown (the error names the nearest
+    /// one), or a value makes no sense.
+    pub fn read(path: &Path, overrides: &[String]) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the config {}", path.display()))?;
+        let name = path.display().to_string();
+        Self::parse(&text, overrides).with_context(|| format!("in {name}"))
+    }
+
+    /// The same from text.
+    ///
+    /// # Errors
+    /// As [`TrainConfig::read`].
+    pub fn parse(text: &str, overrides: &[String]) -> Result<Self> {
+        let config: Self = document::parse(text, overrides, &Self::default())?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The whole configuration as TOML, defaults written out.
+    ///
+    /// # Errors
+    /// If a value cannot be written as TOML.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).context("cannot write the config as TOML")
+    }
+
+    /// What differs between the run that `self` began and `other`, leaving out
+    /// what may change when a run continues: `key: ours -> theirs`.
+    ///
+    /// # Errors
+    /// If a value cannot be written as TOML.
+    pub fn conflicts(&self, other: &Self) -> Result<Vec<String>> {
+        const MAY_CHANGE: [&str; 9] = [
+            "data",
+            "data_card",
+            "run",
+            "steps",
+            "minutes",
+            "log.",
+            "validation.",
+            "checkpoint.",
+            "pictures.workers",
+        ];
+        let mut differences = document::differences(self, other)?;
+        differences.retain(|(key, _)| {
+            !MAY_CHANGE
+                .iter()
+                .any(|free| key == free || (free.ends_with('.') && key.starts_with(free)))
+        });
+        Ok(differences.into_iter().map(|(_, text)| text).collect())
+    }
+
+    fn validate(&self) -> Result<()> {
+        self.model.validate()?;
+        let factor = self.model.factor();
+        let side = self.pictures.side;
+        ensure!(
+            side > 0 && side % factor == 0,
+            "pictures.side = {side} is not a multiple of the model's factor {factor}"
+        );
+        ensure!(
+            self.pictures.largest >= side,
+            "pictures.largest = {} is below pictures.side = {side}",
+            self.pictures.largest
+        );
+        ensure!(self.batch > 0, "batch = 0: an update needs at least one picture");
+        ensure!(self.steps > 0, "steps = 0: nothing to train");
+        let lr = self.optimizer.schedule.lr;
+        ensure!(
+            lr.is_finite() && lr > 0.0,
+            "optimizer.schedule.lr = {lr} is not a positive number"
+        );
+        let ema = self.optimizer.ema;
+        ensure!((0.0..1.0).contains(&ema), "optimizer.ema = {ema} is not in [0, 1)");
+        ensure!(
+            self.model.in_channels == 3 && self.model.out_channels == 3,
+            "model: pictures have 3 channels, not {} in and {} out",
+            self.model.in_channels,
+            self.model.out_channels
+        );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_survive_a_round_trip() -> Result<()> {
+        let config = TrainConfig::default();
+        assert_eq!(TrainConfig::parse(&config.to_toml()?, &[])?, config);
+        assert_eq!(TrainConfig::parse("", &[])?, config);
+        Ok(())
+    }
+
+    #[test]
+    fn overrides_reach_nested_keys() -> Result<()> {
+        let overrides = [
+            "data=/some/where".to_string(),
+            "optimizer.schedule.lr=1e-3".to_string(),
+            "model.ch_mult=[1, 1]".to_string(),
+            "run=runs/5".to_string(),
+        ];
+        let config = TrainConfig::parse("batch = 2", &overrides)?;
+        assert_eq!(config.data, PathBuf::from("/some/where"));
+        assert_eq!(config.optimizer.schedule.lr, 1e-3);
+        assert_eq!(config.model.ch_mult, [1, 1]);
+        assert_eq!(config.batch, 2);
+        Ok(())
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_nearest() {
+        let error = |text: &str, overrides: &[String]| {
+            let result = TrainConfig::parse(text, overrides);
+            result.err().map(|e| format!("{e:#}")).unwrap_or_default()
+        };
+        let text = error("[optimizer]\nbeta3 = 1", &[]);
+        assert!(text.contains("optimizer.beta3") && text.contains("optimizer.beta"), "{text}");
+        let text = error("", &["bach=3".to_string()]);
+        assert!(text.contains("bach") && text.contains("did you mean batch?"), "{text}");
+        let text = error("batch = 0", &[]);
+        assert!(text.contains("at least one picture"), "{text}");
+    }
+
+    #[test]
+    fn a_longer_run_is_no_conflict_and_another_model_is() -> Result<()> {
+        let a = TrainConfig::default();
+        let longer = TrainConfig { steps: 99_999, ..a.clone() };
+        assert!(a.conflicts(&longer)?.is_empty());
+        let other = TrainConfig { batch: 9, ..a.clone() };
+        assert_eq!(a.conflicts(&other)?, ["batch: 8 -> 9"]);
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+//! TOML documents with overrides, unknown keys and differences.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
+
+/// Parses `text` with `overrides` applied; `model` is a value of the same type
+/// that shows which keys exist.
+pub(super) fn parse<T: Serialize + DeserializeOwned>(
+    text: &str,
+    overrides: &[String],
+    model: &T,
+) -> Result<T> {
+    let mut table: Table = toml::from_str(text)?;
+    for assignment in overrides {
+        assign(&mut table, assignment)?;
+    }
+    let given = leaves(&table);
+    let parsed: std::result::Result<T, _> = table.try_into();
+    let mut known = leaves(&Table::try_from(model)?);
+    if let Ok(config) = &parsed {
+        // Which keys a quantizer has depends on its kind.
+        known.extend(leaves(&Table::try_from(config)?));
+    }
+    for key in given.keys().filter(|key| !known.contains_key(*key)) {
+        let nearest = known.keys().min_by_key(|other| distance(key, other));
+        match nearest {
+            Some(nearest) if parsed.is_ok() || distance(key, nearest) <= 3 => {
+                bail!("unknown key {key}: did you mean {nearest}?")
+            }
+            _ => {}
+        }
+    }
+    Ok(parsed?)
+}
+
+/// The keys whose values differ, with `key: ours -> theirs`.
+pub(super) fn differences<T: Serialize>(ours: &T, theirs: &T) -> Result<Vec<(String, String)>> {
+    let (ours, theirs) = (leaves(&Table::try_from(ours)?), leaves(&Table::try_from(theirs)?));
+    let show = |value: Option<&Value>| value.map_or("nothing".to_string(), Value::to_string);
+    let mut keys: Vec<&String> = ours.keys().chain(theirs.keys()).collect();
+    keys.sort();
+    keys.dedup();
+    let changed = keys.into_iter().filter(|key| ours.get(*key) != theirs.get(*key));
+    Ok(changed
+        .map(|key| {
+            let text = format!("{key}: {} -> {}", show(ours.get(key)), show(theirs.get(key)));
+            (key.clone(), text)
+        })
+        .collect())
+}
+
+/// Sets `a.b.c=value` in `table`. The value is TOML where it parses as TOML,
+/// and a plain string otherwise, so that paths need no quotes.
+fn assign(table: &mut Table, assignment: &str) -> Result<()> {
+    let (path, text) = assignment
+        .split_once('=')
+        .with_context(|| format!("{assignment:?} is not of the form key=value"))?;
+    let parsed = toml::from_str::<Table>(&format!("value = {text}"));
+    let value = match parsed.ok().and_then(|mut table| table.remove("value")) {
+        Some(value) => value,
+        None => Value::String(text.to_string()),
+    };
+    let mut keys: Vec<&str> = path.trim().split('.').collect();
+    let last = keys.pop().unwrap_or_default();
+    let mut place = table;
+    for key in keys {
+        let entry = place.entry(key).or_insert_with(|| Value::Table(Table::new()));
+        place = entry
+            .as_table_mut()
+            .with_context(|| format!("{path}: {key} is a value, not a section"))?;
+    }
+    place.insert(last.to_string(), value);
+    Ok(())
+}
+
+/// All values that are not tables, under their dotted names.
+fn leaves(table: &Table) -> BTreeMap<String, Value> {
+    fn walk(prefix: &str, table: &Table, found: &mut BTreeMap<String, Value>) {
+        for (key, value) in table {
+            let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+            match value {
+                Value::Table(inner) => walk(&name, inner, found),
+                other => {
+                    found.insert(name, other.clone());
+                }
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    walk("", table, &mut found);
+    found
+}
+
+/// Levenshtein's distance between two keys.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, &y) in b.iter().enumerate() {
+            let substitution = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substitution.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances() {
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("batch", "batch"), 0);
+    }
+}

@@ -1,0 +1,227 @@
+//! The sections of a [`TrainConfig`](super::TrainConfig).
+
+use std::path::PathBuf;
+
+use discriminator::{DiscriminatorLoss, GeneratorLoss, PatchGanConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::adam::AdamConfig;
+use crate::schedule::{Decay, Schedule};
+
+/// The pictures and their augmentation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PicturesConfig {
+    /// Side of the square crops the model sees, in pixels.
+    pub side: usize,
+    /// Before the crop a picture is resized so that its shorter side is drawn
+    /// from `side..=largest`: with `largest = side` it is always (nearly) the
+    /// whole picture.
+    pub largest: usize,
+    /// Fraction of examples whose shorter side is exactly `side`: whole
+    /// pictures among the details.
+    pub whole: f64,
+    /// Mirror half of the examples.
+    pub flip: bool,
+    /// Threads that decode ahead of the step; 0: none.
+    pub workers: usize,
+}
+
+impl Default for PicturesConfig {
+    fn default() -> Self {
+        Self { side: 32, largest: 32, whole: 0.0, flip: true, workers: 1 }
+    }
+}
+
+/// The difference between picture and reconstruction that the pixels pay for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PixelLoss {
+    /// Mean absolute difference: taming-transformers.
+    L1,
+    /// Mean squared difference: LlamaGen.
+    L2,
+}
+
+/// The loss terms of the autoencoder and their weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LossConfig {
+    /// Which pixel loss; its weight is 1.
+    pub pixel: PixelLoss,
+    /// Weight of LPIPS; 0 leaves it out. The reference has 1.
+    pub perceptual_weight: f64,
+    /// File with the LPIPS network (keys `net.slice1.0.weight` ...,
+    /// `lin0.model.1.weight` ...), or a reference VQGAN checkpoint, which
+    /// holds it under `loss.perceptual_loss.`.
+    pub perceptual_file: PathBuf,
+    /// Weight of the quantizer's own losses.
+    pub codebook_weight: f64,
+}
+
+impl Default for LossConfig {
+    fn default() -> Self {
+        Self {
+            pixel: PixelLoss::L1,
+            perceptual_weight: 0.0,
+            perceptual_file: PathBuf::new(),
+            codebook_weight: 1.0,
+        }
+    }
+}
+
+/// In which order the two optimisers of a step work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpdateOrder {
+    /// One forward pass; the discriminator learns from the reconstruction the
+    /// autoencoder was trained with (LlamaGen).
+    SingleForward,
+    /// The discriminator sees the reconstruction of the already updated
+    /// autoencoder: a second forward pass (taming-transformers under
+    /// pytorch-lightning 1.0.8).
+    Reference,
+}
+
+/// The adversarial term and its discriminator.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AdversarialConfig {
+    /// Weight of the adversarial loss; 0 leaves the discriminator out.
+    pub weight: f64,
+    /// Multiply the weight by eq. 7 of the paper: the ratio of the gradients
+    /// of reconstruction and adversarial loss at the decoder's last layer.
+    pub adaptive: bool,
+    /// The step (batches, from 0) at which the adversarial loss sets in.
+    pub start: u64,
+    /// Leave the discriminator out of the steps before `start`. The references
+    /// run it there with a weight of 0, which moves its batch statistics and
+    /// its optimiser's step count.
+    pub sleep: bool,
+    /// Weight of the discriminator's own loss.
+    pub critic_weight: f64,
+    /// What the discriminator minimises.
+    pub critic_loss: DiscriminatorLoss,
+    /// What the autoencoder minimises of its logits.
+    pub generator_loss: GeneratorLoss,
+    /// Order of the two updates.
+    pub order: UpdateOrder,
+    /// The discriminator's size.
+    pub patchgan: PatchGanConfig,
+}
+
+impl Default for AdversarialConfig {
+    fn default() -> Self {
+        Self {
+            weight: 0.0,
+            adaptive: true,
+            start: 0,
+            sleep: true,
+            critic_weight: 1.0,
+            critic_loss: DiscriminatorLoss::Hinge,
+            generator_loss: GeneratorLoss::Hinge,
+            order: UpdateOrder::SingleForward,
+            patchgan: PatchGanConfig::default(),
+        }
+    }
+}
+
+/// Adam and what surrounds it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OptimizerConfig {
+    /// Adam's constants.
+    pub adam: AdamConfig,
+    /// Largest norm of all gradients together; 0: no clipping.
+    pub clip: f64,
+    /// Decay of an average of the weights, which is what validation, previews
+    /// and the model folder use; 0: the weights themselves.
+    pub ema: f64,
+    /// The learning rate over the run.
+    pub schedule: Schedule,
+    /// Steps in a row without a finite loss or gradient before the run stops.
+    pub patience: u64,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self {
+            adam: AdamConfig::default(),
+            clip: 0.0,
+            ema: 0.0,
+            schedule: Schedule { lr: 1e-4, warmup: 0, decay: Decay::Constant, floor: 0.0 },
+            patience: 20,
+        }
+    }
+}
+
+/// Replacement of codes that nothing uses by vectors of the encoder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RevivalConfig {
+    /// Steps over which use is counted, and between two revivals; 0: never.
+    pub every: u64,
+    /// No revival after this fraction of the run, so that codes settle.
+    pub until: f64,
+}
+
+impl Default for RevivalConfig {
+    fn default() -> Self {
+        Self { every: 0, until: 0.8 }
+    }
+}
+
+/// Held-out measurements.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ValidationConfig {
+    /// Steps between two validations; 0: only at the end.
+    pub every: u64,
+    /// Pictures to measure on, from the start of the held-out list.
+    pub pictures: usize,
+    /// Without a `val.txt`: the fraction of pictures held out.
+    pub fraction: f64,
+}
+
+impl Default for ValidationConfig {
+    fn default() -> Self {
+        Self { every: 500, pictures: 64, fraction: 0.05 }
+    }
+}
+
+/// Metrics and previews.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogConfig {
+    /// Steps between two lines of `metrics.jsonl`.
+    pub every: u64,
+    /// Steps between two preview grids; 0: only at the end.
+    pub preview_every: u64,
+    /// Held-out pictures in a preview.
+    pub preview_pictures: usize,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { every: 10, preview_every: 500, preview_pictures: 8 }
+    }
+}
+
+/// When to save and what to keep.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CheckpointConfig {
+    /// Steps between two checkpoints; 0: by time only.
+    pub every: u64,
+    /// Minutes between two checkpoints; 0: by steps only. One is always
+    /// written at the end.
+    pub minutes: f64,
+    /// Newest checkpoints to keep.
+    pub keep: usize,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { every: 0, minutes: 5.0, keep: 2 }
+    }
+}

@@ -1,0 +1,104 @@
+//! In-place updates over f32 slices, on all cores.
+//!
+//! An optimiser step touches every parameter a few times and allocates
+//! nothing; candle's own element-wise ops would write a fresh buffer each, and
+//! a first touch of memory costs more than the arithmetic.
+
+use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, bail};
+use rayon::prelude::*;
+
+/// Elements a thread takes at a time.
+const CHUNK: usize = 1 << 14;
+
+/// `y[i] <- f(y[i], x[i])`.
+pub(crate) struct Zip2<F>(pub &'static str, pub F);
+
+/// `y[i] <- f(y[i], a[i], b[i])`.
+pub(crate) struct Zip3<F>(pub &'static str, pub F);
+
+fn source<'a>(name: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
+        _ => bail!("{name}: wants contiguous f32 tensors, got {layout:?}"),
+    }
+}
+
+fn target<'a>(name: &str, storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
+        _ => bail!("{name}: wants contiguous f32 tensors, got {layout:?}"),
+    }
+}
+
+impl<F: Fn(f32, f32) -> f32 + Sync> InplaceOp2 for Zip2<F> {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+
+    fn cpu_fwd(
+        &self,
+        y: &mut CpuStorage,
+        layout: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+    ) -> Result<()> {
+        let (y, x) = (target(self.0, y, layout)?, source(self.0, x, x_layout)?);
+        if y.len() != x.len() {
+            bail!("{}: {} values against {}", self.0, y.len(), x.len());
+        }
+        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = (self.1)(*y, x);
+            }
+        });
+        Ok(())
+    }
+}
+
+impl<F: Fn(f32, f32, f32) -> f32 + Sync> InplaceOp3 for Zip3<F> {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+
+    fn cpu_fwd(
+        &self,
+        y: &mut CpuStorage,
+        layout: &Layout,
+        a: &CpuStorage,
+        a_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+    ) -> Result<()> {
+        let y = target(self.0, y, layout)?;
+        let (a, b) = (source(self.0, a, a_layout)?, source(self.0, b, b_layout)?);
+        if y.len() != a.len() || y.len() != b.len() {
+            bail!("{}: {} values against {} and {}", self.0, y.len(), a.len(), b.len());
+        }
+        let sources = a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK));
+        y.par_chunks_mut(CHUNK).zip(sources).for_each(|(y, (a, b))| {
+            for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
+                *y = (self.1)(*y, a, b);
+            }
+        });
+        Ok(())
+    }
+}
+
+/// The square root of the sum of squares over all `tensors`, in f64.
+///
+/// Partial sums belong to fixed chunks and are added in order, so that the
+/// result does not depend on the number of threads.
+pub(crate) fn norm<'a>(
+    tensors: impl Iterator<Item = &'a candle_core::Tensor>,
+) -> candle_core::Result<f64> {
+    let mut total = 0.0;
+    for tensor in tensors {
+        let values = tensor.flatten_all()?.to_dtype(candle_core::DType::F32)?.to_vec1::<f32>()?;
+        let parts: Vec<f64> = values
+            .par_chunks(CHUNK)
+            .map(|chunk| chunk.iter().map(|&x| f64::from(x) * f64::from(x)).sum())
+            .collect();
+        total += parts.iter().sum::<f64>();
+    }
+    Ok(total.sqrt())
+}

@@ -1,0 +1,135 @@
+//! The folder of one run: who may write it, and what lies where.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::config::TrainConfig;
+
+/// A run folder held by this process alone.
+///
+/// ```text
+/// config.toml       the resolved configuration
+/// checkpoints/      weights, optimiser and position, see `Checkpoints`
+/// metrics.jsonl     one line per logged step or validation
+/// previews/         originals over reconstructions
+/// model/            the model folder that synth-cli loads
+/// lock              held while a process trains
+/// ```
+pub struct RunFolder {
+    path: PathBuf,
+    /// Locked until it is dropped; the operating system drops it for a process
+    /// that is killed.
+    _lock: File,
+}
+
+impl RunFolder {
+    /// Creates `path` if need be and takes its lock.
+    ///
+    /// # Errors
+    /// If another process trains there, or the folder cannot be written.
+    pub fn open(path: &Path) -> Result<Self> {
+        let place = || format!("run folder {}", path.display());
+        fs::create_dir_all(path.join("checkpoints")).with_context(place)?;
+        fs::create_dir_all(path.join("previews")).with_context(place)?;
+        let file = path.join("lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&file)
+            .with_context(|| file.display().to_string())?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => bail!(
+                "another process trains in {}: wait for it, or choose another run=FOLDER",
+                path.display()
+            ),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| file.display().to_string())
+            }
+        }
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where checkpoints are.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// Where the finished model goes.
+    pub fn model(&self) -> PathBuf {
+        self.path.join("model")
+    }
+
+    /// The metrics' file.
+    pub fn metrics(&self) -> PathBuf {
+        self.path.join("metrics.jsonl")
+    }
+
+    /// The preview of `step`.
+    pub fn preview(&self, step: u64) -> PathBuf {
+        self.path.join("previews").join(format!("step-{step:08}.png"))
+    }
+
+    /// Compares `config` with the one the run was begun with, if it was, and
+    /// writes it down.
+    ///
+    /// # Errors
+    /// If the run was begun with something that may not change, naming every
+    /// such key.
+    pub fn settle_config(&self, config: &TrainConfig) -> Result<()> {
+        let path = self.path.join("config.toml");
+        if path.exists() {
+            let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            let begun =
+                TrainConfig::parse(&text, &[]).with_context(|| format!("in {}", path.display()))?;
+            let conflicts = begun.conflicts(config)?;
+            if !conflicts.is_empty() {
+                bail!(
+                    "{} was begun with another configuration ({}): choose another run=FOLDER, \
+                     or delete it to start over",
+                    self.path.display(),
+                    conflicts.join(", ")
+                );
+            }
+        }
+        let text = config.to_toml()?;
+        checkpoints::atomic_write(&path, |file| file.write_all(text.as_bytes()))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_writer_at_a_time() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let first = RunFolder::open(dir.path())?;
+        let error = RunFolder::open(dir.path()).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.contains("another process"), "{error}");
+        drop(first);
+        RunFolder::open(dir.path())?;
+        Ok(())
+    }
+
+    #[test]
+    fn another_model_is_refused() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let run = RunFolder::open(dir.path())?;
+        let config = TrainConfig::default();
+        run.settle_config(&config)?;
+        run.settle_config(&TrainConfig { steps: 5, ..config.clone() })?;
+        let other = TrainConfig { seed: 24, ..config };
+        let error = run.settle_config(&other).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.contains("seed: 23 -> 24"), "{error}");
+        Ok(())
+    }
+}

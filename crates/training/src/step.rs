@@ -1,0 +1,174 @@
+//! One update of a first stage: forward, losses, gradients, Adam.
+//!
+//! The full backward pass happens once. The losses of the reconstruction are
+//! first differentiated down to the reconstruction itself, each on its own
+//! (pixels and LPIPS; the discriminator); eq. 7 of the paper compares the two
+//! at the last layer, and only their weighted sum goes back through the
+//! autoencoder.
+
+mod adversary;
+mod reconstruction;
+
+use anyhow::{Context, Result};
+use candle_core::{Tensor, Var};
+use codebook::{CodeGrid, Quantizer};
+use vq_autoencoder::VqModel;
+
+pub use adversary::Adversary;
+pub use reconstruction::ReconstructionLoss;
+
+use crate::adam::Adam;
+use crate::config::{TrainConfig, UpdateOrder};
+use crate::elementwise::norm;
+use crate::observer::Terms;
+use crate::store::ParameterStore;
+
+/// A first stage under training.
+pub struct VqTrainer {
+    /// The autoencoder; it shares its variables with `parameters`.
+    pub model: VqModel,
+    /// The autoencoder's variables.
+    pub parameters: ParameterStore,
+    /// The autoencoder's optimiser.
+    pub optimizer: Adam,
+    /// The discriminator, if there is one.
+    pub adversary: Option<Adversary>,
+    loss: ReconstructionLoss,
+    codebook_weight: f64,
+    clip: f64,
+}
+
+/// What an update did.
+pub struct StepOutcome {
+    /// Losses under the reference's names, `lr` and `grad_norm`.
+    pub terms: Terms,
+    /// The codes of the batch.
+    pub codes: CodeGrid,
+    /// The first term that was not finite: nothing was updated then.
+    pub broken: Option<&'static str>,
+    /// The autoencoder's gradients before clipping, sorted by name.
+    pub gradients: Vec<(String, Tensor)>,
+    /// The discriminator's gradients before clipping, sorted by name.
+    pub critic_gradients: Vec<(String, Tensor)>,
+}
+
+impl VqTrainer {
+    /// A trainer of `model`, whose variables are in `parameters`.
+    ///
+    /// # Errors
+    /// If memory for the optimiser's moments cannot be had.
+    pub fn new(
+        config: &TrainConfig,
+        model: VqModel,
+        parameters: ParameterStore,
+        loss: ReconstructionLoss,
+        adversary: Option<Adversary>,
+    ) -> Result<Self> {
+        let optimizer = Adam::new(config.optimizer.adam.clone(), &parameters)?;
+        Ok(Self {
+            model,
+            parameters,
+            optimizer,
+            adversary,
+            loss,
+            codebook_weight: config.loss.codebook_weight,
+            clip: config.optimizer.clip,
+        })
+    }
+
+    /// Update number `step` (from 0) with `images` `[B, 3, H, W]` in `[-1, 1]`.
+    ///
+    /// # Errors
+    /// If the pictures do not fit the model.
+    pub fn step(&mut self, images: &Tensor, lr: f64, step: u64) -> Result<StepOutcome> {
+        let mut terms = Terms::from([("lr", lr)]);
+
+        let z = self.model.pre_quant(images)?;
+        let quantized = self.model.quantizer().quantize(&z)?;
+        let hidden = self.model.decode_hidden(&quantized.embeddings)?;
+        let made = self.model.last_convolution(&hidden)?;
+
+        // A leaf in place of the reconstruction, to collect gradients at.
+        let leaf = Var::from_tensor(&made.detach())?;
+        let nll = self.loss.nll(images, leaf.as_tensor(), &mut terms)?;
+        let mut upstream = gradient_at(&nll, &leaf)?;
+        let mut total = f64::from(nll.to_scalar::<f32>()?);
+        terms.insert("nll_loss", total);
+
+        if let Some(adversary) = &self.adversary {
+            let last = || self.last_layer_gradients(&hidden);
+            let term = adversary.generator_term(&leaf, &upstream, last, step, &mut terms)?;
+            if let Some(term) = term {
+                total += term.value;
+                upstream = (upstream + term.gradient)?;
+            }
+        }
+
+        let quantizer_loss = quantized.losses.total;
+        let quantizer_value = f64::from(quantizer_loss.to_scalar::<f32>()?);
+        terms.insert("quant_loss", quantizer_value);
+        total += self.codebook_weight * quantizer_value;
+        terms.insert("total_loss", total);
+
+        // Its gradient is that of the total loss, by the chain rule.
+        let surrogate = ((made * upstream)?.sum_all()? + (quantizer_loss * self.codebook_weight)?)?;
+        let gradients = self.parameters.gradients(&surrogate.backward()?);
+        let size = norm(gradients.iter().map(|(_, gradient)| gradient))?;
+        terms.insert("grad_norm", size);
+
+        let mut outcome = StepOutcome {
+            broken: not_finite(&terms),
+            terms,
+            codes: quantized.codes,
+            gradients,
+            critic_gradients: Vec::new(),
+        };
+        if outcome.broken.is_some() {
+            return Ok(outcome);
+        }
+        self.optimizer.update(&outcome.gradients, lr, clip_factor(size, self.clip))?;
+
+        if let Some(adversary) = &mut self.adversary {
+            let made = match adversary.order() {
+                UpdateOrder::SingleForward => leaf.as_detached_tensor(),
+                UpdateOrder::Reference => self.model.forward_train(images)?.0.detach(),
+            };
+            outcome.critic_gradients =
+                adversary.learn(images, &made, lr, step, self.clip, &mut outcome.terms)?;
+            outcome.broken = not_finite(&outcome.terms);
+        }
+        Ok(outcome)
+    }
+
+    /// A function from a gradient at the reconstruction to the gradient at the
+    /// weight of the decoder's last convolution, given that layer's input.
+    fn last_layer_gradients(
+        &self,
+        hidden: &Tensor,
+    ) -> Result<impl Fn(&Tensor) -> Result<Tensor> + use<'_>> {
+        let made = self.model.last_convolution(&hidden.detach())?;
+        let weight = self.model.last_layer();
+        Ok(move |upstream: &Tensor| {
+            let gradients = (&made * upstream)?.sum_all()?.backward()?;
+            let gradient = gradients.get(weight);
+            Ok(gradient.context("the decoder's last layer has no gradient")?.clone())
+        })
+    }
+}
+
+/// The gradient of the scalar `loss` at `leaf`.
+fn gradient_at(loss: &Tensor, leaf: &Var) -> Result<Tensor> {
+    let gradients = loss.backward()?;
+    let gradient = gradients.get(leaf.as_tensor());
+    Ok(gradient.context("a loss does not depend on the reconstruction")?.clone())
+}
+
+/// What all gradients are multiplied by so that their norm is at most `limit`
+/// (0: no limit), as `torch.nn.utils.clip_grad_norm_` computes it.
+fn clip_factor(norm: f64, limit: f64) -> f64 {
+    if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 }
+}
+
+fn not_finite(terms: &Terms) -> Option<&'static str> {
+    terms.iter().find(|(_, value)| !value.is_finite()).map(|(&name, _)| name)
+}

@@ -1,0 +1,138 @@
+//! The discriminator's part in a step.
+
+use anyhow::Result;
+use candle_core::{Tensor, Var};
+use discriminator::{Critic, adaptive_weight, adopt_weight};
+
+use super::{clip_factor, gradient_at};
+use crate::adam::{Adam, AdamConfig};
+use crate::config::{AdversarialConfig, UpdateOrder};
+use crate::elementwise::norm;
+use crate::observer::Terms;
+use crate::store::ParameterStore;
+
+/// A discriminator under training.
+pub struct Adversary {
+    /// Its variables.
+    pub parameters: ParameterStore,
+    /// Its optimiser.
+    pub optimizer: Adam,
+    critic: Box<dyn Critic>,
+    config: AdversarialConfig,
+}
+
+/// The adversarial term of the autoencoder's loss.
+pub(super) struct GeneratorTerm {
+    /// Weighted value.
+    pub value: f64,
+    /// Weighted gradient at the reconstruction.
+    pub gradient: Tensor,
+}
+
+impl Adversary {
+    /// A trainer of `critic`, whose variables are in `parameters`.
+    ///
+    /// # Errors
+    /// If memory for the optimiser's moments cannot be had.
+    pub fn new(
+        config: AdversarialConfig,
+        adam: AdamConfig,
+        critic: Box<dyn Critic>,
+        parameters: ParameterStore,
+    ) -> Result<Self> {
+        let optimizer = Adam::new(adam, &parameters)?;
+        Ok(Self { parameters, optimizer, critic, config })
+    }
+
+    /// The order of the two updates.
+    pub fn order(&self) -> UpdateOrder {
+        self.config.order
+    }
+
+    /// Whether the discriminator takes no part in `step` at all.
+    fn sleeps(&self, step: u64) -> bool {
+        self.config.sleep && step < self.config.start
+    }
+
+    /// The adversarial term for the reconstruction `leaf`; `None` while the
+    /// discriminator takes no part.
+    ///
+    /// `nll_gradient` is the gradient of the other losses at `leaf`, and
+    /// `last_layer` makes the function that takes such a gradient to the
+    /// decoder's last layer.
+    pub(super) fn generator_term<F>(
+        &self,
+        leaf: &Var,
+        nll_gradient: &Tensor,
+        last_layer: impl FnOnce() -> Result<F>,
+        step: u64,
+        terms: &mut Terms,
+    ) -> Result<Option<GeneratorTerm>>
+    where
+        F: Fn(&Tensor) -> Result<Tensor>,
+    {
+        if self.sleeps(step) {
+            return Ok(None);
+        }
+        let logits = self.critic.logits(leaf.as_tensor(), true)?;
+        let loss = self.config.generator_loss.loss(&logits)?;
+        let gradient = gradient_at(&loss, leaf)?;
+        let mut weight = self.config.weight;
+        if self.config.adaptive {
+            let last_layer = last_layer()?;
+            let ratio = adaptive_weight(&last_layer(nll_gradient)?, &last_layer(&gradient)?)?;
+            weight *= f64::from(ratio.to_scalar::<f32>()?);
+        }
+        let value = f64::from(loss.to_scalar::<f32>()?);
+        let factor = self.factor(step);
+        terms.insert("g_loss", value);
+        terms.insert("d_weight", weight);
+        terms.insert("disc_factor", factor);
+        let weight = weight * factor;
+        Ok(Some(GeneratorTerm { value: weight * value, gradient: (gradient * weight)? }))
+    }
+
+    fn factor(&self, step: u64) -> f64 {
+        adopt_weight(1.0, step, self.config.start)
+    }
+
+    /// One update of the discriminator; returns its gradients before clipping.
+    pub(super) fn learn(
+        &mut self,
+        images: &Tensor,
+        made: &Tensor,
+        lr: f64,
+        step: u64,
+        clip: f64,
+        terms: &mut Terms,
+    ) -> Result<Vec<(String, Tensor)>> {
+        if self.sleeps(step) {
+            return Ok(Vec::new());
+        }
+        let real = self.critic.logits(images, true)?;
+        let fake = self.critic.logits(made, true)?;
+        let weight = self.config.critic_weight * self.factor(step);
+        let loss = (self.config.critic_loss.loss(&real, &fake)? * weight)?;
+        terms.insert("disc_loss", f64::from(loss.to_scalar::<f32>()?));
+        terms.insert("logits_real", mean(&real)?);
+        terms.insert("logits_fake", mean(&fake)?);
+        // How often it is right: a discriminator that always is has won.
+        terms.insert("disc_accuracy", 0.5 * (above_zero(&real)? + 1.0 - above_zero(&fake)?));
+        let gradients = self.parameters.gradients(&loss.backward()?);
+        let size = norm(gradients.iter().map(|(_, gradient)| gradient))?;
+        terms.insert("disc_grad_norm", size);
+        if size.is_finite() {
+            self.optimizer.update(&gradients, lr, clip_factor(size, clip))?;
+        }
+        Ok(gradients)
+    }
+}
+
+fn mean(logits: &Tensor) -> candle_core::Result<f64> {
+    Ok(f64::from(logits.mean_all()?.to_scalar::<f32>()?))
+}
+
+fn above_zero(logits: &Tensor) -> candle_core::Result<f64> {
+    let above = logits.detach().gt(0f64)?.to_dtype(candle_core::DType::F32)?;
+    mean(&above)
+}

@@ -1,0 +1,130 @@
+//! The progress bar of a training run.
+
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use training::{Event, Observer, Terms};
+
+/// Share of the newest step in the numbers shown.
+const FRESHNESS: f64 = 0.05;
+/// Steps between two lines where there is no terminal.
+const PLAIN_EVERY: u64 = 50;
+/// Terms worth showing, with their short names.
+const SHOWN: [(&str, &str); 7] = [
+    ("pixel_loss", "pixel"),
+    ("p_loss", "lpips"),
+    ("quant_loss", "quant"),
+    ("g_loss", "g"),
+    ("disc_loss", "d"),
+    ("grad_norm", "grad"),
+    ("lr", "lr"),
+];
+
+/// Draws a run on the terminal, or prints a line now and then.
+pub struct Progress {
+    bar: ProgressBar,
+    plain: bool,
+    smooth: Terms,
+    seconds: f64,
+    begun: Instant,
+}
+
+impl Progress {
+    /// A bar on stderr; lines if `plain`, or if stderr is no terminal.
+    pub fn new(plain: bool) -> Self {
+        let bar = ProgressBar::new(0);
+        if plain {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        let template = "{bar:24} {pos}/{len} {msg}";
+        bar.set_style(
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+        );
+        let plain = plain || bar.is_hidden();
+        Self { bar, plain, smooth: Terms::new(), seconds: 0.0, begun: Instant::now() }
+    }
+
+    /// Removes the bar.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn say(&self, line: &str) {
+        if self.plain {
+            eprintln!("{line}");
+        } else {
+            self.bar.println(line);
+        }
+    }
+
+    fn after_step(&mut self, step: u64, terms: &Terms, pictures: usize, seconds: f64) {
+        let blend = |old: f64, new: f64| old + FRESHNESS * (new - old);
+        for (&name, &value) in terms.iter().filter(|(_, value)| value.is_finite()) {
+            let entry = self.smooth.entry(name).or_insert(value);
+            *entry = blend(*entry, value);
+        }
+        self.seconds = if self.seconds == 0.0 { seconds } else { blend(self.seconds, seconds) };
+        let left = self.bar.length().unwrap_or(step).saturating_sub(step) as f64 * self.seconds;
+        let mut message = format!(
+            "{:.2} steps/s  {:.1} images/s  {} left",
+            1.0 / self.seconds,
+            pictures as f64 / self.seconds,
+            clock(left)
+        );
+        for (name, short) in SHOWN {
+            if let Some(value) = self.smooth.get(name) {
+                let text =
+                    if name == "lr" { format!("{value:.1e}") } else { format!("{value:.4}") };
+                message += &format!("  {short} {text}");
+            }
+        }
+        self.bar.set_position(step);
+        if !self.plain {
+            self.bar.set_message(message);
+        } else if step.is_multiple_of(PLAIN_EVERY) {
+            let time = clock(self.begun.elapsed().as_secs_f64());
+            eprintln!("{time}  step {step}/{}  {message}", self.bar.length().unwrap_or(0));
+        }
+    }
+}
+
+impl Observer for Progress {
+    fn see(&mut self, event: &Event) {
+        match event {
+            Event::Started { step, steps, parameters, pictures, resumed } => {
+                self.bar.set_length(*steps);
+                self.bar.set_position(*step);
+                if let Some(path) = resumed {
+                    self.say(&format!("continuing from {}", path.display()));
+                }
+                self.say(&format!(
+                    "{:.2} M parameters, {} pictures, {} held out",
+                    *parameters as f64 / 1e6,
+                    pictures.0,
+                    pictures.1
+                ));
+            }
+            Event::Step { step, terms, pictures, seconds } => {
+                self.after_step(*step, terms, *pictures, *seconds);
+            }
+            Event::Validated { step, result } => self.say(&format!(
+                "step {step}: held out PSNR {:.2} dB, L1 {:.4}, codes used {:.1} %, perplexity {:.0}",
+                result.psnr,
+                result.l1,
+                100.0 * result.usage,
+                result.perplexity
+            )),
+            Event::Revived { step, codes } => {
+                self.say(&format!("step {step}: revived {codes} codes"));
+            }
+            Event::Wrote { what, path } => self.say(&format!("{what}: {}", path.display())),
+            Event::Warning { message } => self.say(&format!("warning: {message}")),
+            _ => {}
+        }
+    }
+}
+
+fn clock(seconds: f64) -> String {
+    let seconds = seconds.max(0.0) as u64;
+    format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
