@@ -1,22 +1,28 @@
 //! The header of a safetensors file: an 8-byte length, then JSON, then data.
 //!
-//! The crate `safetensors` checks that the tensors tile the data exactly; here
-//! only the header is read, and the data stays on disk.
+//! The crate `safetensors` checks that the tensors tile the data exactly; its
+//! own reader wants the whole file in memory, so the header is read here, and
+//! the data stays on disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use safetensors::tensor::Metadata;
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, Result};
-use crate::slab::{MAX_RANK, Slab};
+use crate::slab::{MAX_RANK, MAX_TENSORS, Slab};
 
 /// The format's own limit on the header.
 pub(crate) const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// The bytes of the header's length.
 pub(crate) const LENGTH_BYTES: u64 = 8;
+
+const METADATA_KEY: &str = "__metadata__";
 
 /// What a header says.
 pub(crate) struct Header {
@@ -42,7 +48,11 @@ pub(crate) fn read_header(path: &Path, file: &mut File, file_bytes: u64) -> Resu
     // At most MAX_HEADER_BYTES, and the file is known to have them.
     let mut header = vec![0; length as usize];
     file.read_exact(&mut header).map_err(Error::io(path))?;
-    let header: Metadata = serde_json::from_slice(&header)
+    let (metadata, tensors) = serde_json::from_slice::<Entries>(&header)
+        .map_err(|e| Error::format(path, format!("the safetensors header is invalid: {e}")))
+        .map(|entries| (entries.metadata, entries.tensors))?;
+    // Checks that the tensors tile the data.
+    let header = Metadata::new(None, tensors)
         .map_err(|e| Error::format(path, format!("the safetensors header is invalid: {e}")))?;
     let expected = data_start.checked_add(header.data_len() as u64);
     if expected != Some(file_bytes) {
@@ -63,6 +73,49 @@ pub(crate) fn read_header(path: &Path, file: &mut File, file_bytes: u64) -> Resu
         let start = data_start + info.data_offsets.0 as u64;
         slabs.insert(name, Slab::row_major(info.dtype, info.shape.clone(), start));
     }
-    let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
     Ok(Header { slabs, metadata })
+}
+
+/// The header's JSON: tensors by offset, and text.
+#[derive(Default)]
+struct Entries {
+    tensors: Vec<(String, TensorInfo)>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(EntriesVisitor)
+    }
+}
+
+/// Reads entry by entry, so that the limit on them holds before they are made.
+struct EntriesVisitor;
+
+impl<'de> Visitor<'de> for EntriesVisitor {
+    type Value = Entries;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries, A::Error> {
+        let mut entries = Entries::default();
+        let mut names = HashSet::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if names.len() >= MAX_TENSORS {
+                return Err(de::Error::custom(format!("more than {MAX_TENSORS} tensors")));
+            }
+            if !names.insert(name.clone()) {
+                return Err(de::Error::custom(format!("two tensors are named {name:?}")));
+            }
+            if name == METADATA_KEY {
+                entries.metadata = map.next_value()?;
+            } else {
+                entries.tensors.push((name, map.next_value()?));
+            }
+        }
+        entries.tensors.sort_by_key(|(_, info)| info.data_offsets);
+        Ok(entries)
+    }
 }

@@ -4,6 +4,9 @@ use std::io::{self, Read};
 
 use safetensors::Dtype;
 
+/// The largest number of tensors in a file. A 1.4 billion parameter transformer
+/// has about 800.
+pub(crate) const MAX_TENSORS: usize = 1 << 17;
 /// The largest number of dimensions of a tensor.
 pub(crate) const MAX_RANK: usize = 16;
 /// The largest number of elements that a view may have beyond those that are
@@ -110,7 +113,7 @@ impl Slab {
 /// The size of an element in bytes; `None` for types smaller than a byte.
 pub(crate) fn element_bytes(dtype: Dtype) -> Option<u64> {
     let bits = dtype.bitsize() as u64;
-    (bits % 8 == 0).then_some(bits / 8)
+    bits.is_multiple_of(8).then_some(bits / 8)
 }
 
 /// The elements from the first to the last of a view, both included.

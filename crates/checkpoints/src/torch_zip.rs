@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::Path;
+use std::rc::Rc;
 
 use crate::error::{Error, Result};
 use crate::pickle::{self, state_dict};
@@ -24,7 +25,7 @@ pub(crate) fn read(path: &Path, file: &mut File, file_bytes: u64) -> Result<Cont
     let pickle = archive.pickle()?;
     let found = state_dict::find(&pickle).map_err(|reason| Error::format(path, reason))?;
 
-    let mut storages: HashMap<String, Extent> = HashMap::new();
+    let mut storages: HashMap<Rc<str>, Extent> = HashMap::new();
     let mut slabs = BTreeMap::new();
     let mut skipped = Vec::new();
     for (name, tensor) in found.entries {

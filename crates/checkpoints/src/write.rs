@@ -97,7 +97,7 @@ fn header(path: &Path, parts: &[Part], metadata: BTreeMap<String, String>) -> Re
         );
     }
     header.push('}');
-    while header.len() as u64 % LENGTH_BYTES != 0 {
+    while !(header.len() as u64).is_multiple_of(LENGTH_BYTES) {
         header.push(' ');
     }
     Ok(header)

@@ -108,7 +108,11 @@ fn every_golden_configuration_is_read() -> Result<()> {
     let Some(dir) = golden::shared_path("golden") else { return Ok(()) };
     let mut read = 0;
     for group in std::fs::read_dir(dir)? {
-        for file in std::fs::read_dir(group?.path())? {
+        let group = group?.path();
+        if !group.is_dir() {
+            continue;
+        }
+        for file in std::fs::read_dir(group)? {
             let path = file?.path();
             if path.extension().is_some_and(|extension| extension == "yaml") {
                 let text = std::fs::read_to_string(&path)?;
@@ -121,5 +125,28 @@ fn every_golden_configuration_is_read() -> Result<()> {
         }
     }
     ensure!(read >= 4, "{read} configurations");
+    Ok(())
+}
+
+/// The names of all published models: buffers are told from weights.
+#[test]
+fn every_published_name_is_understood() -> Result<()> {
+    let Some(dir) = golden::shared_path("reference/keys") else { return Ok(()) };
+    let mut names = 0;
+    for file in std::fs::read_dir(dir)? {
+        for line in std::fs::read_to_string(file?.path())?.lines() {
+            let [name, _, _, role] = line.split('\t').collect::<Vec<_>>()[..] else { continue };
+            // A buffer in the reference, and yet an input of the network.
+            let needed = role == "param" || name == "cls_embedding.uncond_embedding";
+            let expected = match needed {
+                _ if name.starts_with("loss.") => KeyUse::IgnoreLoss,
+                true => KeyUse::Load,
+                false => KeyUse::IgnoreBuffer,
+            };
+            ensure!(reference_key_use(name) == expected, "{name}");
+            names += 1;
+        }
+    }
+    ensure!(names > 5000, "{names} names");
     Ok(())
 }

@@ -128,6 +128,12 @@ fn what_is_no_checkpoint_is_told_apart() -> Result<()> {
         (b"model:\n  target: x".to_vec(), "--config"),
         (b"\xff\xff\xff\xff\xff\xff\xff\xff{}".to_vec(), "header"),
         (b"\x02\0\0\0\0\0\0\0{}trailing".to_vec(), "header"),
+        (
+            b"\x58\0\0\0\0\0\0\0{\"a\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]},\
+           \"a\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}"
+                .to_vec(),
+            "two tensors are named \"a\"",
+        ),
         (b"hello".to_vec(), "neither"),
     ] {
         let message = refusal(&bytes)?;

@@ -167,7 +167,7 @@ impl Machine<'_> {
                 self.put(slot)?;
             }
             0x94 => {
-                // At most MAX_PICKLE_BYTES of them.
+                // At most MAX_OBJECTS of them.
                 let slot = self.memo.len() as u32;
                 self.put(slot)?;
             }
@@ -341,6 +341,9 @@ impl Machine<'_> {
 
     fn put(&mut self, slot: u32) -> Result<()> {
         let top = self.top()?;
+        if self.memo.len() >= MAX_OBJECTS {
+            return Err(self.input.error(format!("more than {MAX_OBJECTS} kept values")));
+        }
         self.memo.insert(slot, top);
         Ok(())
     }

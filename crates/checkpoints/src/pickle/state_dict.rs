@@ -4,9 +4,10 @@
 //! with a reference to a storage, which lies in the archive under its key.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use crate::element::storage_dtype;
-use crate::slab::{MAX_RANK, View};
+use crate::slab::{MAX_RANK, MAX_TENSORS, View};
 
 use super::{Id, Object, Pickle};
 
@@ -31,7 +32,7 @@ pub(crate) struct StateDict {
 #[derive(Debug, PartialEq)]
 pub(crate) struct StoredTensor {
     /// The storage's name in the archive.
-    pub(crate) storage: String,
+    pub(crate) storage: Rc<str>,
     pub(crate) view: View,
 }
 
@@ -65,6 +66,9 @@ pub(crate) fn find(pickle: &Pickle) -> Result<StateDict, String> {
             ));
         }
         entries.insert(name.to_string(), stored_tensor(pickle, value));
+        if entries.len() > MAX_TENSORS {
+            return Err(format!("the state dict has more than {MAX_TENSORS} entries"));
+        }
     }
     Ok(StateDict { section, entries })
 }
@@ -109,13 +113,13 @@ fn stored_tensor(pickle: &Pickle, id: Id) -> Option<StoredTensor> {
 
 /// The key and element type of `("storage", class, key, location, numel)`. The
 /// location (a CUDA device, say) does not matter: the bytes are in the file.
-fn storage_of(pickle: &Pickle, id: Id) -> Option<(String, safetensors::Dtype)> {
+fn storage_of(pickle: &Pickle, id: Id) -> Option<(Rc<str>, safetensors::Dtype)> {
     let Object::Persistent(reference) = pickle.get(id) else { return None };
     let &[tag, class, key, ..] = sequence(pickle, *reference)? else { return None };
-    let key = pickle.text(key).filter(|key| key.len() <= MAX_NAME_BYTES)?;
+    let Object::Str(key) = pickle.get(key) else { return None };
     match (pickle.text(tag)?, global(pickle, class)?) {
         ("storage", ("torch" | "torch.cuda", class)) => {
-            Some((key.to_string(), storage_dtype(class)?))
+            Some((Rc::clone(key), storage_dtype(class)?))
         }
         _ => None,
     }

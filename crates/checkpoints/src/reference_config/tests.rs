@@ -105,7 +105,9 @@ fn bad_interpolations_are_named() {
     for i in 1..200 {
         let before = i - 1;
         doubling += &format!("a{i}: '${{a{before}}}${{a{before}}}'\n");
-        nodes += &format!("a{i}: ['${{a{before}}}', '${{a{before}}}']\n");
+        if i < 40 {
+            nodes += &format!("a{i}: ['${{a{before}}}', '${{a{before}}}']\n");
+        }
         chain += &format!("a{i}: '${{a{before}}}'\n");
     }
     for (text, part) in [
@@ -131,7 +133,7 @@ fn alias_bombs_are_refused() {
     let mut bomb = String::from("a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1]\n");
     for i in 1..12 {
         let item = format!("*a{}", i - 1);
-        bomb += &format!("a{i}: &a{i} [{}]\n", vec![item.as_str(); 8].join(", "));
+        bomb += &format!("a{i}: &a{i} [{}]\n", [item.as_str(); 8].join(", "));
     }
     assert!(parse(&bomb).is_err());
     assert!(parse(&format!("a: {}", "[".repeat(10_000))).is_err());

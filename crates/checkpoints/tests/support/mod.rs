@@ -99,7 +99,6 @@ pub fn lightning() -> Result<Vec<u8>> {
         .tensor("0", "FloatStorage", 1, &[3, 2], &[1, 3])
         .text("b.param")
         .global("torch._utils", "_rebuild_parameter")
-        .raw(b"(")
         .tensor("1", "LongStorage", 0, &[2], &[1])
         .raw(b"\x88N\x87R")
         .text("c.flag")
