@@ -42,7 +42,7 @@ fn argmax<T: WithDType>(scores: &[T], layout: &Layout) -> CandleResult<Option<Ve
         let mut ordered = true;
         for (i, &score) in row.iter().enumerate() {
             // False for NaN alone.
-            ordered &= score == score;
+            ordered &= score.partial_cmp(&score).is_some();
             if score > row[best] {
                 best = i;
             }

@@ -65,7 +65,7 @@ fn gumbel_case() -> Result<(Vec<Tensor>, Tensor, Tensor)> {
 }
 
 fn gumbel(at: &[Tensor]) -> Result<GumbelQuantizer> {
-    Ok(GumbelQuantizer::new(at[0].clone(), &at[1], at[2].clone(), 0.3, true)?)
+    Ok(GumbelQuantizer::new(at[0].clone(), at[1].clone(), at[2].clone(), 0.3, true)?)
 }
 
 #[test]

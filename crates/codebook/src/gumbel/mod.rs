@@ -27,7 +27,7 @@ const CHUNK_LOGITS: usize = 4 << 20;
 #[derive(Clone, Debug)]
 pub struct GumbelQuantizer {
     codebook: Tensor,
-    /// `[K, features]`.
+    /// `[K, features, 1, 1]`.
     weight: Tensor,
     /// `[K]`.
     bias: Tensor,
@@ -40,7 +40,7 @@ impl GumbelQuantizer {
     /// `[K, features, 1, 1]` and `bias` `[K]` that gives the logits.
     pub fn new(
         codebook: Tensor,
-        weight: &Tensor,
+        weight: Tensor,
         bias: Tensor,
         kl_weight: f64,
         straight_through: bool,
@@ -49,16 +49,10 @@ impl GumbelQuantizer {
         let shape_error = |what, tensor: &Tensor, expected| {
             Err(Error::Shape { op: OP, what, shape: tensor.dims().to_vec(), expected })
         };
-        let weight = match *weight.dims() {
-            [k, features, 1, 1] if k == len && features > 0 => weight.reshape((k, features))?,
-            _ => {
-                return shape_error(
-                    "projection weight",
-                    weight,
-                    format!("[{len}, features, 1, 1]"),
-                );
-            }
-        };
+        if !matches!(*weight.dims(), [k, features, 1, 1] if k == len && features > 0) {
+            let expected = format!("[{len}, features, 1, 1]");
+            return shape_error("projection weight", &weight, expected);
+        }
         if *bias.dims() != [len] {
             return shape_error("projection bias", &bias, format!("[{len}]"));
         }
@@ -82,7 +76,7 @@ impl GumbelQuantizer {
         let codebook = vb.get_with_hints((len, dim), "embed.weight", normal)?;
         let weight = vb.get_with_hints((len, features, 1, 1), "proj.weight", uniform)?;
         let bias = vb.get_with_hints(len, "proj.bias", uniform)?;
-        Self::new(codebook, &weight, bias, kl_weight, straight_through)
+        Self::new(codebook, weight, bias, kl_weight, straight_through)
     }
 
     /// The codebook, `[K, D]`.
@@ -102,7 +96,9 @@ impl GumbelQuantizer {
 
     /// `proj` of `vectors` `[N, features]`: `[N, K]`.
     fn logits(&self, vectors: &Tensor) -> Result<Tensor> {
-        let weight = precise(&self.weight)?.to_dtype(vectors.dtype())?;
+        // Flattened at each use: a copy made once would miss the optimiser's steps.
+        let weight = self.weight.flatten_from(1)?;
+        let weight = precise(&weight)?.to_dtype(vectors.dtype())?;
         let bias = precise(&self.bias)?.to_dtype(vectors.dtype())?;
         Ok(vectors.matmul(&weight.t()?)?.broadcast_add(&bias)?)
     }

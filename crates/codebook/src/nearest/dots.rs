@@ -5,11 +5,11 @@ use super::rows::Rows;
 /// Writes `vectors[i] . codes[k]` to `out[i * codes.len() + k]`.
 ///
 /// # Panics
-/// If `out` is shorter than `vectors.len() * codes.len()`, or the rows differ
-/// in length: both are bugs of the caller.
+/// If `out` is shorter than `vectors.len() * codes.len()`, or rows of `codes` are
+/// shorter than those of `vectors`: both are bugs of the caller.
 pub(super) fn dot_products(vectors: Rows<f32>, codes: Rows<f32>, out: &mut [f32]) {
     let (m, n, k) = (vectors.len(), codes.len(), vectors.dim());
-    assert_eq!(codes.dim(), k, "rows of different lengths");
+    debug_assert_eq!(codes.dim(), k, "rows of different lengths");
     let out = &mut out[..m * n];
     let (vectors, codes) = (&vectors.values()[..m * k], &codes.values()[..n * k]);
     // SAFETY: the strides below address exactly `m * n` values of `out`,

@@ -4,13 +4,30 @@ use rayon::prelude::*;
 
 use super::rows::Rows;
 
-/// `|a - b|^2` in f64, summed in order: the one definition of distance here.
+/// Partial sums, so that additions need not wait for each other.
+const LANES: usize = 8;
+
+/// `|a - b|^2` in f64: the one definition of distance here.
 pub(super) fn squared_distance<T: Copy + Into<f64>>(a: &[T], b: &[T]) -> f64 {
-    let square = |(&a, &b): (&T, &T)| {
-        let difference: f64 = a.into() - b.into();
-        difference * difference
-    };
-    a.iter().zip(b).map(square).sum()
+    sum_pairs(a, b, |a, b| (a - b) * (a - b))
+}
+
+/// `|a|^2` in f64.
+pub(super) fn squared_norm<T: Copy + Into<f64>>(a: &[T]) -> f64 {
+    sum_pairs(a, a, |a, _| a * a)
+}
+
+/// The sum of `term` over pairs of values, always in the same order.
+fn sum_pairs<T: Copy + Into<f64>>(a: &[T], b: &[T], term: impl Fn(f64, f64) -> f64) -> f64 {
+    let mut sums = [0.0; LANES];
+    let (mut a, mut b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    for (a, b) in a.by_ref().zip(b.by_ref()) {
+        for lane in 0..LANES {
+            sums[lane] += term(a[lane].into(), b[lane].into());
+        }
+    }
+    let rest = a.remainder().iter().zip(b.remainder());
+    sums.iter().sum::<f64>() + rest.map(|(&a, &b)| term(a.into(), b.into())).sum::<f64>()
 }
 
 /// The nearest row for each vector; `None` if a distance is not finite.

@@ -11,7 +11,7 @@
 use rayon::prelude::*;
 
 use super::dots::dot_products;
-use super::plain::{self, squared_distance};
+use super::plain::{self, squared_distance, squared_norm};
 use super::rows::Rows;
 
 /// Vectors of a tile: enough that packing the codes for the product pays.
@@ -133,8 +133,8 @@ fn search_codes(
 
 /// Squared norms of the rows; `None` if one is not finite.
 fn squared_norms(rows: Rows<f32>) -> Option<Vec<f64>> {
-    let norm = |row: &[f32]| row.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>();
-    rows.iter().map(norm).map(|norm| norm.is_finite().then_some(norm)).collect()
+    let norm = |row: &[f32]| Some(squared_norm(row)).filter(|norm| norm.is_finite());
+    rows.values().par_chunks_exact(rows.dim()).map(norm).collect()
 }
 
 /// A bound on the error of any score of a vector; `None` if there is none.
