@@ -1,1 +1,41 @@
-//! A loaded model, ready to use: image to codes to image
+//! A loaded model, ready to use: image to codes to image.
+//!
+//! [`ModelSpec`] says where a model is (our model folder, a reference run
+//! folder, a single weights file with its configuration) and [`Codec::load`]
+//! turns it into a [`Codec`]: pictures of any size in, codes out, and back.
+//! What a published configuration file calls its model is mapped here, in
+//! `reference_target`; names and shapes of weights are checked by
+//! `checkpoints`; the network itself is `vq-autoencoder`.
+//!
+//! ```no_run
+//! use pipeline::{Codec, LoadOptions, ModelSpec};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let codec = Codec::load(&ModelSpec::new("models/emoji"), &LoadOptions::default())?;
+//! let picture = image_data::load_rgb("cat.png".as_ref(), &image_data::Limits::default())?;
+//! let codes = codec.encode_images(std::slice::from_ref(&picture))?;
+//! let again = codec.decode(&codes, picture.dimensions())?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! This crate knows nothing of terminals, and nothing of training.
+
+mod codec;
+mod description;
+mod device;
+mod digest;
+mod error;
+mod model_config;
+mod model_spec;
+mod picture;
+mod reference_target;
+mod weights;
+
+pub use codebook::CodeGrid;
+pub use codec::{Codec, LoadOptions};
+pub use description::Description;
+pub use device::{parse_device, parse_dtype};
+pub use error::{Error, Result};
+pub use image::RgbImage;
+pub use model_config::{KIND, model_config, vq_config};
+pub use model_spec::ModelSpec;

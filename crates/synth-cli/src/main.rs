@@ -1,2 +1,30 @@
-//! placeholder
-fn main() {}
+//! `synth-cli`: images to codes, codes to images, from the command line.
+//!
+//! Arguments are parsed into [`args`], resolved once by [`session`], and the
+//! [`commands`] do the rest with `pipeline`. No formula lives here.
+
+mod args;
+mod batches;
+mod commands;
+mod exit;
+mod inputs;
+mod output_names;
+mod output_plan;
+mod recipe;
+mod report;
+mod session;
+mod table;
+mod threads;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    threads::limit(args.common.threads);
+    match commands::run(args) {
+        Ok(outcome) => outcome.into(),
+        Err(error) => exit::report(&error),
+    }
+}

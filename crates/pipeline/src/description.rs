@@ -1,0 +1,30 @@
+//! What there is to say about a codec.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use vq_autoencoder::VqConfig;
+
+/// A codec in words and numbers, for people and for JSON.
+#[derive(Debug, Clone, Serialize)]
+pub struct Description {
+    /// The file of the weights.
+    pub weights: PathBuf,
+    /// What kind of place they were found in: a model folder, a run folder, a
+    /// reference run folder, or a weights file.
+    pub origin: &'static str,
+    /// The codec's identity; see `Codec::sha256`.
+    pub sha256: String,
+    /// Weights, without buffers.
+    pub parameters: u64,
+    /// Sides of a picture over sides of its code grid.
+    pub factor: usize,
+    /// How many codes there are.
+    pub codes: usize,
+    /// Tensors of the loss module (LPIPS, discriminator): known, not loaded.
+    pub loss_tensors: usize,
+    /// Other tensors that the codec does not need.
+    pub ignored_tensors: usize,
+    /// The architecture.
+    pub config: VqConfig,
+}

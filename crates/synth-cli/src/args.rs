@@ -1,0 +1,193 @@
+//! The command line as it is typed; nothing is looked up here.
+
+use std::path::PathBuf;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Parser, Subcommand};
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done; 1 nothing to do, or what was named is not there; 2 error, \
+also when one of many inputs failed and the others are done.
+
+Results go to stdout (a table, or JSON lines with --json), progress and errors \
+to stderr.";
+
+const COMMON: &str = "Common options";
+const MODEL: &str = "Model";
+
+/// Images to codes, codes to images, with a VQGAN.
+#[derive(Parser, Debug)]
+#[command(name = "synth-cli", version, about, after_help = AFTER_HELP)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// What every command understands.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Encode pictures and decode them again, to see what the model keeps
+    Reconstruct(ReconstructArgs),
+    /// Turn pictures into codes
+    Encode(EncodeArgs),
+    /// Turn codes into pictures
+    Decode(DecodeArgs),
+    /// Say what a model, a codes file or a picture holds
+    Inspect(InspectArgs),
+}
+
+/// Options of all commands.
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = COMMON)]
+pub struct Common {
+    /// Where to compute: cpu, cuda, cuda:N or metal
+    #[arg(long, global = true, value_name = "DEVICE", default_value = "cpu")]
+    pub device: String,
+    /// What to compute in
+    #[arg(
+        long,
+        global = true,
+        default_value = "f32",
+        value_parser = PossibleValuesParser::new(["f32", "bf16", "f16"])
+    )]
+    pub dtype: String,
+    /// Threads to compute with [default: one per core]
+    #[arg(
+        long,
+        global = true,
+        value_name = "N",
+        value_parser = clap::value_parser!(u16).range(1..=1024)
+    )]
+    pub threads: Option<u16>,
+    /// Print results as JSON lines
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Keep stderr for errors: no progress, no notes
+    #[arg(long, global = true)]
+    pub quiet: bool,
+}
+
+/// Which model, and how much memory it may take.
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = MODEL)]
+pub struct ModelArgs {
+    /// A model folder, a reference run folder (configs/*-project.yaml and
+    /// checkpoints/last.ckpt), or a weights file with --config
+    #[arg(long, value_name = "PATH")]
+    pub model: PathBuf,
+    /// The configuration of a weights file: a reference project file (YAML), a
+    /// config.json, or a preset's name
+    #[arg(long, value_name = "FILE|PRESET")]
+    pub config: Option<PathBuf>,
+    /// Memory for activations, in MiB; larger pictures are processed in tiles
+    /// [default: tiles of 512x512 pixels]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    pub memory: Option<u64>,
+}
+
+/// Which pictures, and how they are read.
+#[derive(clap::Args, Debug)]
+pub struct PictureArgs {
+    /// Pictures, or folders of them (read with their sub-folders)
+    #[arg(required = true, value_name = "IMAGE|DIR")]
+    pub inputs: Vec<PathBuf>,
+    /// Refuse pictures of more pixels than this; raise it for large ones
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_pixels: Option<u64>,
+    /// Pictures of one size to process together
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = batch_size)]
+    pub batch: usize,
+}
+
+/// `reconstruct`.
+#[derive(clap::Args, Debug)]
+pub struct ReconstructArgs {
+    #[command(flatten)]
+    pub pictures: PictureArgs,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The folder for the results; sub-folders of inputs are kept
+    #[arg(long, value_name = "DIR", default_value = "reconstructed")]
+    pub output: PathBuf,
+    /// Also write NAME-compare.png: the original beside its reconstruction
+    #[arg(long)]
+    pub compare: bool,
+    /// Measure PSNR and SSIM of each picture, and their means
+    #[arg(long)]
+    pub metrics: bool,
+    /// Replace files that exist
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `encode`.
+#[derive(clap::Args, Debug)]
+pub struct EncodeArgs {
+    #[command(flatten)]
+    pub pictures: PictureArgs,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The folder for the results: NAME.codes.safetensors for each picture
+    #[arg(long, value_name = "DIR", default_value = "codes")]
+    pub output: PathBuf,
+    /// Write all codes to this one file instead; all pictures must then have
+    /// a code grid of the same size
+    #[arg(long, value_name = "FILE", conflicts_with = "output")]
+    pub single: Option<PathBuf>,
+    /// Replace files that exist
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `decode`.
+#[derive(clap::Args, Debug)]
+pub struct DecodeArgs {
+    /// Codes files, or folders with files called *.codes.safetensors
+    #[arg(required = true, value_name = "CODES|DIR")]
+    pub inputs: Vec<PathBuf>,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The folder for the pictures, which get the names they were encoded from
+    #[arg(long, value_name = "DIR", default_value = "decoded")]
+    pub output: PathBuf,
+    /// Pictures of one size to process together
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = batch_size)]
+    pub batch: usize,
+    /// Replace files that exist
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `inspect`.
+#[derive(clap::Args, Debug)]
+pub struct InspectArgs {
+    /// Model folders, weights files, codes files, pictures
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// The configuration of a weights file: a reference project file (YAML), a
+    /// config.json, or a preset's name
+    #[arg(long, value_name = "FILE|PRESET")]
+    pub config: Option<PathBuf>,
+}
+
+fn batch_size(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 1..=4096) => Ok(n),
+        _ => Err("give a number from 1 to 4096".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn definitions_are_consistent() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,26 @@
+//! The commands.
+
+mod decode;
+mod encode;
+mod inspect;
+mod reconstruct;
+
+use anyhow::Result;
+
+use crate::args::{Args, Command};
+use crate::exit::Outcome;
+use crate::session::Session;
+
+/// Does what the arguments say.
+///
+/// # Errors
+/// When it could not begin. What fails later is reported as it happens.
+pub fn run(args: Args) -> Result<Outcome> {
+    let session = Session::new(&args.common)?;
+    match args.command {
+        Command::Reconstruct(args) => reconstruct::run(&session, &args),
+        Command::Encode(args) => encode::run(&session, &args),
+        Command::Decode(args) => decode::run(&session, &args),
+        Command::Inspect(args) => inspect::run(&session, &args),
+    }
+}

@@ -1,0 +1,182 @@
+//! `inspect`: what a model, a codes file or a picture holds.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use candle_core::Device;
+use checkpoints::TensorFile;
+use checkpoints::codes_file::CodesFile;
+use codebook::CodeUsage;
+use image_data::{Limits, load_rgb, png_text};
+use pipeline::{CodeGrid, ModelSpec};
+use serde_json::{Value, json};
+
+use crate::args::InspectArgs;
+use crate::exit::{NotFound, Outcome};
+use crate::report::print_line;
+use crate::session::Session;
+use crate::table::shown;
+
+/// How many names of pictures or tensors are shown.
+const SHOWN: usize = 8;
+
+/// Tells what each path holds.
+///
+/// # Errors
+/// [`NotFound`] when nothing is there at all.
+pub fn run(session: &Session, args: &InspectArgs) -> Result<Outcome> {
+    let missing: Vec<PathBuf> = args.paths.iter().filter(|path| !path.exists()).cloned().collect();
+    if missing.len() == args.paths.len() {
+        return Err(NotFound(missing).into());
+    }
+    let mut outcome = Outcome::Done;
+    for path in &args.paths {
+        match facts(session, args, path) {
+            Ok(facts) => print(session, path, &facts),
+            Err(error) => {
+                outcome = Outcome::Failed;
+                eprintln!("synth-cli: {error:#}");
+                if session.json {
+                    let error = format!("{error:#}");
+                    let line = json!({ "type": "failure", "source": path, "error": error });
+                    print_line(&line.to_string());
+                }
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+/// Names and values, in the order they are shown.
+type Facts = Vec<(&'static str, Value)>;
+
+fn facts(session: &Session, args: &InspectArgs, path: &Path) -> Result<Facts> {
+    if !path.exists() {
+        return Err(NotFound(vec![path.to_path_buf()]).into());
+    }
+    if path.is_dir() {
+        return model(session, args, path);
+    }
+    match TensorFile::open(path) {
+        Ok(file) if file.metadata().get("kind").is_some_and(|kind| kind == "synth-codes") => {
+            codes(path)
+        }
+        Ok(file) => match model(session, args, path) {
+            Ok(facts) => Ok(facts),
+            // Without its configuration a weights file is still a list of tensors.
+            Err(error) if args.config.is_none() => Ok(tensors(&file, &error)),
+            Err(error) => Err(error),
+        },
+        Err(weights_error) => match load_rgb(path, &Limits::default()) {
+            Ok(picture) => Ok(self::picture(path, picture.dimensions())),
+            Err(image_data::Error::UnknownFormat { .. }) => Err(weights_error.into()),
+            Err(error) => Err(error.into()),
+        },
+    }
+}
+
+fn model(session: &Session, args: &InspectArgs, path: &Path) -> Result<Facts> {
+    let config = if path.is_dir() { None } else { args.config.clone() };
+    let codec = session.load_spec(&ModelSpec { model: path.to_path_buf(), config }, None)?;
+    let about = codec.describe();
+    Ok(vec![
+        ("type", json!("model")),
+        ("origin", json!(about.origin)),
+        ("weights", json!(about.weights)),
+        ("sha256", json!(about.sha256)),
+        ("parameters", json!(about.parameters)),
+        ("factor", json!(about.factor)),
+        ("codes", json!(about.codes)),
+        ("loss_tensors", json!(about.loss_tensors)),
+        ("ignored_tensors", json!(about.ignored_tensors)),
+        ("config", serde_json::to_value(&about.config)?),
+    ])
+}
+
+fn codes(path: &Path) -> Result<Facts> {
+    let file = CodesFile::read(path)?;
+    let (h, w) = file.grid;
+    let mut usage = CodeUsage::new(file.codec.codebook_len);
+    let shape = (file.items.len(), h, w);
+    usage.add(&CodeGrid::from_vec(file.codes.clone(), shape, &Device::Cpu)?)?;
+    let names: Vec<_> = file.items.iter().take(SHOWN).map(|item| &item.name).collect();
+    Ok(vec![
+        ("type", json!("codes")),
+        ("pictures", json!(file.items.len())),
+        ("grid", json!([w, h])),
+        ("codec_kind", json!(file.codec.kind)),
+        ("codec_sha256", json!(file.codec.sha256)),
+        ("codebook", json!(file.codec.codebook_len)),
+        ("factor", json!(file.codec.factor)),
+        ("used_fraction", json!(usage.used_fraction())),
+        ("perplexity", json!(usage.perplexity())),
+        ("first_names", json!(names)),
+    ])
+}
+
+fn tensors(file: &TensorFile, why: &anyhow::Error) -> Facts {
+    let names: Vec<_> = file.names().take(SHOWN).collect();
+    let elements: usize =
+        file.names().filter_map(|name| file.shape(name)).map(|shape| shape.elem_count()).sum();
+    vec![
+        ("type", json!("weights")),
+        ("format", json!(format!("{:?}", file.kind()))),
+        ("tensors", json!(file.len())),
+        ("elements", json!(elements)),
+        ("first_names", json!(names)),
+        ("not_a_known_model", json!(format!("{why:#}"))),
+    ]
+}
+
+fn picture(path: &Path, (width, height): (u32, u32)) -> Facts {
+    let mut facts = vec![("type", json!("picture")), ("size", json!([width, height]))];
+    // Other formats have no such chunks.
+    for (keyword, text) in png_text(path).unwrap_or_default() {
+        match keyword.as_str() {
+            "parameters" => facts.push(("parameters", json!(text))),
+            "synth" => {
+                let recipe = serde_json::from_str(&text).unwrap_or(Value::String(text));
+                facts.push(("synth", recipe));
+            }
+            _ => {}
+        }
+    }
+    facts
+}
+
+fn print(session: &Session, path: &Path, facts: &Facts) {
+    if session.json {
+        let mut line = json!({ "source": path });
+        for (name, value) in facts {
+            line[*name] = value.clone();
+        }
+        print_line(&line.to_string());
+        return;
+    }
+    print_line(&shown(&path.to_string_lossy()));
+    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, value) in facts {
+        let name = name.replace('_', " ");
+        match value {
+            Value::Object(fields) => {
+                for (i, (field, value)) in fields.iter().enumerate() {
+                    let name = if i == 0 { name.as_str() } else { "" };
+                    print_line(&format!("  {name:width$}  {} {}", shown(field), plain(value)));
+                }
+            }
+            value => print_line(&format!("  {name:width$}  {}", plain(value))),
+        }
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => shown(text),
+        Value::Number(number) => match number.as_f64() {
+            Some(value) if number.is_f64() => format!("{value:.4}"),
+            _ => number.to_string(),
+        },
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}
