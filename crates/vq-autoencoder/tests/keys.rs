@@ -63,3 +63,21 @@ fn presets_have_the_published_keys() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn no_published_list_is_forgotten() -> Result<()> {
+    let Some(folder) = golden::shared_path("reference/keys") else { return Ok(()) };
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let text = std::fs::read_to_string(&path)?;
+        let list = path.file_stem().and_then(|stem| stem.to_str()).context("name")?;
+        for line in text.lines() {
+            let key = line.split('\t').next().unwrap_or_default();
+            if let Some(prefix) = key.strip_suffix("encoder.conv_in.weight") {
+                let known = LISTS.iter().any(|(l, p, _)| (*l, *p) == (list, prefix));
+                ensure!(known, "{list} has an autoencoder below {prefix:?}");
+            }
+        }
+    }
+    Ok(())
+}
