@@ -157,13 +157,16 @@ impl Batches {
     fn next_batch(&mut self) -> Result<Option<Batch>> {
         loop {
             let start = self.next_position();
+            if self.ended(start) {
+                return Ok(None);
+            }
             if start.index == 0 {
                 (self.epoch_readable, self.epoch_batches) = (0, 0);
             }
             let mut examples: Vec<Example> = Vec::with_capacity(self.plan.batch_size);
             while examples.len() < self.plan.batch_size {
                 let at = self.next_position();
-                if at.epoch != start.epoch || self.ended(at) {
+                if at.epoch != start.epoch {
                     break;
                 }
                 let (index, result) = self.source.take(self.taken)?;
@@ -186,9 +189,6 @@ impl Batches {
             }
             if self.taken >= self.len as u64 && self.epoch_batches == 0 {
                 return Err(self.nothing_readable());
-            }
-            if self.ended(self.next_position()) {
-                return Ok(None);
             }
         }
     }

@@ -154,17 +154,16 @@ impl ImageFolder {
         if let Some(image) = self.cache.get(index) {
             return Ok(image);
         }
-        let image = load_rgb(&self.root.join(&self.files[index]), &self.config.limits)?;
-        let size = self.config.size;
+        let (path, size, limits) =
+            (self.root.join(&self.files[index]), self.config.size, &self.config.limits);
+        let image = load_rgb(&path, limits)?;
+        let (width, height) = resize::smallest_max_size(image.width(), image.height(), size);
+        if width > image.width() {
+            // A line of pixels would be enlarged until it is `size` thick.
+            limits.check_size(&path, width, height)?;
+        }
         let image = match (self.config.resize, self.config.crop) {
             (ResizeRule::Taming, crop) => {
-                let (width, height) = (image.width(), image.height());
-                let (width, height) = resize::smallest_max_size(width, height, size);
-                let pixels = u64::from(width) * u64::from(height);
-                if pixels > self.config.limits.max_pixels {
-                    // A line of pixels, enlarged until it is `size` thick.
-                    self.config.limits.check_size(&self.files[index], width, height)?;
-                }
                 let image = resize::resize_u8(&image, width, height, Interpolation::Linear)?;
                 match crop {
                     Crop::Random => image,

@@ -86,9 +86,9 @@ mod tests {
         #[cfg(unix)]
         std::os::unix::fs::symlink(dir.path(), at("b/loop"))?;
         let root = dir.path().to_path_buf();
-        assert_eq!(list_images(&[root.clone()], false)?, [at("a.jpg"), at("z.PNG")]);
+        assert_eq!(list_images(std::slice::from_ref(&root), false)?, [at("a.jpg"), at("z.PNG")]);
         assert_eq!(
-            list_images(&[root.clone()], true)?,
+            list_images(std::slice::from_ref(&root), true)?,
             [at("a.jpg"), at("b/c/y.tga"), at("b/x.webp"), at("z.PNG")]
         );
         let given = [at("notes.txt"), at("missing.png"), root, at("a.jpg")];

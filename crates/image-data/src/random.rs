@@ -67,8 +67,8 @@ mod tests {
         assert_eq!(epoch_order(8, 1, 2), PINNED_ORDER);
         assert_eq!(below(&mut example_rng(1, 2, 3), 1000), PINNED_DRAW);
     }
-    const PINNED_ORDER: [usize; 8] = [0; 8];
-    const PINNED_DRAW: u64 = 0;
+    const PINNED_ORDER: [usize; 8] = [1, 0, 3, 2, 7, 4, 6, 5];
+    const PINNED_DRAW: u64 = 722;
 
     #[test]
     fn draws_are_uniform() {

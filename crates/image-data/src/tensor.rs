@@ -23,6 +23,8 @@ pub fn stack<I: Borrow<RgbImage>>(images: &[I], device: &Device) -> Result<Tenso
     };
     let (width, height) = first.borrow().dimensions();
     let area = width as usize * height as usize;
+    // As the reference: in f64, cast at the end.
+    let levels: [f32; 256] = std::array::from_fn(|value| (value as f64 / 127.5 - 1.0) as f32);
     let mut data = vec![0_f32; images.len() * 3 * area];
     for (image, out) in images.iter().zip(data.chunks_exact_mut((3 * area).max(1))) {
         let image: &RgbImage = image.borrow();
@@ -33,7 +35,7 @@ pub fn stack<I: Borrow<RgbImage>>(images: &[I], device: &Device) -> Result<Tenso
         }
         for (i, pixel) in image.chunks_exact(3).enumerate() {
             for (channel, &value) in pixel.iter().enumerate() {
-                out[channel * area + i] = f32::from(value) / 127.5 - 1.0;
+                out[channel * area + i] = levels[usize::from(value)];
             }
         }
     }

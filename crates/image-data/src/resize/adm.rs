@@ -1,6 +1,8 @@
 //! The crops of ADM (Dhariwal and Nichol 2021, `guided_diffusion/image_datasets.py`),
 //! which LlamaGen trains and evaluates with.
 
+use std::borrow::Cow;
+
 use image::RgbImage;
 use rand_chacha::ChaCha8Rng;
 
@@ -48,9 +50,10 @@ pub fn random_crop(
 /// Resizes to a smaller side of `size`.
 fn shrink(image: &RgbImage, size: u32) -> Result<RgbImage> {
     let smaller = |image: &RgbImage| image.width().min(image.height());
-    let mut current = image.clone();
+    let mut current = Cow::Borrowed(image);
     while size > 0 && u64::from(smaller(&current)) >= 2 * u64::from(size) {
-        current = resize(&current, current.width() / 2, current.height() / 2, Filter::Box)?;
+        let (width, height) = (current.width() / 2, current.height() / 2);
+        current = Cow::Owned(resize(&current, width, height, Filter::Box)?);
     }
     let (width, height) = super::smallest_max_size(current.width(), current.height(), size);
     resize(&current, width, height, Filter::Bicubic)

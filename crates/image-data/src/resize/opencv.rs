@@ -21,13 +21,13 @@ impl<const K: usize> Taps<K> {
         let scale = 1.0 / (to as f64 / from as f64);
         let mut taps = Self { index: Vec::with_capacity(to), weight: Vec::with_capacity(to) };
         for i in 0..to {
-            let position = ((i as f64 + 0.5) * scale - 0.5) as f32;
+            let position = (i as f64 + 0.5) * scale - 0.5;
             let floor = position.floor();
             let index = std::array::from_fn(|k| {
                 (floor as isize + first + k as isize).clamp(0, from as isize - 1) as usize
             });
             taps.index.push(index);
-            taps.weight.push(kernel(position - floor));
+            taps.weight.push(kernel((position - floor) as f32));
         }
         taps
     }
@@ -155,17 +155,11 @@ pub(super) fn linear_u8(source: &Plane<u8>, width: usize, height: usize) -> Vec<
 /// `INTER_CUBIC` on 8-bit samples.
 pub(super) fn cubic_u8(source: &Plane<u8>, width: usize, height: usize) -> Vec<u8> {
     let (x, y) = (cubic_taps(source.width, width), cubic_taps(source.height, height));
-    let (wx, wy) = (x.fixed(), y.fixed());
+    let dot = |s: [f32; 4], w: [f32; 4]| (0..4).map(|k| s[k] * w[k]).sum::<f32>();
     separable(
         source,
-        (&x.index, |s: [u8; 4], dx: usize| {
-            let w: [i32; 4] = wx[dx];
-            (0..4).map(|k| i32::from(s[k]) * w[k]).sum::<i32>()
-        }),
-        (&y.index, |s: [i32; 4], dy: usize| {
-            let sum: i64 = (0..4).map(|k| i64::from(s[k]) * i64::from(wy[dy][k])).sum();
-            ((sum + (1 << 21)) >> 22).clamp(0, 255) as u8
-        }),
+        (&x.index, |s: [u8; 4], dx: usize| dot(s.map(f32::from), x.weight[dx])),
+        (&y.index, |s: [f32; 4], dy: usize| dot(s, y.weight[dy]).round() as u8),
     )
 }
 

@@ -1,13 +1,16 @@
 //! `PIL.Image.resize` (Pillow `src/libImaging/Resample.c`): separable, the filter
 //! widened when shrinking (anti-aliasing), 8-bit between the passes.
 
-use image::{ImageBuffer, Pixel};
+use std::borrow::Cow;
+
+use image::RgbImage;
 
 use super::{Plane, check_sides, from_raw};
 use crate::Result;
 
 /// Pillow's fixed point: 32 bits, less 8 of the sample, less 2 for overshoot.
 const WEIGHT_BITS: u32 = 32 - 8 - 2;
+const CHANNELS: usize = 3;
 
 /// Pillow's resampling filters that the reference uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,33 +42,24 @@ impl Filter {
     }
 }
 
-/// `image.resize((width, height), filter)` of an 8-bit picture.
+/// `image.resize((width, height), filter)`.
 ///
 /// # Errors
 /// A side of 0, in or out.
-pub fn resize<P>(
-    image: &ImageBuffer<P, Vec<u8>>,
-    width: u32,
-    height: u32,
-    filter: Filter,
-) -> Result<ImageBuffer<P, Vec<u8>>>
-where
-    P: Pixel<Subpixel = u8>,
-{
+pub fn resize(image: &RgbImage, width: u32, height: u32, filter: Filter) -> Result<RgbImage> {
     check_sides(image.dimensions(), (width, height))?;
-    let channels = usize::from(P::CHANNEL_COUNT);
-    let mut current = image.clone();
+    let mut current = Cow::Borrowed(image);
     if width != current.width() {
         let taps = taps(current.width(), width, filter);
-        let data = horizontal(&Plane::new(&current, channels), &taps);
-        current = from_raw(width, current.height(), data)?;
+        let data = horizontal(&Plane::new(&current, CHANNELS), &taps);
+        current = Cow::Owned(from_raw(width, current.height(), data)?);
     }
     if height != current.height() {
         let taps = taps(current.height(), height, filter);
-        let data = vertical(&Plane::new(&current, channels), &taps);
-        current = from_raw(width, height, data)?;
+        let data = vertical(&Plane::new(&current, CHANNELS), &taps);
+        current = Cow::Owned(from_raw(width, height, data)?);
     }
-    Ok(current)
+    Ok(current.into_owned())
 }
 
 /// The first sample of an output position, and the weights of it and those after it.
@@ -97,36 +91,42 @@ fn taps(from: u32, to: u32, filter: Filter) -> Vec<Taps> {
         .collect()
 }
 
-/// The weighted sum of samples, rounded and clipped to 8 bits.
-fn sum(samples: impl Iterator<Item = u8>, weights: &[i32]) -> u8 {
-    let start = 1_i32 << (WEIGHT_BITS - 1);
-    let sum = samples.zip(weights).fold(start, |sum, (s, w)| sum + i32::from(s) * w);
+/// Half a level: where sums begin, so that the shift rounds.
+const HALF: i32 = 1 << (WEIGHT_BITS - 1);
+
+fn clip(sum: i32) -> u8 {
     (sum >> WEIGHT_BITS).clamp(0, 255) as u8
 }
 
 fn horizontal(source: &Plane<u8>, taps: &[Taps]) -> Vec<u8> {
-    let channels = source.channels;
-    let mut out = Vec::with_capacity(taps.len() * source.height * channels);
+    let mut out = Vec::with_capacity(taps.len() * source.height * CHANNELS);
     for y in 0..source.height {
-        let row = source.row(y);
+        let (pixels, _) = source.row(y).as_chunks::<CHANNELS>();
         for taps in taps {
-            for c in 0..channels {
-                let samples = row[taps.first * channels + c..].iter().step_by(channels);
-                out.push(sum(samples.copied(), &taps.weights));
+            let mut sums = [HALF; CHANNELS];
+            for (pixel, weight) in pixels[taps.first..].iter().zip(&taps.weights) {
+                for (sum, &sample) in sums.iter_mut().zip(pixel) {
+                    *sum += i32::from(sample) * weight;
+                }
             }
+            out.extend(sums.map(clip));
         }
     }
     out
 }
 
 fn vertical(source: &Plane<u8>, taps: &[Taps]) -> Vec<u8> {
-    let stride = source.width * source.channels;
+    let stride = source.width * CHANNELS;
     let mut out = Vec::with_capacity(taps.len() * stride);
+    let mut sums = vec![HALF; stride];
     for taps in taps {
-        let rows = &source.data[taps.first * stride..];
-        out.extend(
-            (0..stride).map(|i| sum(rows[i..].iter().step_by(stride).copied(), &taps.weights)),
-        );
+        sums.fill(HALF);
+        for (y, weight) in (taps.first..).zip(&taps.weights) {
+            for (sum, &sample) in sums.iter_mut().zip(source.row(y)) {
+                *sum += i32::from(sample) * weight;
+            }
+        }
+        out.extend(sums.iter().map(|&sum| clip(sum)));
     }
     out
 }
