@@ -19,6 +19,8 @@ use crate::slab::{MAX_RANK, MAX_TENSORS, Slab};
 
 /// The format's own limit on the header.
 pub(crate) const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// The most entries of the header's metadata.
+const MAX_TEXTS: usize = 1 << 12;
 /// The bytes of the header's length.
 pub(crate) const LENGTH_BYTES: u64 = 8;
 
@@ -89,6 +91,36 @@ impl<'de> Deserialize<'de> for Entries {
     }
 }
 
+/// The header's text.
+struct Texts(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(TextsVisitor)
+    }
+}
+
+struct TextsVisitor;
+
+impl<'de> Visitor<'de> for TextsVisitor {
+    type Value = Texts;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object of strings")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Texts, A::Error> {
+        let mut texts = BTreeMap::new();
+        while let Some((key, text)) = map.next_entry()? {
+            if texts.len() >= MAX_TEXTS {
+                return Err(de::Error::custom(format!("more than {MAX_TEXTS} metadata entries")));
+            }
+            texts.insert(key, text);
+        }
+        Ok(Texts(texts))
+    }
+}
+
 /// Reads entry by entry, so that the limit on them holds before they are made.
 struct EntriesVisitor;
 
@@ -110,7 +142,7 @@ impl<'de> Visitor<'de> for EntriesVisitor {
                 return Err(de::Error::custom(format!("two tensors are named {name:?}")));
             }
             if name == METADATA_KEY {
-                entries.metadata = map.next_value()?;
+                entries.metadata = map.next_value::<Texts>()?.0;
             } else {
                 entries.tensors.push((name, map.next_value()?));
             }
