@@ -252,7 +252,7 @@ mod tests {
             adam.update(&gradients, 0.01, 0.7)?;
             Rates::new(&config, step, 0.01, 0.7)
                 .apply_by_formula(&twin.slots["w"], &gradients[0].1)?;
-            golden::close("w", &fast.variable("w")?, &plain.variable("w")?, 1e-6)?;
+            golden::close("w", &*fast.variable("w")?, &*plain.variable("w")?, 1e-6)?;
         }
         Ok(())
     }
@@ -291,7 +291,7 @@ mod tests {
         second.load_state(first.step(), &first.state().into_iter().collect())?;
         one.update(&gradient(40, 9)?, 0.01, 1.0)?;
         second.update(&gradient(40, 9)?, 0.01, 1.0)?;
-        golden::close("w", &a.variable("w")?, &b.variable("w")?, 0.0)
+        golden::close("w", &*a.variable("w")?, &*b.variable("w")?, 0.0)
     }
 
     #[test]

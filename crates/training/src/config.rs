@@ -202,12 +202,19 @@ mod tests {
             "optimizer.schedule.lr=1e-3".to_string(),
             "model.ch_mult=[1, 1]".to_string(),
             "run=runs/5".to_string(),
+            "model.quantizer.kind=euclidean".to_string(),
+            "model.quantizer.len=64".to_string(),
+            "model.quantizer.dim=16".to_string(),
         ];
         let config = TrainConfig::parse("batch = 2", &overrides)?;
         assert_eq!(config.data, PathBuf::from("/some/where"));
         assert_eq!(config.optimizer.schedule.lr, 1e-3);
         assert_eq!(config.model.ch_mult, [1, 1]);
         assert_eq!(config.batch, 2);
+        assert!(matches!(
+            config.model.quantizer,
+            QuantizerConfig::Euclidean { len: 64, dim: 16, legacy_beta: true, .. }
+        ));
         Ok(())
     }
 

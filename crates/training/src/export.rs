@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use candle_core::Tensor;
-use checkpoints::ModelFolder;
+use checkpoints::model_folder::ModelFolder;
 use pipeline::model_config;
 use serde_json::json;
 

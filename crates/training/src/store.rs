@@ -185,7 +185,7 @@ mod tests {
         for part in ["bias is missing", "weight is [2, 2]", "extra is not part"] {
             assert!(error.contains(part), "{error}");
         }
-        golden::close("weight", &store.variable("weight")?, &before, 0.0)
+        golden::close("weight", &*store.variable("weight")?, &before, 0.0)
     }
 
     #[test]

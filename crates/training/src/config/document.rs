@@ -7,20 +7,22 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-/// Parses `text` with `overrides` applied; `model` is a value of the same type
-/// that shows which keys exist.
+/// Parses `text` with `overrides` applied; what neither sets is as in
+/// `defaults`.
 pub(super) fn parse<T: Serialize + DeserializeOwned>(
     text: &str,
     overrides: &[String],
-    model: &T,
+    defaults: &T,
 ) -> Result<T> {
     let mut table: Table = toml::from_str(text)?;
     for assignment in overrides {
         assign(&mut table, assignment)?;
     }
     let given = leaves(&table);
-    let parsed: std::result::Result<T, _> = table.try_into();
-    let mut known = leaves(&Table::try_from(model)?);
+    let mut whole = Table::try_from(defaults)?;
+    let mut known = leaves(&whole);
+    merge(&mut whole, table);
+    let parsed: std::result::Result<T, _> = whole.try_into();
     if let Ok(config) = &parsed {
         // Which keys a quantizer has depends on its kind.
         known.extend(leaves(&Table::try_from(config)?));
@@ -51,6 +53,22 @@ pub(super) fn differences<T: Serialize>(ours: &T, theirs: &T) -> Result<Vec<(Str
             (key.clone(), text)
         })
         .collect())
+}
+
+/// Lays `over` over `base`. A section of another `kind` replaces the one below.
+fn merge(base: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(below)), Value::Table(above))
+                if above.get("kind").is_none_or(|kind| below.get("kind") == Some(kind)) =>
+            {
+                merge(below, above);
+            }
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
 }
 
 /// Sets `a.b.c=value` in `table`. The value is TOML where it parses as TOML,
