@@ -103,7 +103,6 @@ fn nothing_to_do_is_1_and_errors_are_2() -> Result<()> {
     says(&["reconstruct", "--model", "model", "a.png", "--device", "tpu"], 2, &["tpu"])?;
     says(&["reconstruct", "--model", "model", "a.png", "--dtype", "f64"], 2, &["f64", "bf16"])?;
     says(&["reconstruct", "--model", "model", "a.png", "--threads", "0"], 2, &["threads"])?;
-    says(&["reconstruct", "--model", "model", "a.png", "--memory", "1"], 2, &["memory"])?;
     says(&["reconstruct", "--model", "model"], 2, &["IMAGE"])?;
     says(&["frobnicate"], 2, &["frobnicate"])?;
     if !candle_core::utils::cuda_is_available() {

@@ -14,6 +14,10 @@ use crate::model_spec::ModelSpec;
 use crate::picture::Colour;
 use crate::weights;
 
+/// What a tile may take where the user sets no limit. Published models take less
+/// than half of it for [`TileConfig::default`].
+const DEFAULT_MEMORY: u64 = 4 << 30;
+
 /// How a codec is loaded.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
@@ -22,7 +26,8 @@ pub struct LoadOptions {
     /// In what: f32, or half precision where the device has it.
     pub dtype: DType,
     /// The most bytes of activations at a time; larger pictures are processed
-    /// in tiles. `None` tiles as [`TileConfig::default`] does.
+    /// in tiles. `None` tiles as [`TileConfig::default`] does, or finer where
+    /// that would take more than 4 GiB.
     pub memory: Option<u64>,
 }
 
@@ -30,6 +35,23 @@ impl Default for LoadOptions {
     fn default() -> Self {
         Self { device: Device::Cpu, dtype: DType::F32, memory: None }
     }
+}
+
+/// The tiles for a model that may take `memory` bytes.
+///
+/// Without a limit they have a fixed size, so that codes do not depend on the
+/// machine; only a model that would take more than [`DEFAULT_MEMORY`] for one
+/// of them (attention over very many positions) gets smaller ones.
+fn tiles(config: &VqConfig, memory: Option<u64>) -> Result<TileConfig> {
+    let default = TileConfig::default();
+    let limit = match memory {
+        Some(limit) => limit,
+        None if config.peak_bytes(default.max_pixels as u64) <= DEFAULT_MEMORY => {
+            return Ok(default);
+        }
+        None => DEFAULT_MEMORY,
+    };
+    Ok(TileConfig::within(limit, config)?)
 }
 
 /// A loaded image codec.
@@ -74,10 +96,7 @@ impl Codec {
             ignored_tensors: report.ignored_buffers + report.ignored_parts,
             config,
         };
-        let tiles = match options.memory {
-            Some(limit) => TileConfig::within(limit, &found.config)?,
-            None => TileConfig::default(),
-        };
+        let tiles = tiles(&found.config, options.memory)?;
         Ok(Self {
             model: weights::build(&found, tensors, options.dtype, &options.device)?,
             colour: Colour::of(&found.config).map_err(|error| error.to_string()),

@@ -14,6 +14,8 @@ to stderr.";
 
 const COMMON: &str = "Common options";
 const MODEL: &str = "Model";
+const PICTURES: &str = "Pictures";
+const OUTPUT: &str = "Output";
 
 /// Images to codes, codes to images, with a VQGAN.
 #[derive(Parser, Debug)]
@@ -91,6 +93,7 @@ pub struct ModelArgs {
 
 /// Which pictures, and how they are read.
 #[derive(clap::Args, Debug)]
+#[command(next_help_heading = PICTURES)]
 pub struct PictureArgs {
     /// Pictures, or folders of them (read with their sub-folders)
     #[arg(required = true, value_name = "IMAGE|DIR")]
@@ -111,16 +114,16 @@ pub struct ReconstructArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// The folder for the results; sub-folders of inputs are kept
-    #[arg(long, value_name = "DIR", default_value = "reconstructed")]
+    #[arg(long, help_heading = OUTPUT, value_name = "DIR", default_value = "reconstructed")]
     pub output: PathBuf,
     /// Also write NAME-compare.png: the original beside its reconstruction
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub compare: bool,
     /// Measure PSNR and SSIM of each picture, and their means
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub metrics: bool,
     /// Replace files that exist
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub force: bool,
 }
 
@@ -132,14 +135,14 @@ pub struct EncodeArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// The folder for the results: NAME.codes.safetensors for each picture
-    #[arg(long, value_name = "DIR", default_value = "codes")]
+    #[arg(long, help_heading = OUTPUT, value_name = "DIR", default_value = "codes")]
     pub output: PathBuf,
     /// Write all codes to this one file instead; all pictures must then have
     /// a code grid of the same size
-    #[arg(long, value_name = "FILE", conflicts_with = "output")]
+    #[arg(long, help_heading = OUTPUT, value_name = "FILE", conflicts_with = "output")]
     pub single: Option<PathBuf>,
     /// Replace files that exist
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub force: bool,
 }
 
@@ -152,13 +155,13 @@ pub struct DecodeArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// The folder for the pictures, which get the names they were encoded from
-    #[arg(long, value_name = "DIR", default_value = "decoded")]
+    #[arg(long, help_heading = OUTPUT, value_name = "DIR", default_value = "decoded")]
     pub output: PathBuf,
     /// Pictures of one size to process together
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = batch_size)]
+    #[arg(long, help_heading = OUTPUT, value_name = "N", default_value_t = 1, value_parser = batch_size)]
     pub batch: usize,
     /// Replace files that exist
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub force: bool,
 }
 

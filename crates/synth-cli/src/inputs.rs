@@ -126,7 +126,7 @@ mod tests {
         let relative: Vec<_> = inputs.found.iter().map(|i| i.relative.clone()).collect();
         let expected = ["b.codes.safetensors", "sub/a.codes.safetensors", "other.safetensors"];
         assert_eq!(relative, expected.map(PathBuf::from));
-        assert_eq!(inputs.missing, [nowhere.clone()]);
+        assert_eq!(inputs.missing, std::slice::from_ref(&nowhere));
 
         let Err(error) = codes_files(&[nowhere]) else { anyhow::bail!("found nothing") };
         assert!(error.is::<NotFound>());

@@ -164,19 +164,31 @@ fn print(session: &Session, path: &Path, facts: &Facts) {
                     print_line(&format!("  {name:width$}  {} {}", shown(field), plain(value)));
                 }
             }
+            Value::Array(sides) if matches!(name.as_str(), "grid" | "size") => {
+                let sides: Vec<_> = sides.iter().map(plain).collect();
+                print_line(&format!("  {name:width$}  {}", sides.join("x")));
+            }
             value => print_line(&format!("  {name:width$}  {}", plain(value))),
         }
     }
 }
 
+/// A value without JSON's quotes and brackets; fractions to four digits.
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => shown(text),
         Value::Number(number) => match number.as_f64() {
-            Some(value) if number.is_f64() => format!("{value:.4}"),
+            Some(value) if number.is_f64() && value.abs() > 0.01 => {
+                ((value * 1e4).round() / 1e4).to_string()
+            }
             _ => number.to_string(),
         },
         Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
+        Value::Object(fields) => {
+            let fields =
+                fields.iter().map(|(name, value)| format!("{} {}", shown(name), plain(value)));
+            fields.collect::<Vec<_>>().join(", ")
+        }
         other => other.to_string(),
     }
 }
