@@ -5,7 +5,8 @@ mod export;
 mod progress;
 mod train;
 
-use anyhow::Result;
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -26,10 +27,17 @@ enum Chore {
     Assets(assets::Assets),
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().chore {
+fn main() -> ExitCode {
+    let done = match Arguments::parse().chore {
         Chore::Train(train) => train.run(),
         Chore::Export(export) => export.run(),
         Chore::Assets(assets) => assets.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
     }
 }

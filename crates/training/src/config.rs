@@ -173,6 +173,13 @@ impl TrainConfig {
         );
         let ema = self.optimizer.ema;
         ensure!((0.0..1.0).contains(&ema), "optimizer.ema = {ema} is not in [0, 1)");
+        use QuantizerConfig::{Euclidean, Normalized};
+        ensure!(
+            matches!(self.model.quantizer, Euclidean { .. } | Normalized { .. }),
+            "model.quantizer.kind: codebooks that learn by gradients are trained (euclidean, \
+             normalized), not {:?}",
+            self.model.quantizer
+        );
         ensure!(
             self.model.in_channels == 3 && self.model.out_channels == 3,
             "model: pictures have 3 channels, not {} in and {} out",

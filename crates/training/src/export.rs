@@ -22,10 +22,10 @@ pub fn write_model(
     config: &TrainConfig,
     step: u64,
     weights: &BTreeMap<String, Tensor>,
-    validation: Option<&Validation>,
+    validation: Option<&(u64, Validation)>,
 ) -> Result<()> {
-    let metrics = validation.map(|v| {
-        json!({ "pictures": v.pictures, "l1": v.l1, "psnr": v.psnr, "usage": v.usage,
+    let metrics = validation.map(|(at, v)| {
+        json!({ "step": at, "pictures": v.pictures, "l1": v.l1, "psnr": v.psnr, "usage": v.usage,
                 "perplexity": v.perplexity })
     });
     let provenance = json!({
@@ -46,7 +46,7 @@ fn card(
     config: &TrainConfig,
     step: u64,
     weights: &BTreeMap<String, Tensor>,
-    validation: Option<&Validation>,
+    validation: Option<&(u64, Validation)>,
 ) -> String {
     let model = &config.model;
     let numbers: usize = weights.values().map(Tensor::elem_count).sum();
@@ -73,9 +73,9 @@ fn card(
         batch = config.batch,
         side = config.pictures.side,
     );
-    if let Some(v) = validation {
+    if let Some((at, v)) = validation {
         text += &format!(
-            "\nHeld-out pictures ({}): PSNR {:.2} dB, mean absolute difference {:.4} (range 2), \
+            "\nHeld-out pictures ({}, at step {at}): PSNR {:.2} dB, mean absolute difference {:.4} (range 2), \
              {:.0} % of the codes used, perplexity {:.0}.\n",
             v.pictures,
             v.psnr,

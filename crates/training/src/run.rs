@@ -316,8 +316,7 @@ impl<'a> Run<'a> {
         add_section(&mut tensors, "revival.", self.revival.state()?);
         let path = self.checkpoints.save(&self.progress, &tensors).context("checkpoint")?;
         observer.see(&Event::Wrote { what: "checkpoint", path: &path });
-        let validation = self.validation.as_ref().map(|(_, result)| result);
-        let model = self.folder.model();
+        let (model, validation) = (self.folder.model(), self.validation.as_ref());
         write_model(&model, self.config, self.progress.step, &self.weights(), validation)
             .context("model folder")?;
         observer.see(&Event::Wrote { what: "model", path: &model });

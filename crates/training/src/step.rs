@@ -172,3 +172,6 @@ fn clip_factor(norm: f64, limit: f64) -> f64 {
 fn not_finite(terms: &Terms) -> Option<&'static str> {
     terms.iter().find(|(_, value)| !value.is_finite()).map(|(&name, _)| name)
 }
+
+#[cfg(test)]
+mod tests;

@@ -101,8 +101,8 @@ fn star(x: f32, y: f32) -> Color {
     let notch = (0.46 * (PI / 5.0).cos(), 0.46 * (PI / 5.0).sin());
     let edge = (notch.0 - 0.92, notch.1);
     let length = edge.0.hypot(edge.1);
-    let outside = ((u - 0.92) * -edge.1 + v * edge.0) / length;
-    if -outside < 0.0 {
+    let inside = ((u - 0.92) * -edge.1 + v * edge.0) / length;
+    if inside < 0.0 {
         return WHITE;
     }
     // Two facets a tip: one in the light, one in the shade.
@@ -112,7 +112,7 @@ fn star(x: f32, y: f32) -> Color {
     let facing = tip + side * 0.9;
     let n = [0.55 * facing.cos(), 0.55 * facing.sin(), 0.835];
     let gold = mix(rgb(0xff9d00), rgb(0xffe14a), smoothstep(-0.8, 0.8, y));
-    let rim = smoothstep(0.0, 0.035, -outside);
+    let rim = smoothstep(0.0, 0.035, inside);
     mix(rgb(0xd97a00), lit(gold, diffuse(n)), rim)
 }
 

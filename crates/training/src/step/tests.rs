@@ -1,0 +1,79 @@
+use candle_core::{DType, Device};
+
+use super::*;
+use crate::build::{adversary, reconstruction_loss};
+
+fn trainer(config: &TrainConfig) -> Result<VqTrainer> {
+    let device = Device::Cpu;
+    let parameters = ParameterStore::new(config.seed);
+    let model = VqModel::new(&config.model, parameters.var_builder(DType::F32, &device))?;
+    let loss = reconstruction_loss(config, &device)?;
+    VqTrainer::new(config, model, parameters, loss, adversary(config, &device)?)
+}
+
+fn images() -> Result<Tensor> {
+    let ramp = Tensor::arange(0f32, (2 * 3 * 16 * 16) as f32, &Device::Cpu)?;
+    Ok((ramp * 0.7)?.sin()?.reshape((2, 3, 16, 16))?)
+}
+
+/// The gradient that takes the detour over the reconstruction is the gradient
+/// of the whole loss.
+#[test]
+fn one_backward_pass_is_the_chain_rule() -> Result<()> {
+    let config = TrainConfig::default();
+    let (mut split, whole) = (trainer(&config)?, trainer(&config)?);
+    let images = images()?;
+    let (made, quantized) = whole.model.forward_train(&images)?;
+    let loss = (layers::abs(&(&images - made)?)?.mean_all()? + quantized.losses.total)?;
+    let expected = whole.parameters.gradients(&loss.backward()?);
+    let outcome = split.step(&images, 1e-3, 0)?;
+    golden::close("total", &Tensor::new(outcome.terms["total_loss"], &Device::Cpu)?, &loss, 1e-6)?;
+    assert_eq!(outcome.gradients.len(), expected.len());
+    for ((name, actual), (_, expected)) in outcome.gradients.iter().zip(&expected) {
+        golden::close(name, actual, expected, 1e-6)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_loss_falls() -> Result<()> {
+    let mut trainer = trainer(&TrainConfig::default())?;
+    let images = images()?;
+    let first = trainer.step(&images, 1e-3, 0)?.terms["pixel_loss"];
+    let mut last = first;
+    for step in 1..12 {
+        last = trainer.step(&images, 1e-3, step)?.terms["pixel_loss"];
+    }
+    assert!(last < 0.9 * first, "{first} {last}");
+    Ok(())
+}
+
+#[test]
+fn a_broken_batch_changes_nothing_and_is_named() -> Result<()> {
+    let mut trainer = trainer(&TrainConfig::default())?;
+    let name = "decoder.conv_out.bias";
+    let bias = trainer.parameters.variable(name)?;
+    let infinite = Tensor::full(f32::INFINITY, 3, &Device::Cpu)?;
+    bias.set(&infinite)?;
+    let before = trainer.parameters.variable("encoder.conv_in.weight")?.copy()?;
+    let outcome = trainer.step(&images()?, 1e-3, 0)?;
+    assert!(
+        outcome
+            .broken
+            .is_some_and(|term| outcome.terms[term].is_infinite() || outcome.terms[term].is_nan())
+    );
+    assert_eq!(trainer.optimizer.step(), 0);
+    golden::close(
+        "encoder.conv_in.weight",
+        &*trainer.parameters.variable("encoder.conv_in.weight")?,
+        &before,
+        0.0,
+    )
+}
+
+#[test]
+fn clipping_follows_torch() {
+    assert_eq!(clip_factor(5.0, 0.0), 1.0);
+    assert_eq!(clip_factor(0.5, 1.0), 1.0);
+    assert!((clip_factor(4.0, 1.0) - 0.25).abs() < 1e-6);
+}
