@@ -37,10 +37,10 @@ pub fn reconstruction_loss(config: &TrainConfig, device: &Device) -> Result<Reco
         .with_context(|| format!("{} holds no LPIPS network", loss.perceptual_file.display()))?;
     let mut tensors = std::collections::HashMap::new();
     for name in &names {
-        if let Some(key) = name.strip_prefix(prefix) {
-            if key.starts_with("net.") || key.starts_with("lin") || key.starts_with("scaling") {
-                tensors.insert(key.to_string(), file.tensor(name, device)?);
-            }
+        if let Some(key) = name.strip_prefix(prefix)
+            && ["net.", "lin", "scaling_layer."].iter().any(|part| key.starts_with(part))
+        {
+            tensors.insert(key.to_string(), file.tensor(name, device)?);
         }
     }
     let vb = VarBuilder::from_tensors(tensors, DType::F32, device);

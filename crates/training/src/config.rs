@@ -156,7 +156,7 @@ impl TrainConfig {
         let factor = self.model.factor();
         let side = self.pictures.side;
         ensure!(
-            side > 0 && side % factor == 0,
+            side > 0 && side.is_multiple_of(factor),
             "pictures.side = {side} is not a multiple of the model's factor {factor}"
         );
         ensure!(

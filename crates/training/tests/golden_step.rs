@@ -4,22 +4,14 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
 use codebook::QuantizerConfig;
 use discriminator::{PatchGan, PatchGanConfig};
 use golden::Group;
-use perceptual::{Lpips, LpipsConfig};
 use training::{
-    AdamConfig, AdversarialConfig, Adversary, ParameterStore, PixelLoss, ReconstructionLoss,
-    StepOutcome, TrainConfig, UpdateOrder, VqTrainer,
+    AdamConfig, AdversarialConfig, Adversary, ParameterStore, PixelLoss, StepOutcome, TrainConfig,
+    UpdateOrder, VqTrainer, reconstruction_loss,
 };
 use vq_autoencoder::{Layout, VqConfig, VqModel};
-
-/// The names in a checkpoint of the parts of a system.
-struct Names {
-    critic: &'static str,
-    lpips: &'static str,
-}
 
 fn section(tensors: &HashMap<String, Tensor>, prefix: &str) -> HashMap<String, Tensor> {
     let strip = |(name, tensor): (&String, &Tensor)| {
@@ -32,7 +24,7 @@ fn section(tensors: &HashMap<String, Tensor>, prefix: &str) -> HashMap<String, T
 fn trainer(
     config: &TrainConfig,
     weights: &HashMap<String, Tensor>,
-    names: &Names,
+    critic_prefix: &str,
 ) -> Result<VqTrainer> {
     let device = Device::Cpu;
     let parameters = ParameterStore::new(0);
@@ -47,14 +39,12 @@ fn trainer(
     let critic_parameters = ParameterStore::new(0);
     let vb = critic_parameters.var_builder(DType::F32, &device);
     let critic = PatchGan::new(&config.adversarial.patchgan, vb)?;
-    critic_parameters.load(&section(weights, names.critic))?;
+    critic_parameters.load(&section(weights, critic_prefix))?;
     let adam = config.optimizer.adam.clone();
     let adversary =
         Adversary::new(config.adversarial.clone(), adam, Box::new(critic), critic_parameters)?;
 
-    let vb = VarBuilder::from_tensors(section(weights, names.lpips), DType::F32, &device);
-    let lpips = Lpips::new(&LpipsConfig::of_weights(&vb)?, vb)?;
-    let loss = ReconstructionLoss::new(config.loss.pixel, Some((lpips, 1.0)));
+    let loss = reconstruction_loss(config, &device)?;
     VqTrainer::new(config, model, parameters, loss, Some(adversary))
 }
 
@@ -129,11 +119,12 @@ fn vqgan_a() -> Result<()> {
         ..TrainConfig::default()
     };
     config.loss.pixel = PixelLoss::L1;
+    config.loss.perceptual_weight = 1.0;
+    config.loss.perceptual_file = group.path("model.safetensors");
     config.optimizer.adam = AdamConfig { beta1: 0.5, beta2: 0.9, ..AdamConfig::default() };
 
     let critic = "loss.discriminator.";
-    let names = Names { critic, lpips: "loss.perceptual_loss." };
-    let mut trainer = trainer(&config, &group.tensors("model.safetensors")?, &names)?;
+    let mut trainer = trainer(&config, &group.tensors("model.safetensors")?, critic)?;
     let (inputs, expected) = (group.inputs()?, group.expected("train.safetensors")?);
     let (mut gradients, mut norms) = (0, 0);
     for step in 0..3u64 {
@@ -232,14 +223,15 @@ fn llamagen_vq() -> Result<()> {
         ..TrainConfig::default()
     };
     config.loss.pixel = PixelLoss::L2;
+    config.loss.perceptual_weight = 1.0;
+    config.loss.perceptual_file = group.path("loss.safetensors");
     config.optimizer.adam = AdamConfig { beta1: 0.9, beta2: 0.95, ..AdamConfig::default() };
     config.optimizer.clip = 1.0;
 
     let mut weights = group.tensors("model.safetensors")?;
     weights.extend(group.tensors("loss.safetensors")?);
     let critic = "discriminator.";
-    let names = Names { critic, lpips: "perceptual_loss." };
-    let mut trainer = trainer(&config, &weights, &names)?;
+    let mut trainer = trainer(&config, &weights, critic)?;
     let (inputs, expected) = (group.inputs()?, group.expected("train.safetensors")?);
     let mut gradients = 0;
     for step in 0..2u64 {
