@@ -3,10 +3,12 @@
 //! The seam is cut around distance *and* arg-min, because a fast kernel must
 //! not write the `[N, K]` matrix of distances out in between.
 
-mod dots;
+mod bound;
+mod kernel;
 mod plain;
+mod resolve;
 mod rows;
-mod tiled;
+mod search;
 
 #[cfg(test)]
 mod tests;
@@ -14,6 +16,7 @@ mod tests;
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Tensor, bail};
 
 use crate::{Error, Result};
+use kernel::Kernel;
 use rows::Rows;
 
 const OP: &str = "nearest-code";
@@ -43,7 +46,8 @@ impl CustomOp2 for NearestCode {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let codes = match (vectors, codebook) {
             (CpuStorage::F32(v), CpuStorage::F32(c)) => {
-                tiled::search(Rows::new(v, vectors_layout)?, Rows::new(c, codebook_layout)?)
+                let (v, c) = (Rows::new(v, vectors_layout)?, Rows::new(c, codebook_layout)?);
+                search::search(Kernel::detect(), v, c)
             }
             (CpuStorage::F64(v), CpuStorage::F64(c)) => {
                 plain::search(Rows::new(v, vectors_layout)?, Rows::new(c, codebook_layout)?)

@@ -12,11 +12,6 @@ pub(super) fn squared_distance<T: Copy + Into<f64>>(a: &[T], b: &[T]) -> f64 {
     sum_pairs(a, b, |a, b| (a - b) * (a - b))
 }
 
-/// `|a|^2` in f64.
-pub(super) fn squared_norm<T: Copy + Into<f64>>(a: &[T]) -> f64 {
-    sum_pairs(a, a, |a, _| a * a)
-}
-
 /// The sum of `term` over pairs of values, always in the same order.
 fn sum_pairs<T: Copy + Into<f64>>(a: &[T], b: &[T], term: impl Fn(f64, f64) -> f64) -> f64 {
     let mut sums = [0.0; LANES];
@@ -35,19 +30,22 @@ pub(super) fn search<T>(vectors: Rows<T>, codebook: Rows<T>) -> Option<Vec<u32>>
 where
     T: Copy + Into<f64> + Sync,
 {
-    let nearest = |vector: &[T]| {
-        let mut best = (f64::INFINITY, 0);
-        for (code, row) in codebook.iter().enumerate() {
-            let distance = squared_distance(vector, row);
-            if !distance.is_finite() {
-                return None;
-            }
-            // Strictly nearer: the lowest of equal codes stays.
-            if distance < best.0 {
-                best = (distance, code as u32);
-            }
+    let rows = vectors.values().par_chunks_exact(vectors.dim());
+    rows.map(|vector| nearest(vector, codebook)).collect()
+}
+
+/// The nearest row; `None` if a distance is not finite.
+pub(super) fn nearest<T: Copy + Into<f64>>(vector: &[T], codebook: Rows<T>) -> Option<u32> {
+    let mut best = (f64::INFINITY, 0);
+    for (code, row) in codebook.iter().enumerate() {
+        let distance = squared_distance(vector, row);
+        if !distance.is_finite() {
+            return None;
         }
-        Some(best.1)
-    };
-    vectors.values().par_chunks_exact(vectors.dim()).map(nearest).collect()
+        // Strictly nearer: the lowest of equal codes stays.
+        if distance < best.0 {
+            best = (distance, code as u32);
+        }
+    }
+    Some(best.1)
 }

@@ -1,6 +1,7 @@
-//! Dot products of all pairs of rows, by a packed matrix product.
+//! Dot products of all pairs of rows, by a packed matrix product: for machines
+//! whose instruction set has no kernel of its own here.
 
-use super::rows::Rows;
+use crate::nearest::rows::Rows;
 
 /// Writes `vectors[i] . codes[k]` to `out[i * codes.len() + k]`.
 ///

@@ -1,0 +1,180 @@
+//! The inner loops of the search, per instruction set.
+//!
+//! A *tile* is a few vector registers of vectors, transposed: value `k` of all its
+//! vectors lies together, one vector per lane. Codes stay as they are, row after
+//! row, and are broadcast: nothing of the codebook is copied or packed. A *block*
+//! is as many codes as fit in registers with a tile; its scores never leave them.
+
+#[cfg(target_arch = "x86_64")]
+macro_rules! kernels {
+    ($set:ident, $feature:literal, lanes: $lanes:literal, codes: $codes:literal,
+     $load:ident, $store:ident, $splat:ident, $fma:ident, $max:ident, $min:ident,
+     $choose:item, $sum:item) => {
+        pub(super) mod $set {
+            use std::arch::x86_64::*;
+
+            /// Vectors of one register.
+            pub const LANES: usize = $lanes;
+            /// Codes of a block.
+            pub const CODES: usize = $codes;
+
+            #[inline]
+            #[target_feature(enable = $feature)]
+            $choose
+
+            #[inline]
+            #[target_feature(enable = $feature)]
+            $sum
+
+            /// Goes over `starts.len() / CODES` blocks, of which the first has the
+            /// number `first_block`. Score `k` of a vector is `starts[k]` plus its
+            /// product with row `k`; the score of a block is the highest of its codes'.
+            /// Updates for each vector of the tile the highest score of a block, its
+            /// number, and the highest score of the other blocks.
+            ///
+            /// # Safety
+            /// The machine has the instruction set. `tile` has `dim` times `R`
+            /// registers, `rows` as many rows of `dim` floats as `starts` has values,
+            /// and `best`, `second`, `block` have `R` registers each.
+            #[target_feature(enable = $feature)]
+            pub unsafe fn sweep<const R: usize>(
+                tile: &[f32],
+                rows: &[f32],
+                dim: usize,
+                starts: &[f32],
+                first_block: u32,
+                best: &mut [f32],
+                second: &mut [f32],
+                block: &mut [u32],
+            ) {
+                debug_assert!(tile.len() >= dim * R * LANES);
+                debug_assert!(rows.len() >= dim * starts.len());
+                let numbers = block.as_mut_ptr().cast::<f32>();
+                let at = |r: usize| r * LANES;
+                // SAFETY: `R` registers each (contract); a u32 has the size of a f32.
+                let (mut high, mut next, mut number) = unsafe {
+                    (
+                        std::array::from_fn::<_, R, _>(|r| $load(best.as_ptr().add(at(r)))),
+                        std::array::from_fn::<_, R, _>(|r| $load(second.as_ptr().add(at(r)))),
+                        std::array::from_fn::<_, R, _>(|r| $load(numbers.add(at(r)))),
+                    )
+                };
+                for (b, starts) in starts.chunks_exact(CODES).enumerate() {
+                    let mut scores = [[$splat(0.0); R]; CODES];
+                    for c in 0..CODES {
+                        scores[c] = [$splat(starts[c]); R];
+                    }
+                    // SAFETY: `starts` has a value for each row (contract).
+                    let codes = unsafe { rows.as_ptr().add(b * CODES * dim) };
+                    for k in 0..dim {
+                        // SAFETY: `dim` times `R` registers, and `CODES` rows of `dim`
+                        // values from `codes` on (contract).
+                        unsafe {
+                            let tile = tile.as_ptr().add(k * R * LANES);
+                            let z: [_; R] = std::array::from_fn(|r| $load(tile.add(at(r))));
+                            for c in 0..CODES {
+                                let e = $splat(*codes.add(c * dim + k));
+                                for r in 0..R {
+                                    scores[c][r] = $fma(e, z[r], scores[c][r]);
+                                }
+                            }
+                        }
+                    }
+                    // Numbers travel as the bits of floats: they are only moved.
+                    let this = $splat(f32::from_bits(first_block + b as u32));
+                    for r in 0..R {
+                        let mut width = CODES;
+                        while width > 1 {
+                            let half = width.div_ceil(2);
+                            for c in half..width {
+                                scores[c - half][r] = $max(scores[c - half][r], scores[c][r]);
+                            }
+                            width = half;
+                        }
+                        let score = scores[0][r];
+                        next[r] = $max(next[r], $min(score, high[r]));
+                        number[r] = choose(score, high[r], this, number[r]);
+                        high[r] = $max(high[r], score);
+                    }
+                }
+                for r in 0..R {
+                    // SAFETY: `R` registers each (contract).
+                    unsafe {
+                        $store(best.as_mut_ptr().add(at(r)), high[r]);
+                        $store(second.as_mut_ptr().add(at(r)), next[r]);
+                        $store(numbers.add(at(r)), number[r]);
+                    }
+                }
+            }
+
+            /// `out[k] = vector . row k` for `M` rows.
+            ///
+            /// # Safety
+            /// The machine has the instruction set; `rows` has `M` rows as long as
+            /// `vector`.
+            #[target_feature(enable = $feature)]
+            pub unsafe fn dots<const M: usize>(vector: &[f32], rows: &[f32]) -> [f32; M] {
+                let dim = vector.len();
+                debug_assert!(rows.len() >= M * dim);
+                let whole = dim - dim % LANES;
+                let mut sums = [$splat(0.0); M];
+                for k in (0..whole).step_by(LANES) {
+                    // SAFETY: `k + LANES <= dim` floats of the vector and of each row.
+                    unsafe {
+                        let z = $load(vector.as_ptr().add(k));
+                        for m in 0..M {
+                            sums[m] = $fma(z, $load(rows.as_ptr().add(m * dim + k)), sums[m]);
+                        }
+                    }
+                }
+                std::array::from_fn(|m| {
+                    let row = &rows[m * dim..][..dim];
+                    let rest = vector[whole..].iter().zip(&row[whole..]);
+                    sum(sums[m]) + rest.map(|(a, b)| a * b).sum::<f32>()
+                })
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+kernels!(
+    avx512,
+    "avx512f",
+    lanes: 16,
+    codes: 12,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_set1_ps,
+    _mm512_fmadd_ps,
+    _mm512_max_ps,
+    _mm512_min_ps,
+    fn choose(a: __m512, b: __m512, greater: __m512, otherwise: __m512) -> __m512 {
+        _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), otherwise, greater)
+    },
+    fn sum(a: __m512) -> f32 {
+        _mm512_reduce_add_ps(a)
+    }
+);
+
+#[cfg(target_arch = "x86_64")]
+kernels!(
+    avx2,
+    "avx2,fma",
+    lanes: 8,
+    codes: 6,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_set1_ps,
+    _mm256_fmadd_ps,
+    _mm256_max_ps,
+    _mm256_min_ps,
+    fn choose(a: __m256, b: __m256, greater: __m256, otherwise: __m256) -> __m256 {
+        _mm256_blendv_ps(otherwise, greater, _mm256_cmp_ps::<_CMP_GT_OQ>(a, b))
+    },
+    fn sum(a: __m256) -> f32 {
+        let a = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+        let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+        _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)))
+    }
+);
