@@ -19,6 +19,28 @@ use crate::error::{Error, Result};
 use crate::tiles::{Span, cover};
 
 /// When and how a picture is cut into tiles. All lengths are in pixels.
+///
+/// The default, tiles of up to 512x512 that share 128, takes about 0.8 GB of
+/// activations with the f16 presets in f32, however large the picture (see
+/// [`VqConfig::peak_bytes`](crate::VqConfig::peak_bytes));
+/// [`within`](Self::within) chooses tiles for another limit.
+///
+/// # Seams
+/// How visible they are depends on how much the model's norms and attention
+/// make of the whole tile. Measured on a hard case, an f8 model trained for
+/// ten minutes on 64x64 crops and applied to four 768x768 photographs in tiles
+/// of 256 (mean absolute difference of neighbouring pixels within the fade, in
+/// 1/255; the untiled picture has 2.4 to 2.7 in the same places):
+///
+/// | overlap in cells | 0 | 1 | 2 | 4 | 8 |
+/// |---|---|---|---|---|---|
+/// | step | 22.9 | 7.3 | 3.7 | 3.0 | 2.7 |
+///
+/// So edges between tiles vanish from four to eight cells on. What stays with
+/// so poor a model is a difference in tone between tiles, soft but visible in
+/// flat areas: each tile is normalised by its own statistics, so neighbours
+/// choose different codes. Larger tiles make it rarer; no trained published
+/// model has been measured.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct TileConfig {

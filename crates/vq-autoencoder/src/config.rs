@@ -139,17 +139,15 @@ impl VqConfig {
     /// The reference's Gumbel projection takes `z_channels` inputs but is fed
     /// `quant_conv`'s output, so the two must be equal.
     fn validate_gumbel(&self) -> Result<()> {
-        if let QuantizerConfig::Gumbel { dim, features, .. } = self.quantizer {
-            if dim != self.z_channels || features != self.z_channels {
-                let rule = format!(
-                    "a Gumbel quantizer needs dim (embed_dim) and features equal to z_channels, {}",
-                    self.z_channels
-                );
-                let value = format!("dim {dim}, features {features}");
-                return Err(Error::config("quantizer", value, rule));
-            }
+        let QuantizerConfig::Gumbel { dim, features, .. } = self.quantizer else { return Ok(()) };
+        if dim == self.z_channels && features == self.z_channels {
+            return Ok(());
         }
-        Ok(())
+        let rule = format!(
+            "a Gumbel quantizer needs dim (embed_dim) and features equal to z_channels, {}",
+            self.z_channels
+        );
+        Err(Error::config("quantizer", format!("dim {dim}, features {features}"), rule))
     }
 
     /// Weights of the encoder, the quantizer and the decoder together, without

@@ -3,8 +3,11 @@
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
+/// Gets a module's name and its output.
+type See<'a> = &'a mut dyn FnMut(&str, &Tensor);
+
 /// Sees each named module's output, if anyone looks.
-pub(crate) struct Tap<'a>(Option<&'a mut dyn FnMut(&str, &Tensor)>);
+pub(crate) struct Tap<'a>(Option<See<'a>>);
 
 impl<'a> Tap<'a> {
     /// Nobody looks.
@@ -13,7 +16,7 @@ impl<'a> Tap<'a> {
     }
 
     /// `see(name, output)` is called for every named module, in order.
-    pub(crate) fn new(see: &'a mut dyn FnMut(&str, &Tensor)) -> Self {
+    pub(crate) fn new(see: See<'a>) -> Self {
         Self(Some(see))
     }
 
