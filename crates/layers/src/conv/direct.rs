@@ -81,12 +81,14 @@ impl Bands {
 
 /// `weight` `[out, depth]` as blocks of `channels` rows, each `[depth, rows]`.
 fn pack(weight: &[f32], depth: usize, channels: usize) -> Vec<f32> {
-    let mut packed = Vec::with_capacity(weight.len());
-    for block in weight.chunks(channels * depth) {
-        for k in 0..depth {
-            packed.extend(block.iter().skip(k).step_by(depth));
+    let mut packed = vec![0.0; weight.len()];
+    let blocks = packed.par_chunks_mut(channels * depth).zip(weight.par_chunks(channels * depth));
+    blocks.for_each(|(packed, block)| {
+        let rows = block.len() / depth;
+        for (m, row) in block.chunks_exact(depth).enumerate() {
+            packed[m..].iter_mut().step_by(rows).zip(row).for_each(|(packed, w)| *packed = *w);
         }
-    }
+    });
     packed
 }
 

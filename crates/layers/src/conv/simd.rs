@@ -165,8 +165,9 @@ macro_rules! kernels {
                 let mut sums = [[$zero(); 2]; M];
                 for (&offset, weights) in offsets.iter().zip(weights.chunks_exact(M)) {
                     // SAFETY: two vectors at `input + offset` are readable (contract).
-                    let (a, b) =
-                        unsafe { ($load(input.add(offset)), $load(input.add(offset + $lanes))) };
+                    let a = unsafe { $load(input.add(offset)) };
+                    // SAFETY: as above.
+                    let b = unsafe { $load(input.add(offset + $lanes)) };
                     for m in 0..M {
                         let weight = $splat(weights[m]);
                         sums[m][0] = $fma(weight, a, sums[m][0]);
