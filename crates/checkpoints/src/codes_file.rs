@@ -6,7 +6,7 @@
 //! | `kind` | `synth-codes` |
 //! | `format_version` | `1` |
 //! | `codec_kind` | the model family that made them |
-//! | `codec_sha256` | SHA-256 of its weights file |
+//! | `codec_sha256` | SHA-256 that names its wiring and weights, see `pipeline::Codec::sha256` |
 //! | `codebook_len` | codes lie below it |
 //! | `factor` | pixels per code, along each side |
 //! | `items` | JSON: `[[name, height, width], ...]`, pixels of the original |
@@ -40,7 +40,7 @@ const MAX_GRID_SIDE: usize = 1 << 16;
 pub struct CodecId {
     /// The model family, for people.
     pub kind: String,
-    /// SHA-256 of the weights file.
+    /// SHA-256 that names the codec: its wiring and weights, whatever file they came from.
     pub sha256: String,
     /// The number of codes in the codebook.
     pub codebook_len: usize,

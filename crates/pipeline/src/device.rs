@@ -25,7 +25,7 @@ pub fn parse_device(name: &str) -> Result<Device> {
         ("cuda", index) => {
             if !candle_core::utils::cuda_is_available() {
                 return Err(refuse(
-                    "this build has no CUDA support; build with `--features cuda`, or use cpu"
+                    "this build has no CUDA support; use --device cpu"
                         .to_owned(),
                 ));
             }
@@ -34,7 +34,7 @@ pub fn parse_device(name: &str) -> Result<Device> {
         ("metal", index) => {
             if !candle_core::utils::metal_is_available() {
                 return Err(refuse(
-                    "this build has no Metal support; build with `--features metal`, or use cpu"
+                    "this build has no Metal support; use --device cpu"
                         .to_owned(),
                 ));
             }
