@@ -170,7 +170,7 @@ impl<'a> Run<'a> {
 
     fn go(mut self, limits: Limits, observer: &mut dyn Observer) -> Result<Summary> {
         let last = limits.stop_at.map_or(self.config.steps, |stop| stop.min(self.config.steps));
-        let begun = Instant::now();
+        let (begun, begun_at) = (Instant::now(), self.progress.step);
         let mut saved = Instant::now();
         while self.progress.step < last {
             self.step(observer)?;
@@ -193,9 +193,12 @@ impl<'a> Run<'a> {
                 break;
             }
         }
-        self.validate(observer)?;
-        self.preview(observer)?;
-        self.save(observer)?;
+        // A run that was finished already has said all this.
+        if self.progress.step > begun_at || !self.folder.model().exists() {
+            self.validate(observer)?;
+            self.preview(observer)?;
+            self.save(observer)?;
+        }
         Ok(Summary {
             step: self.progress.step,
             finished: self.progress.step >= self.config.steps,

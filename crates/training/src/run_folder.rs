@@ -41,7 +41,11 @@ impl RunFolder {
             .open(&file)
             .with_context(|| file.display().to_string())?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: lock }),
+            Ok(()) => {
+                let folder = Self { path: path.to_path_buf(), _lock: lock };
+                folder.sweep().with_context(place)?;
+                Ok(folder)
+            }
             Err(TryLockError::WouldBlock) => bail!(
                 "another process trains in {}: wait for it, or choose another run=FOLDER",
                 path.display()
@@ -50,6 +54,25 @@ impl RunFolder {
                 Err(error).with_context(|| file.display().to_string())
             }
         }
+    }
+
+    /// Removes what a process that was killed left half-written.
+    fn sweep(&self) -> std::io::Result<()> {
+        for folder in [self.path.clone(), self.checkpoints(), self.path.join("previews")] {
+            for entry in fs::read_dir(folder)? {
+                let entry = entry?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let half = [".tmp", ".part"].iter().any(|end| name.ends_with(end));
+                if !(name.starts_with('.') && half) {
+                    continue;
+                }
+                match entry.file_type()?.is_dir() {
+                    true => fs::remove_dir_all(entry.path())?,
+                    false => fs::remove_file(entry.path())?,
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The folder.
@@ -116,7 +139,12 @@ mod tests {
         let error = RunFolder::open(dir.path()).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(error.contains("another process"), "{error}");
         drop(first);
+        // Left by a process that was killed.
+        let half = dir.path().join("checkpoints/.step-00000001.safetensors.7-0.tmp");
+        fs::write(&half, "half")?;
+        fs::create_dir(dir.path().join(".model.7-1.tmp"))?;
         RunFolder::open(dir.path())?;
+        assert!(!half.exists() && !dir.path().join(".model.7-1.tmp").exists());
         Ok(())
     }
 
