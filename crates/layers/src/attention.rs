@@ -20,18 +20,33 @@ pub struct AttnBlock {
     proj_out: Conv2d,
 }
 
-impl Module for AttnBlock {
-    /// `[B, C, H, W]` to the same shape.
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+impl AttnBlock {
+    /// The norm of what queries, keys and values are made from.
+    pub fn norm(&self) -> &GroupNorm {
+        &self.norm
+    }
+
+    /// The forward pass of `x` `[B, C, H, W]`, with `normed`, of the same shape,
+    /// in place of its [`norm`](Self::norm).
+    ///
+    /// # Errors
+    /// When the shapes differ, or are not of `C` channels.
+    pub fn forward_normed(&self, x: &Tensor, normed: &Tensor) -> Result<Tensor> {
         let (b, c, h, w) = x.dims4()?;
-        let normed = self.norm.forward(x)?;
-        let tokens = |conv: &Conv2d| conv.forward(&normed)?.reshape((b, c, h * w));
+        let tokens = |conv: &Conv2d| conv.forward(normed)?.reshape((b, c, h * w));
         let (q, k, v) = (tokens(&self.q)?, tokens(&self.k)?, tokens(&self.v)?);
         let scores = (q.transpose(1, 2)?.matmul(&k)? * (c as f64).powf(-0.5))?;
         // `softmax_last_dim` has no gradient; `softmax` has a right one.
         let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
         let mixed = v.matmul(&weights.transpose(1, 2)?)?.reshape((b, c, h, w))?;
         x + self.proj_out.forward(&mixed)?
+    }
+}
+
+impl Module for AttnBlock {
+    /// `[B, C, H, W]` to the same shape.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_normed(x, &self.norm.forward(x)?)
     }
 }
 

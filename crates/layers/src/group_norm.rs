@@ -5,7 +5,10 @@ use candle_nn::{Init, Module, VarBuilder};
 
 mod fast;
 mod kernels;
+mod moments;
 pub mod plain;
+
+pub use moments::Moments;
 
 /// Groups of the reference's `Normalize`.
 pub const GROUPS: usize = 32;
@@ -41,6 +44,60 @@ impl GroupNorm {
     /// When `x` has other than `C` channels.
     pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
         self.apply(x, true)
+    }
+
+    /// Mean and variance of each group over all pictures and positions of `x`
+    /// `[B, C, H, W]`.
+    ///
+    /// # Errors
+    /// When `x` has other than `C` channels.
+    pub fn moments(&self, x: &Tensor) -> Result<Moments> {
+        let (b, c, h, w) = x.dims4()?;
+        if self.weight.dims() != [c] {
+            candle_core::bail!(
+                "group_norm: moments of an input of shape {:?} for a weight of shape {:?}",
+                x.shape(),
+                self.weight.shape()
+            )
+        }
+        let groups = if crate::cpu::supports(x) {
+            fast::moments(x, self.groups)?
+        } else {
+            plain::moments(x, self.groups)?
+        };
+        let count = c / self.groups * h * w;
+        let mut pictures =
+            groups.chunks(self.groups).map(|groups| Moments::new(count, groups.to_vec()));
+        let Some(mut all) = pictures.next() else {
+            candle_core::bail!("group_norm: moments of a batch of {b} pictures")
+        };
+        for picture in pictures {
+            all.merge(&picture)?;
+        }
+        Ok(all)
+    }
+
+    /// The norm of `x` `[B, C, H, W]` as if every picture had these moments,
+    /// followed by SiLU where asked: for inference, in f32 on the CPU without
+    /// gradients. With `self.moments(x)` of a single picture it is the plain
+    /// forward pass.
+    ///
+    /// # Errors
+    /// When `x` has other than `C` channels, or `moments` are of another number
+    /// of groups.
+    pub fn forward_with(&self, x: &Tensor, moments: &Moments, silu: bool) -> Result<Tensor> {
+        let Self { weight, bias, groups, eps } = self;
+        if moments.groups().len() != *groups {
+            candle_core::bail!(
+                "group_norm: moments of {} groups for a norm of {groups}",
+                moments.groups().len()
+            )
+        }
+        if crate::cpu::supports(x) && crate::cpu::supports(weight) {
+            return fast::group_norm_with(x, weight, bias, moments, *eps, silu);
+        }
+        let y = plain::group_norm_with(x, weight, bias, moments.groups(), *eps)?;
+        if silu { crate::silu(&y) } else { Ok(y) }
     }
 
     fn apply(&self, x: &Tensor, silu: bool) -> Result<Tensor> {

@@ -109,6 +109,59 @@ fn group_norm() -> Result<()> {
 }
 
 #[test]
+fn group_norm_with_given_moments() -> Result<()> {
+    let [weight, bias] = [noise(&[8], 2)?, noise(&[8], 3)?];
+    let single = |x: &Tensor| x.to_dtype(DType::F32);
+    let fast = GroupNorm::new(single(&weight)?, single(&bias)?, 4, 1e-6)?;
+    let plain = GroupNorm::new(weight, bias, 4, 1e-6)?;
+    for offset in [0.0, 30.0] {
+        let x = (noise(&[3, 8, 37, 29], 1)? + offset)?.to_dtype(DType::F32)?;
+        let x64 = x.to_dtype(DType::F64)?;
+        // Of all pictures together, by the formula.
+        let groups = x64.reshape((3, 4, 2 * 37 * 29))?.transpose(0, 1)?.flatten_from(1)?;
+        let (mean, variance) = (groups.mean(1)?.to_vec1::<f64>()?, groups.var(1)?);
+        let n = groups.dim(1)? as f64;
+        let variance = (variance * ((n - 1.0) / n))?.to_vec1::<f64>()?;
+        for moments in [fast.moments(&x)?, plain.moments(&x64)?] {
+            for (i, (m, v)) in moments.groups().iter().enumerate() {
+                ensure!(
+                    (m - mean[i]).abs() < 1e-5 && (v - variance[i]).abs() < 1e-5,
+                    "{moments:?}"
+                );
+            }
+        }
+        let moments = plain.moments(&x64)?;
+        for silu in [false, true] {
+            let y = fast.forward_with(&x, &moments, silu)?;
+            let expected = plain.forward_with(&x64, &moments, silu)?;
+            golden::close("given moments", &y, &expected, 3e-5)?;
+            // One picture's own moments give the plain pass, to the bit.
+            let one = x.narrow(0, 1, 1)?;
+            let own = fast.forward_with(&one, &fast.moments(&one)?, silu)?;
+            let expected = if silu { fast.forward_silu(&one)? } else { fast.forward(&one)? };
+            golden::close("own moments", &own, &expected, 0.0)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn moments_of_parts_merge_to_those_of_the_whole() -> Result<()> {
+    let x = noise(&[1, 8, 12, 10], 5)?;
+    let norm = GroupNorm::new(noise(&[8], 2)?, noise(&[8], 3)?, 4, 1e-6)?;
+    let mut merged = norm.moments(&x.narrow(2, 0, 3)?)?;
+    merged.merge(&norm.moments(&x.narrow(2, 3, 9)?)?)?;
+    for (a, b) in merged.groups().iter().zip(norm.moments(&x)?.groups()) {
+        ensure!((a.0 - b.0).abs() < 1e-12 && (a.1 - b.1).abs() < 1e-12, "{a:?} {b:?}");
+    }
+    let other = GroupNorm::new(noise(&[8], 2)?, noise(&[8], 3)?, 2, 1e-6)?;
+    ensure!(merged.merge(&other.moments(&x)?).is_err());
+    ensure!(other.forward_with(&x, &merged, false).is_err());
+    ensure!(norm.moments(&noise(&[1, 4, 2, 2], 5)?).is_err());
+    Ok(())
+}
+
+#[test]
 fn resampling_with_an_input_that_is_used_twice() -> Result<()> {
     let x = [noise(&[2, 3, 4, 6], 1)?];
     let up = |x: &[Tensor]| -> Result<Tensor> {

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::ImageCodec;
 use crate::error::{Error, Result};
+use crate::tile_statistics::TileStatistics;
 use crate::tiles::{Span, cover};
 
 /// When and how a picture is cut into tiles. All lengths are in pixels.
@@ -51,27 +52,83 @@ pub struct TileConfig {
     /// What neighbouring tiles share at least, rounded up to a multiple of the
     /// factor; at most a quarter of `tile`.
     pub overlap: usize,
+    /// Rounds over all tiles that only gather statistics for the round that
+    /// counts; each costs as much time again, and no memory. 0 leaves every
+    /// tile to itself.
+    #[serde(default = "default_surveys")]
+    pub surveys: usize,
+}
+
+/// What [`TileConfig::surveys`] is unless set.
+pub(crate) const SURVEYS: usize = 1;
+
+fn default_surveys() -> usize {
+    SURVEYS
 }
 
 impl Default for TileConfig {
     fn default() -> Self {
-        Self { max_pixels: 512 * 512, tile: 512, overlap: 128 }
+        Self { max_pixels: 512 * 512, tile: 512, overlap: 128, surveys: SURVEYS }
     }
 }
 
 impl TileConfig {
     /// Never tiles: memory grows with the picture, and with the square of its
     /// pixels where there is attention.
-    pub const WHOLE: Self = Self { max_pixels: usize::MAX, tile: usize::MAX, overlap: 0 };
+    pub const WHOLE: Self =
+        Self { max_pixels: usize::MAX, tile: usize::MAX, overlap: 0, surveys: 0 };
 
-    /// The tiles along both sides of a grid of `h` x `w` cells.
-    fn cover(&self, (h, w): (usize, usize), factor: usize) -> Result<(Vec<Span>, Vec<Span>)> {
+    /// The tiles of a grid of `h` x `w` cells.
+    fn cover(&self, (h, w): (usize, usize), factor: usize) -> Result<Tiles> {
         let pixels = h.saturating_mul(w).saturating_mul(factor * factor);
-        if pixels <= self.max_pixels {
-            return Ok((vec![Span::whole(h, factor)], vec![Span::whole(w, factor)]));
+        let (rows, columns) = if pixels <= self.max_pixels {
+            (vec![Span::whole(h, factor)], vec![Span::whole(w, factor)])
+        } else {
+            let (tile, overlap) = (self.tile / factor, self.overlap.div_ceil(factor));
+            (cover(h, tile, overlap, factor)?, cover(w, tile, overlap, factor)?)
+        };
+        Ok(Tiles { rows, columns, surveys: self.surveys })
+    }
+}
+
+/// The tiles of a picture.
+struct Tiles {
+    rows: Vec<Span>,
+    columns: Vec<Span>,
+    surveys: usize,
+}
+
+impl Tiles {
+    /// The only tile, if the picture is not cut.
+    fn whole(&self) -> Option<(&Span, &Span)> {
+        match (&*self.rows, &*self.columns) {
+            ([row], [column]) => Some((row, column)),
+            _ => None,
         }
-        let (tile, overlap) = (self.tile / factor, self.overlap.div_ceil(factor));
-        Ok((cover(h, tile, overlap, factor)?, cover(w, tile, overlap, factor)?))
+    }
+
+    /// What `add` makes, tile by tile, of what `start` gives, in the round that
+    /// counts: after the surveys, or when one has found nothing.
+    fn in_rounds<T>(
+        &self,
+        start: impl Fn() -> T,
+        mut add: impl FnMut(&mut T, &Span, &Span, &mut TileStatistics) -> Result<()>,
+    ) -> Result<T> {
+        let mut shared = TileStatistics::default();
+        let mut surveys = 0..self.surveys;
+        loop {
+            let last = surveys.next().is_none();
+            let mut made = start();
+            for row in &self.rows {
+                for column in &self.columns {
+                    shared.begin(row, column, last);
+                    add(&mut made, row, column, &mut shared)?;
+                }
+            }
+            if last || !shared.settle() {
+                return Ok(made);
+            }
+        }
     }
 }
 
@@ -101,16 +158,27 @@ pub fn encode_any_size(
     }
     let factor = codec.factor();
     let (h, w) = grid_size((height, width), factor);
-    let (rows, columns) = tiles.cover((h, w), factor)?;
-    let mut codes = vec![0; b * h * w];
-    for (i, grid) in codes.chunks_exact_mut(h * w).enumerate() {
+    let tiles = tiles.cover((h, w), factor)?;
+    let mut codes = Vec::with_capacity(b * h * w);
+    for i in 0..b {
         let image = images.narrow(0, i, 1)?;
-        for row in &rows {
-            for column in &columns {
-                let tile = codec.encode(&padded_crop(&image, row, column, factor)?)?;
-                copy_owned(&tile, row, column, grid, w)?;
+        let crop = |row: &Span, column: &Span| padded_crop(&image, row, column, factor);
+        let grid = match tiles.whole() {
+            Some((row, column)) => {
+                let grid = codec.encode(&crop(row, column)?)?;
+                expect_grid(&grid, row, column)?;
+                grid.to_vec()?
             }
-        }
+            None => tiles.in_rounds(
+                || vec![0; h * w],
+                |grid, row, column, shared| {
+                    let tile = codec.encode_tile(&crop(row, column)?, shared)?;
+                    expect_grid(&tile, row, column)?;
+                    copy_owned(&tile, row, column, grid, w)
+                },
+            )?,
+        };
+        codes.extend(grid);
     }
     Ok(CodeGrid::from_vec(codes, (b, h, w), images.device())?)
 }
@@ -140,33 +208,31 @@ pub fn decode_any_size(
             ),
         });
     }
-    let (rows, columns) = tiles.cover((h, w), factor)?;
+    let tiles = tiles.cover((h, w), factor)?;
     let images = (0..b).map(|i| {
         let grid = codes.codes().narrow(0, i, 1)?;
-        let decode = |row: &Span, column: &Span| -> Result<Tensor> {
-            let tile = grid
-                .narrow(1, row.cells.start, row.cells.len())?
-                .narrow(2, column.cells.start, column.cells.len())?
-                .contiguous()?;
-            let image = codec.decode(&CodeGrid::new(tile)?)?;
-            expect_tile(&image, row, column, factor)?;
-            Ok(image)
+        let crop = |row: &Span, column: &Span| -> Result<CodeGrid> {
+            let tile = grid.narrow(1, row.cells.start, row.cells.len())?.narrow(
+                2,
+                column.cells.start,
+                column.cells.len(),
+            )?;
+            Ok(CodeGrid::new(tile.contiguous()?)?)
         };
-        match (&*rows, &*columns) {
-            ([row], [column]) => {
-                let whole = decode(row, column)?;
-                Ok(whole.narrow(2, 0, size.0)?.narrow(3, 0, size.1)?)
-            }
-            _ => {
-                let mut canvas = Canvas::new(size);
-                for row in &rows {
-                    for column in &columns {
-                        canvas.blend(&decode(row, column)?, row, column, factor)?;
-                    }
-                }
-                canvas.finish(codes.codes().device())
-            }
+        if let Some((row, column)) = tiles.whole() {
+            let whole = codec.decode(&crop(row, column)?)?;
+            expect_tile(&whole, row, column, factor)?;
+            return Ok(whole.narrow(2, 0, size.0)?.narrow(3, 0, size.1)?);
         }
+        let canvas = tiles.in_rounds(
+            || Canvas::new(size),
+            |canvas, row, column, shared| {
+                let tile = codec.decode_tile(&crop(row, column)?, shared)?;
+                expect_tile(&tile, row, column, factor)?;
+                canvas.blend(&tile, row, column, factor)
+            },
+        )?;
+        canvas.finish(codes.codes().device())
     });
     let images = images.collect::<Result<Vec<_>>>()?;
     Ok(Tensor::cat(&images, 0)?)
@@ -206,14 +272,6 @@ fn copy_owned(
     grid: &mut [u32],
     w: usize,
 ) -> Result<()> {
-    let expected = (1, row.cells.len(), column.cells.len());
-    if tile.dims() != expected {
-        return Err(Error::Shape {
-            op: "encode_any_size",
-            got: format!("codes {:?} of a tile", tile.dims()),
-            expected: format!("{expected:?}"),
-        });
-    }
     let codes = tile.to_vec()?;
     let from_x = column.owned.start - column.cells.start;
     for y in row.owned.clone() {
@@ -223,6 +281,18 @@ fn copy_owned(
         grid[to..to + n].copy_from_slice(&codes[from..from + n]);
     }
     Ok(())
+}
+
+fn expect_grid(tile: &CodeGrid, row: &Span, column: &Span) -> Result<()> {
+    let expected = (1, row.cells.len(), column.cells.len());
+    if tile.dims() == expected {
+        return Ok(());
+    }
+    Err(Error::Shape {
+        op: "encode_any_size",
+        got: format!("codes {:?} of a tile", tile.dims()),
+        expected: format!("{expected:?}"),
+    })
 }
 
 fn expect_tile(image: &Tensor, row: &Span, column: &Span, factor: usize) -> Result<()> {

@@ -4,6 +4,7 @@ use candle_core::Tensor;
 use codebook::CodeGrid;
 
 use crate::error::Result;
+use crate::tile_statistics::TileStatistics;
 
 /// Pictures to codes and back: what tiling, pipelines and transformers need of
 /// a first stage (or of a condition model: segmentation and depth).
@@ -24,6 +25,32 @@ pub trait ImageCodec: Send + Sync {
     /// # Errors
     /// If a code is not below [`codebook_len`](Self::codebook_len).
     fn decode(&self, codes: &CodeGrid) -> Result<Tensor>;
+
+    /// [`encode`](Self::encode) of a tile `[1, C, H, W]` of a larger picture,
+    /// which may go by statistics of the whole picture. Every round over the
+    /// picture's tiles calls it once for each; after the first, only if that
+    /// one put something into `shared`.
+    ///
+    /// Provided: tiles are encoded on their own.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    fn encode_tile(&self, tile: &Tensor, shared: &mut TileStatistics) -> Result<CodeGrid> {
+        let _ = shared;
+        self.encode(tile)
+    }
+
+    /// [`decode`](Self::decode) of a tile `[1, h, w]` of the codes of a larger
+    /// picture, as [`encode_tile`](Self::encode_tile) is of pixels.
+    ///
+    /// Provided: tiles are decoded on their own.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    fn decode_tile(&self, codes: &CodeGrid, shared: &mut TileStatistics) -> Result<Tensor> {
+        let _ = shared;
+        self.decode(codes)
+    }
 
     /// Sides of a picture over sides of its code grid.
     fn factor(&self) -> usize;

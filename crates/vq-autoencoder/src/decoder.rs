@@ -1,13 +1,13 @@
 //! The decoder G of the paper: a map of code vectors to a picture.
 
-use candle_core::{Module, Result, Tensor};
+use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use layers::{Conv2d, Conv2dConfig, GroupNorm, Upsample, conv2d, group_norm, upsample};
 
 use crate::config::VqConfig;
 use crate::mid::Mid;
+use crate::pass::{Named, Pass};
 use crate::residual_stack::{ResidualStack, StackShape};
-use crate::tap::{Named, Tap};
 
 /// Convolution, middle, levels of residual blocks with doublings between them,
 /// norm, SiLU, convolution.
@@ -70,28 +70,27 @@ impl Decoder {
 
     /// `[B, z_channels, h, w]` to `[B, out_channels, h * f, w * f]`, not
     /// clamped.
-    pub(crate) fn forward(&self, z: &Tensor, tap: &mut Tap) -> Result<Tensor> {
-        self.last(&self.hidden(z, tap)?, tap)
+    pub(crate) fn forward(&self, z: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+        self.last(&self.hidden(z, pass)?, pass)
     }
 
     /// What the last convolution gets: `[B, z_channels, h, w]` to
     /// `[B, ch * ch_mult[0], h * f, w * f]`.
-    pub(crate) fn hidden(&self, z: &Tensor, tap: &mut Tap) -> Result<Tensor> {
-        let mut h = self.conv_in.forward(z, tap)?;
-        h = self.mid.forward(&h, tap)?;
+    pub(crate) fn hidden(&self, z: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+        let mut h = self.conv_in.forward(z, pass)?;
+        h = self.mid.forward(&h, pass)?;
         for level in &self.up {
-            h = level.stack.forward(&h, tap)?;
+            h = level.stack.forward(&h, pass)?;
             if let Some(upsample) = &level.upsample {
-                h = upsample.forward(&h, tap)?;
+                h = upsample.forward(&h, pass)?;
             }
         }
-        tap.show_extra(&self.norm_out.name, || self.norm_out.module.forward(&h))?;
-        self.norm_out.module.forward_silu(&h)
+        self.norm_out.forward_silu(&h, pass)
     }
 
     /// The last convolution.
-    pub(crate) fn last(&self, hidden: &Tensor, tap: &mut Tap) -> Result<Tensor> {
-        self.conv_out.forward(hidden, tap)
+    pub(crate) fn last(&self, hidden: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+        self.conv_out.forward(hidden, pass)
     }
 
     /// The weight of the last convolution, `[out_channels, ch * ch_mult[0], 3, 3]`:

@@ -1,13 +1,13 @@
 //! The encoder E of the paper: a picture to a map of feature vectors.
 
-use candle_core::{Module, Result, Tensor};
+use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use layers::{Conv2d, Conv2dConfig, Downsample, GroupNorm, conv2d, downsample, group_norm};
 
 use crate::config::VqConfig;
 use crate::mid::Mid;
+use crate::pass::{Named, Pass};
 use crate::residual_stack::{ResidualStack, StackShape};
-use crate::tap::{Named, Tap};
 
 /// Convolution, levels of residual blocks with halvings between them, middle,
 /// norm, SiLU, convolution.
@@ -68,17 +68,16 @@ impl Encoder {
 
     /// `[B, in_channels, H, W]` in `[-1, 1]` to `[B, z_channels, h, w]`, where
     /// h and w are H and W halved and rounded down once per level but one.
-    pub(crate) fn forward(&self, x: &Tensor, tap: &mut Tap) -> Result<Tensor> {
-        let mut h = self.conv_in.forward(x, tap)?;
+    pub(crate) fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+        let mut h = self.conv_in.forward(x, pass)?;
         for level in &self.down {
-            h = level.stack.forward(&h, tap)?;
+            h = level.stack.forward(&h, pass)?;
             if let Some(downsample) = &level.downsample {
-                h = downsample.forward(&h, tap)?;
+                h = downsample.forward(&h, pass)?;
             }
         }
-        h = self.mid.forward(&h, tap)?;
-        tap.show_extra(&self.norm_out.name, || self.norm_out.module.forward(&h))?;
-        h = self.norm_out.module.forward_silu(&h)?;
-        self.conv_out.forward(&h, tap)
+        h = self.mid.forward(&h, pass)?;
+        h = self.norm_out.forward_silu(&h, pass)?;
+        self.conv_out.forward(&h, pass)
     }
 }

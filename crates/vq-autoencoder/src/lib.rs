@@ -32,11 +32,12 @@ mod layout;
 mod memory;
 mod mid;
 mod model;
+mod pass;
 mod preset;
 mod reference;
 mod residual_stack;
 mod resnet_block;
-mod tap;
+mod tile_statistics;
 mod tiles;
 
 pub use any_size::{TileConfig, decode_any_size, encode_any_size, grid_size, reconstruct_any_size};
@@ -46,3 +47,4 @@ pub use error::{Error, Result};
 pub use layout::Layout;
 pub use model::VqModel;
 pub use preset::{PRESETS, Preset};
+pub use tile_statistics::TileStatistics;

@@ -4,7 +4,7 @@
 //! Not counted: the weights (4 bytes a parameter), and the picture itself as it
 //! comes and goes.
 
-use crate::any_size::TileConfig;
+use crate::any_size::{SURVEYS, TileConfig};
 use crate::config::VqConfig;
 use crate::error::{Error, Result};
 
@@ -81,7 +81,7 @@ impl TileConfig {
         };
         let tile = cells * factor;
         let overlap = OVERLAP.min(cells / 4 * factor).max(factor);
-        Ok(Self { max_pixels: tile * tile, tile, overlap })
+        Ok(Self { max_pixels: tile * tile, tile, overlap, surveys: SURVEYS })
     }
 }
 

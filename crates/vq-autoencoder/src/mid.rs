@@ -5,8 +5,8 @@ use candle_nn::VarBuilder;
 use layers::{AttnBlock, attn_block};
 
 use crate::layout::Layout;
+use crate::pass::{Named, Pass};
 use crate::resnet_block::{ResnetBlock, resnet_block};
-use crate::tap::{Named, Tap};
 
 /// Residual block, attention over all positions, residual block; the
 /// attention is there whatever the configuration says.
@@ -28,9 +28,9 @@ impl Mid {
     }
 
     /// `[B, ch, H, W]` to the same shape.
-    pub(crate) fn forward(&self, x: &Tensor, tap: &mut Tap) -> Result<Tensor> {
-        let h = self.block_1.forward(x, tap)?;
-        let h = self.attn_1.forward(&h, tap)?;
-        self.block_2.forward(&h, tap)
+    pub(crate) fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+        let h = self.block_1.forward_block(x, pass)?;
+        let h = self.attn_1.forward_block(&h, pass)?;
+        self.block_2.forward_block(&h, pass)
     }
 }

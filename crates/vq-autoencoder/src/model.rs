@@ -10,7 +10,8 @@ use crate::config::VqConfig;
 use crate::decoder::Decoder;
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
-use crate::tap::{Named, Tap};
+use crate::pass::{Named, Pass};
+use crate::tile_statistics::TileStatistics;
 
 /// A VQGAN without its losses.
 ///
@@ -76,7 +77,7 @@ impl VqModel {
     /// If the channels are not `in_channels` or a side is shorter than the
     /// factor.
     pub fn features(&self, x: &Tensor) -> Result<Tensor> {
-        self.features_tapped(x, &mut Tap::none())
+        self.features_in(x, &mut Pass::plain())
     }
 
     /// What the quantizer gets, `[B, dim, h, w]`: features after `quant_conv`.
@@ -84,7 +85,7 @@ impl VqModel {
     /// # Errors
     /// As [`features`](Self::features).
     pub fn pre_quant(&self, x: &Tensor) -> Result<Tensor> {
-        self.pre_quant_tapped(x, &mut Tap::none())
+        self.pre_quant_in(x, &mut Pass::plain())
     }
 
     /// What the decoder gets, `[B, z_channels, h, w]`, for code vectors
@@ -102,7 +103,7 @@ impl VqModel {
     /// # Errors
     /// If the channels are not the quantizer's `dim`.
     pub fn decode_embeddings(&self, embeddings: &Tensor) -> Result<Tensor> {
-        self.decode_tapped(embeddings, &mut Tap::none())
+        self.decode_in(embeddings, &mut Pass::plain())
     }
 
     /// Reconstruction `[B, out_channels, H, W]`, not clamped, and what the
@@ -148,9 +149,9 @@ impl VqModel {
         x: &Tensor,
         see: &mut dyn FnMut(&str, &Tensor),
     ) -> Result<(Tensor, Quantized)> {
-        let mut tap = Tap::new(see);
-        let quantized = self.quantizer.quantize(&self.pre_quant_tapped(x, &mut tap)?)?;
-        let reconstruction = self.decode_tapped(&quantized.embeddings, &mut tap)?;
+        let mut pass = Pass::observed(see);
+        let quantized = self.quantizer.quantize(&self.pre_quant_in(x, &mut pass)?)?;
+        let reconstruction = self.decode_in(&quantized.embeddings, &mut pass)?;
         Ok((reconstruction, quantized))
     }
 
@@ -161,9 +162,9 @@ impl VqModel {
     /// # Errors
     /// As [`decode_embeddings`](Self::decode_embeddings).
     pub fn decode_hidden(&self, embeddings: &Tensor) -> Result<Tensor> {
-        let tap = &mut Tap::none();
-        let z = self.post_quant_conv.forward(embeddings, tap)?;
-        Ok(self.decoder.hidden(&z, tap)?)
+        let pass = &mut Pass::plain();
+        let z = self.post_quant_conv.forward(embeddings, pass)?;
+        Ok(self.decoder.hidden(&z, pass)?)
     }
 
     /// The decoder's last convolution: pictures of what
@@ -172,7 +173,7 @@ impl VqModel {
     /// # Errors
     /// If the channels are not `ch * ch_mult[0]`.
     pub fn last_convolution(&self, hidden: &Tensor) -> Result<Tensor> {
-        Ok(self.decoder.last(hidden, &mut Tap::none())?)
+        Ok(self.decoder.last(hidden, &mut Pass::plain())?)
     }
 
     /// The weight of the decoder's last convolution,
@@ -182,7 +183,7 @@ impl VqModel {
         self.decoder.last_layer()
     }
 
-    fn features_tapped(&self, x: &Tensor, tap: &mut Tap) -> Result<Tensor> {
+    fn features_in(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
         let factor = self.config.factor();
         match *x.dims() {
             [_, c, h, w] if c == self.config.in_channels && h >= factor && w >= factor => {}
@@ -198,16 +199,16 @@ impl VqModel {
                 });
             }
         }
-        Ok(self.encoder.forward(&x.to_dtype(self.dtype())?, tap)?)
+        Ok(self.encoder.forward(&x.to_dtype(self.dtype())?, pass)?)
     }
 
-    fn pre_quant_tapped(&self, x: &Tensor, tap: &mut Tap) -> Result<Tensor> {
-        Ok(self.quant_conv.forward(&self.features_tapped(x, tap)?, tap)?)
+    fn pre_quant_in(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+        Ok(self.quant_conv.forward(&self.features_in(x, pass)?, pass)?)
     }
 
-    fn decode_tapped(&self, embeddings: &Tensor, tap: &mut Tap) -> Result<Tensor> {
-        let z = self.post_quant_conv.forward(embeddings, tap)?;
-        Ok(self.decoder.forward(&z, tap)?)
+    fn decode_in(&self, embeddings: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+        let z = self.post_quant_conv.forward(embeddings, pass)?;
+        Ok(self.decoder.forward(&z, pass)?)
     }
 }
 
@@ -220,6 +221,14 @@ impl ImageCodec for VqModel {
 
     fn decode(&self, codes: &CodeGrid) -> Result<Tensor> {
         self.decode_embeddings(&self.quantizer.embed(codes)?)
+    }
+
+    fn encode_tile(&self, tile: &Tensor, shared: &mut TileStatistics) -> Result<CodeGrid> {
+        Ok(self.quantizer.codes(&self.pre_quant_in(tile, &mut Pass::tile(shared))?)?)
+    }
+
+    fn decode_tile(&self, codes: &CodeGrid, shared: &mut TileStatistics) -> Result<Tensor> {
+        self.decode_in(&self.quantizer.embed(codes)?, &mut Pass::tile(shared))
     }
 
     fn factor(&self) -> usize {

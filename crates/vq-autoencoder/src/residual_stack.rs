@@ -5,8 +5,8 @@ use candle_nn::VarBuilder;
 use layers::{AttnBlock, attn_block};
 
 use crate::layout::Layout;
+use crate::pass::{Named, Pass};
 use crate::resnet_block::{ResnetBlock, resnet_block};
-use crate::tap::{Named, Tap};
 
 /// `count` times a residual block, each followed by attention if the level
 /// attends.
@@ -38,12 +38,12 @@ impl ResidualStack {
     }
 
     /// `[B, in_ch, H, W]` to `[B, out_ch, H, W]`.
-    pub(crate) fn forward(&self, x: &Tensor, tap: &mut Tap) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
         let mut h = x.clone();
         for (block, attn) in &self.blocks {
-            h = block.forward(&h, tap)?;
+            h = block.forward_block(&h, pass)?;
             if let Some(attn) = attn {
-                h = attn.forward(&h, tap)?;
+                h = attn.forward_block(&h, pass)?;
             }
         }
         Ok(h)

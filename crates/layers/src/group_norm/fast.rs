@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
+use super::Moments;
 use super::kernels::{self, Geometry};
 use crate::cpu;
 
@@ -16,22 +17,82 @@ pub(super) fn group_norm(
     x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
 }
 
+/// [`super::plain::moments`] for f32 on the CPU.
+pub(super) fn moments(x: &Tensor, groups: usize) -> Result<Vec<(f64, f64)>> {
+    let (_, c, h, w) = x.dims4()?;
+    let found = cpu::with_slices([x], |[x]| kernels::all_moments(x, c / groups * h * w))?;
+    Ok(found.into_iter().map(|(mean, variance)| (f64::from(mean), variance)).collect())
+}
+
+/// [`super::plain::group_norm_with`], then SiLU where asked, for f32 on the CPU,
+/// without gradients.
+pub(super) fn group_norm_with(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    moments: &Moments,
+    eps: f64,
+    silu: bool,
+) -> Result<Tensor> {
+    let given = moments.groups().iter();
+    let given =
+        given.map(|&(mean, variance)| kernels::shift_and_scale((mean as f32, variance), eps));
+    let op = GivenNormOp { given: given.collect(), eps, silu };
+    x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
+}
+
+fn geometry(
+    (x, weight, bias): (&Shape, &Shape, &Shape),
+    groups: usize,
+    eps: f64,
+) -> Result<Geometry> {
+    let (batch, channels, h, w) = x.dims4()?;
+    if weight.dims() != [channels] || bias.dims() != [channels] {
+        candle_core::bail!(
+            "group_norm: weight {weight:?} and bias {bias:?} do not fit an input of shape {x:?}"
+        )
+    }
+    Ok(Geometry { batch, channels, pixels: h * w, groups, eps })
+}
+
+/// A norm whose moments are given, as shift and scale of each group.
+struct GivenNormOp {
+    given: Vec<(f32, f32)>,
+    eps: f64,
+    silu: bool,
+}
+
+impl CustomOp3 for GivenNormOp {
+    fn name(&self) -> &'static str {
+        if self.silu { "group_norm_given_silu" } else { "group_norm_given" }
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let shapes = (x_layout.shape(), weight_layout.shape(), bias_layout.shape());
+        let g = geometry(shapes, self.given.len(), self.eps)?;
+        let x = cpu::slice(x, x_layout)?;
+        let (weight, bias) = (cpu::slice(weight, weight_layout)?, cpu::slice(bias, bias_layout)?);
+        let y = if self.silu {
+            kernels::forward::<true>(&g, x, weight, bias, Some(&self.given))
+        } else {
+            kernels::forward::<false>(&g, x, weight, bias, Some(&self.given))
+        };
+        Ok((CpuStorage::F32(y), x_layout.shape().clone()))
+    }
+}
+
 pub(super) struct GroupNormOp {
     pub groups: usize,
     pub eps: f64,
     pub silu: bool,
-}
-
-impl GroupNormOp {
-    fn geometry(&self, x: &Shape, weight: &Shape, bias: &Shape) -> Result<Geometry> {
-        let (batch, channels, h, w) = x.dims4()?;
-        if weight.dims() != [channels] || bias.dims() != [channels] {
-            candle_core::bail!(
-                "group_norm: weight {weight:?} and bias {bias:?} do not fit an input of shape {x:?}"
-            )
-        }
-        Ok(Geometry { batch, channels, pixels: h * w, groups: self.groups, eps: self.eps })
-    }
 }
 
 impl CustomOp3 for GroupNormOp {
@@ -48,13 +109,14 @@ impl CustomOp3 for GroupNormOp {
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let g = self.geometry(x_layout.shape(), weight_layout.shape(), bias_layout.shape())?;
+        let shapes = (x_layout.shape(), weight_layout.shape(), bias_layout.shape());
+        let g = geometry(shapes, self.groups, self.eps)?;
         let x = cpu::slice(x, x_layout)?;
         let (weight, bias) = (cpu::slice(weight, weight_layout)?, cpu::slice(bias, bias_layout)?);
         let y = if self.silu {
-            kernels::forward::<true>(&g, x, weight, bias)
+            kernels::forward::<true>(&g, x, weight, bias, None)
         } else {
-            kernels::forward::<false>(&g, x, weight, bias)
+            kernels::forward::<false>(&g, x, weight, bias, None)
         };
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }
@@ -67,7 +129,7 @@ impl CustomOp3 for GroupNormOp {
         _y: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let g = self.geometry(x.shape(), weight.shape(), bias.shape())?;
+        let g = geometry((x.shape(), weight.shape(), bias.shape()), self.groups, self.eps)?;
         let grads = cpu::with_slices([x, weight, bias, grad], |[x, weight, bias, grad]| {
             if self.silu {
                 kernels::backward::<true>(&g, x, weight, bias, grad)

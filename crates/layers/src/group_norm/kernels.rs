@@ -26,20 +26,31 @@ impl Geometry {
     }
 }
 
-/// Mean and reciprocal standard deviation of one group.
-fn moments(x: &[f32], eps: f64) -> (f32, f32) {
+/// Mean and variance of one group.
+fn moments(x: &[f32]) -> (f32, f64) {
     let n = x.len() as f64;
     let mean = (sum(x) / n) as f32;
-    let variance = sum_of(x, x, |x, _| (x - mean) * (x - mean)) / n;
+    (mean, sum_of(x, x, |x, _| (x - mean) * (x - mean)) / n)
+}
+
+/// What a group is shifted and scaled by: mean and reciprocal standard deviation.
+pub(super) fn shift_and_scale((mean, variance): (f32, f64), eps: f64) -> (f32, f32) {
     (mean, (1.0 / (variance + eps).sqrt()) as f32)
 }
 
-/// `[B, C, H, W]` to the same shape.
+/// Mean and variance of every picture's every group of `len` elements.
+pub(super) fn all_moments(x: &[f32], len: usize) -> Vec<(f32, f64)> {
+    x.par_chunks_exact(len.max(1)).map(moments).collect()
+}
+
+/// `[B, C, H, W]` to the same shape; every picture by its own moments, or all by
+/// the [`shift_and_scale`] of each group that is `given`.
 pub(super) fn forward<const SILU: bool>(
     g: &Geometry,
     x: &[f32],
     weight: &[f32],
     bias: &[f32],
+    given: Option<&[(f32, f32)]>,
 ) -> Vec<f32> {
     let mut y = vec![0.0; x.len()];
     if x.is_empty() {
@@ -47,7 +58,10 @@ pub(super) fn forward<const SILU: bool>(
     }
     let tasks = y.par_chunks_exact_mut(g.group_len()).zip(x.par_chunks_exact(g.group_len()));
     tasks.enumerate().for_each(|(task, (y, x))| {
-        let (mean, scale) = moments(x, g.eps);
+        let (mean, scale) = match given {
+            Some(groups) => groups[task % g.groups],
+            None => shift_and_scale(moments(x), g.eps),
+        };
         let first = task % g.groups * g.group_channels();
         let planes = y.chunks_exact_mut(g.pixels).zip(x.chunks_exact(g.pixels));
         for (channel, (y, x)) in planes.enumerate() {
@@ -111,7 +125,7 @@ fn group_backward<const SILU: bool>(
     dx: &mut [f32],
     sums: &mut [(f64, f64)],
 ) {
-    let (mean, scale) = moments(x, g.eps);
+    let (mean, scale) = shift_and_scale(moments(x), g.eps);
     // Sums over the group of the gradient to the normalised input, and of the same
     // times that input: what mean and variance pass on.
     let (mut through_mean, mut through_variance) = (0.0_f64, 0.0_f64);
