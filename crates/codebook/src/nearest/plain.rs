@@ -7,22 +7,22 @@ use super::rows::Rows;
 /// Partial sums, so that additions need not wait for each other.
 const LANES: usize = 8;
 
-/// `|a - b|^2` in f64: the one definition of distance here.
+/// `|a - b|^2` in f64, always summed in the same order: the one definition of
+/// distance here.
 pub(super) fn squared_distance<T: Copy + Into<f64>>(a: &[T], b: &[T]) -> f64 {
-    sum_pairs(a, b, |a, b| (a - b) * (a - b))
-}
-
-/// The sum of `term` over pairs of values, always in the same order.
-fn sum_pairs<T: Copy + Into<f64>>(a: &[T], b: &[T], term: impl Fn(f64, f64) -> f64) -> f64 {
+    let square = |a: T, b: T| {
+        let difference = a.into() - b.into();
+        difference * difference
+    };
     let mut sums = [0.0; LANES];
     let (mut a, mut b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
     for (a, b) in a.by_ref().zip(b.by_ref()) {
         for lane in 0..LANES {
-            sums[lane] += term(a[lane].into(), b[lane].into());
+            sums[lane] += square(a[lane], b[lane]);
         }
     }
     let rest = a.remainder().iter().zip(b.remainder());
-    sums.iter().sum::<f64>() + rest.map(|(&a, &b)| term(a.into(), b.into())).sum::<f64>()
+    sums.iter().sum::<f64>() + rest.map(|(&a, &b)| square(a, b)).sum::<f64>()
 }
 
 /// The nearest row for each vector; `None` if a distance is not finite.

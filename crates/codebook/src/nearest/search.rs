@@ -68,8 +68,11 @@ pub(super) fn search(kernel: Kernel, vectors: Rows<f32>, codebook: Rows<f32>) ->
     };
     let (dim, longest) = (codebook.dim(), codes.norm_limit(0..codebook.len()));
     let mut nearest = vec![0; vectors.len()];
-    nearest.par_chunks_mut(GROUP).zip(vectors.values().par_chunks(GROUP * dim)).try_for_each(
-        |(nearest, group)| search_group(Rows::from_slice(group, dim), &codes, longest, nearest),
+    nearest.par_chunks_mut(GROUP).zip(vectors.values().par_chunks(GROUP * dim)).try_for_each_init(
+        Vec::new,
+        |buffer, (nearest, group)| {
+            search_group(Rows::from_slice(group, dim), &codes, longest, buffer, nearest)
+        },
     )?;
     Some(nearest)
 }
@@ -78,6 +81,7 @@ fn search_group(
     vectors: Rows<f32>,
     codes: &Codes,
     longest: f32,
+    buffer: &mut Vec<f32>,
     nearest: &mut [u32],
 ) -> Option<()> {
     // Vectors too long for f32 get a NaN here, so that no code leads for them.
@@ -91,7 +95,7 @@ fn search_group(
             *nearest = plain::nearest(vector, codes.rows)?;
         }
     }
-    let group = Group::new(codes.kernel, vectors);
+    let group = Group::new(codes.kernel, vectors, buffer);
     let chunk = codes.chunk();
     let work = WORK_CODES.next_multiple_of(chunk);
     let swept: Vec<_> = (0..codes.rows.len().div_ceil(work))

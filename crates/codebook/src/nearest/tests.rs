@@ -1,5 +1,7 @@
 //! The fast search against its plain twin.
 
+mod kernels;
+
 use candle_core::{DType, Device, Tensor, Var};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};

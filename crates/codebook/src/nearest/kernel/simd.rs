@@ -1,22 +1,46 @@
 //! The inner loops of the search, per instruction set.
 //!
-//! A *tile* is a few vector registers of vectors, transposed: value `k` of all its
-//! vectors lies together, one vector per lane. Codes stay as they are, row after
-//! row, and are broadcast: nothing of the codebook is copied or packed. A *block*
-//! is as many codes as fit in registers with a tile; its scores never leave them.
+//! A *tile* is [`TILE`] vectors, transposed: value `k` of all of them lies together,
+//! one vector per lane. Codes stay as they are, row after row, and are broadcast:
+//! nothing of the codebook is copied or packed. A *block* is some codes whose scores
+//! fit in registers together with what is kept of the blocks before.
+
+/// Vectors of a tile: one register of AVX-512, two of AVX2.
+pub(super) const TILE: usize = 16;
+
+/// The loops for one instruction set.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(super) struct Loops {
+    /// Codes of a block.
+    pub block_codes: usize,
+    pub sweep: Sweep,
+    pub four_dots: unsafe fn(&[f32], &[f32]) -> [f32; 4],
+    pub one_dot: unsafe fn(&[f32], &[f32]) -> [f32; 1],
+}
+
+/// Tile, rows, dim, starts, first block; best, second, block.
+type Sweep = unsafe fn(&[f32], &[f32], usize, &[f32], u32, &mut [f32], &mut [f32], &mut [u32]);
 
 #[cfg(target_arch = "x86_64")]
 macro_rules! kernels {
-    ($set:ident, $feature:literal, lanes: $lanes:literal, codes: $codes:literal,
+    ($set:ident, $feature:literal, registers: $registers:literal, codes: $codes:literal,
      $load:ident, $store:ident, $splat:ident, $fma:ident, $max:ident, $min:ident,
      $choose:item, $sum:item) => {
         pub(super) mod $set {
             use std::arch::x86_64::*;
 
-            /// Vectors of one register.
-            pub const LANES: usize = $lanes;
+            use super::{Loops, TILE};
+
+            pub const LOOPS: Loops =
+                Loops { block_codes: CODES, sweep, four_dots: dots::<4>, one_dot: dots::<1> };
+
+            /// Registers of a tile.
+            const R: usize = $registers;
+            /// Values of a register.
+            const LANES: usize = TILE / R;
             /// Codes of a block.
-            pub const CODES: usize = $codes;
+            const CODES: usize = $codes;
 
             #[inline]
             #[target_feature(enable = $feature)]
@@ -33,11 +57,11 @@ macro_rules! kernels {
             /// number, and the highest score of the other blocks.
             ///
             /// # Safety
-            /// The machine has the instruction set. `tile` has `dim` times `R`
-            /// registers, `rows` as many rows of `dim` floats as `starts` has values,
-            /// and `best`, `second`, `block` have `R` registers each.
+            /// The machine has the instruction set. `tile` has `dim * TILE` values,
+            /// `rows` as many rows of `dim` values as there are `starts`, and `best`,
+            /// `second`, `block` have `TILE` values each.
             #[target_feature(enable = $feature)]
-            pub unsafe fn sweep<const R: usize>(
+            unsafe fn sweep(
                 tile: &[f32],
                 rows: &[f32],
                 dim: usize,
@@ -47,11 +71,11 @@ macro_rules! kernels {
                 second: &mut [f32],
                 block: &mut [u32],
             ) {
-                debug_assert!(tile.len() >= dim * R * LANES);
+                debug_assert!(tile.len() >= dim * TILE);
                 debug_assert!(rows.len() >= dim * starts.len());
                 let numbers = block.as_mut_ptr().cast::<f32>();
                 let at = |r: usize| r * LANES;
-                // SAFETY: `R` registers each (contract); a u32 has the size of a f32.
+                // SAFETY: `TILE` values each (contract); a u32 has the size of a f32.
                 let (mut high, mut next, mut number) = unsafe {
                     (
                         std::array::from_fn::<_, R, _>(|r| $load(best.as_ptr().add(at(r)))),
@@ -67,10 +91,10 @@ macro_rules! kernels {
                     // SAFETY: `starts` has a value for each row (contract).
                     let codes = unsafe { rows.as_ptr().add(b * CODES * dim) };
                     for k in 0..dim {
-                        // SAFETY: `dim` times `R` registers, and `CODES` rows of `dim`
+                        // SAFETY: `dim * TILE` values of the tile, and `CODES` rows of `dim`
                         // values from `codes` on (contract).
                         unsafe {
-                            let tile = tile.as_ptr().add(k * R * LANES);
+                            let tile = tile.as_ptr().add(k * TILE);
                             let z: [_; R] = std::array::from_fn(|r| $load(tile.add(at(r))));
                             for c in 0..CODES {
                                 let e = $splat(*codes.add(c * dim + k));
@@ -98,7 +122,7 @@ macro_rules! kernels {
                     }
                 }
                 for r in 0..R {
-                    // SAFETY: `R` registers each (contract).
+                    // SAFETY: `TILE` values each (contract).
                     unsafe {
                         $store(best.as_mut_ptr().add(at(r)), high[r]);
                         $store(second.as_mut_ptr().add(at(r)), next[r]);
@@ -113,7 +137,7 @@ macro_rules! kernels {
             /// The machine has the instruction set; `rows` has `M` rows as long as
             /// `vector`.
             #[target_feature(enable = $feature)]
-            pub unsafe fn dots<const M: usize>(vector: &[f32], rows: &[f32]) -> [f32; M] {
+            unsafe fn dots<const M: usize>(vector: &[f32], rows: &[f32]) -> [f32; M] {
                 let dim = vector.len();
                 debug_assert!(rows.len() >= M * dim);
                 let whole = dim - dim % LANES;
@@ -141,7 +165,7 @@ macro_rules! kernels {
 kernels!(
     avx512,
     "avx512f",
-    lanes: 16,
+    registers: 1,
     codes: 12,
     _mm512_loadu_ps,
     _mm512_storeu_ps,
@@ -161,7 +185,7 @@ kernels!(
 kernels!(
     avx2,
     "avx2,fma",
-    lanes: 8,
+    registers: 2,
     codes: 6,
     _mm256_loadu_ps,
     _mm256_storeu_ps,

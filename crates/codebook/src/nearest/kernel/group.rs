@@ -1,0 +1,178 @@
+//! A group of vectors, laid out for the kernel, and what is kept per vector.
+
+use super::{Kernel, Seen, gemm};
+use crate::nearest::kernel::simd::TILE;
+use crate::nearest::rows::Rows;
+
+/// Codes of a block where scores are written out before they are compared.
+const SCORED_CODES: usize = 16;
+/// What a dot product of rows costs beside its multiply-adds, in these.
+const DOT_COST: usize = 8;
+
+/// What the codes of a chunk are to each vector of a group. Codes are seen in
+/// *blocks*; the score of a block is the highest of its codes' scores.
+pub(in crate::nearest) struct Summary {
+    /// The highest score.
+    pub best: Vec<f32>,
+    /// The highest score of the other blocks; `-inf` if there are none.
+    pub second: Vec<f32>,
+    /// The block of the highest score, counted from the start of the chunk.
+    pub block: Vec<u32>,
+}
+
+impl Summary {
+    /// For a group, before any code was seen.
+    pub fn new(group: &Group) -> Self {
+        let len = group.rows.len().next_multiple_of(TILE);
+        let lowest = || vec![f32::NEG_INFINITY; len];
+        Self { best: lowest(), second: lowest(), block: vec![0; len] }
+    }
+
+    fn reset(&mut self) {
+        self.best.fill(f32::NEG_INFINITY);
+        self.second.fill(f32::NEG_INFINITY);
+        self.block.fill(0);
+    }
+
+    fn tile(&mut self, start: usize) -> Seen<'_> {
+        Seen {
+            best: &mut self.best[start..start + TILE],
+            second: &mut self.second[start..start + TILE],
+            block: &mut self.block[start..start + TILE],
+        }
+    }
+}
+
+/// Vectors that are compared with the same codes, one chunk of them after the other.
+pub(in crate::nearest) struct Group<'a> {
+    kernel: Kernel,
+    rows: Rows<'a, f32>,
+    layout: GroupLayout<'a>,
+}
+
+enum GroupLayout<'a> {
+    /// Tiles, the last filled up with zeros; and the codes of a block.
+    Tiles { values: &'a [f32], block_codes: usize },
+    /// As they came: for few vectors, and for the kernel without sweep.
+    Rows,
+}
+
+impl<'a> Group<'a> {
+    /// `buffer` saves an allocation per group.
+    pub fn new(kernel: Kernel, rows: Rows<'a, f32>, buffer: &'a mut Vec<f32>) -> Self {
+        let layout = match kernel.block_codes() {
+            Some(block_codes) if !few_vectors(rows) => {
+                write_tiles(rows, buffer);
+                GroupLayout::Tiles { values: buffer, block_codes }
+            }
+            _ => GroupLayout::Rows,
+        };
+        Self { kernel, rows, layout }
+    }
+
+    /// Codes of a block.
+    pub fn block_codes(&self) -> usize {
+        match self.layout {
+            GroupLayout::Tiles { block_codes, .. } => block_codes,
+            GroupLayout::Rows => SCORED_CODES,
+        }
+    }
+
+    /// Summarises the chunk: the score of code `k` is `starts[k] + vector . codes[k]`.
+    pub fn sweep(&self, codes: Rows<f32>, starts: &[f32], summary: &mut Summary) {
+        summary.reset();
+        match self.layout {
+            GroupLayout::Tiles { values, block_codes } => {
+                self.sweep_tiles(values, block_codes, codes, starts, summary);
+            }
+            GroupLayout::Rows => self.sweep_rows(codes, starts, summary),
+        }
+    }
+
+    fn sweep_tiles(
+        &self,
+        tiles: &[f32],
+        block: usize,
+        codes: Rows<f32>,
+        starts: &[f32],
+        summary: &mut Summary,
+    ) {
+        let dim = codes.dim();
+        let whole = starts.len() - starts.len() % block;
+        let (rows, last_rows) = codes.values().split_at(whole * dim);
+        // The last codes in a block of their own, filled up by codes never chosen.
+        let mut last_starts = starts[whole..].to_vec();
+        let mut last_rows = last_rows.to_vec();
+        if !last_starts.is_empty() {
+            last_starts.resize(block, f32::NEG_INFINITY);
+            last_rows.resize(block * dim, 0.0);
+        }
+        let last = (whole / block) as u32;
+        for (i, tile) in tiles.chunks_exact(TILE * dim).enumerate() {
+            self.kernel.sweep(tile, rows, &starts[..whole], 0, summary.tile(i * TILE));
+            self.kernel.sweep(tile, &last_rows, &last_starts, last, summary.tile(i * TILE));
+        }
+    }
+
+    fn sweep_rows(&self, codes: Rows<f32>, starts: &[f32], summary: &mut Summary) {
+        let mut dots = vec![0.0; self.rows.len() * starts.len()];
+        if self.kernel == Kernel::Portable {
+            gemm::dot_products(self.rows, codes, &mut dots);
+        } else {
+            for (vector, dots) in self.rows.iter().zip(dots.chunks_exact_mut(starts.len())) {
+                self.kernel.dots(vector, codes, dots);
+            }
+        }
+        for (i, dots) in dots.chunks_exact(starts.len()).enumerate() {
+            let blocks = dots.chunks(SCORED_CODES).zip(starts.chunks(SCORED_CODES));
+            for (number, (dots, starts)) in blocks.enumerate() {
+                let score = highest_score(dots, starts);
+                if score > summary.best[i] {
+                    summary.second[i] = summary.best[i];
+                    summary.best[i] = score;
+                    summary.block[i] = number as u32;
+                } else if score > summary.second[i] {
+                    summary.second[i] = score;
+                }
+            }
+        }
+    }
+}
+
+fn write_tiles(rows: Rows<f32>, tiles: &mut Vec<f32>) {
+    let dim = rows.dim();
+    tiles.resize(rows.len().next_multiple_of(TILE) * dim, 0.0);
+    for (tile, rows) in tiles.chunks_exact_mut(TILE * dim).zip(rows.values().chunks(TILE * dim)) {
+        if rows.len() < tile.len() {
+            tile.fill(0.0);
+        }
+        for (lane, row) in rows.chunks_exact(dim).enumerate() {
+            for (values, value) in tile.chunks_exact_mut(TILE).zip(row) {
+                values[lane] = *value;
+            }
+        }
+    }
+}
+
+/// Whether so much of a tile would stay empty that multiplying rows is cheaper.
+fn few_vectors(rows: Rows<f32>) -> bool {
+    let dot_cost = rows.dim().div_ceil(TILE) + DOT_COST;
+    rows.len() <= TILE && rows.len() * dot_cost < rows.dim()
+}
+
+/// The highest score of the codes of a block.
+fn highest_score(dots: &[f32], starts: &[f32]) -> f32 {
+    let max = |a: f32, b: f32| if b > a { b } else { a };
+    let mut scores = [f32::NEG_INFINITY; SCORED_CODES];
+    for (score, (dot, start)) in scores.iter_mut().zip(dots.iter().zip(starts)) {
+        *score = start + dot;
+    }
+    let mut width = SCORED_CODES;
+    while width > 1 {
+        width /= 2;
+        for i in 0..width {
+            scores[i] = max(scores[i], scores[i + width]);
+        }
+    }
+    scores[0]
+}
