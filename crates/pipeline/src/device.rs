@@ -24,19 +24,13 @@ pub fn parse_device(name: &str) -> Result<Device> {
         ("cpu", None) => Ok(Device::Cpu),
         ("cuda", index) => {
             if !candle_core::utils::cuda_is_available() {
-                return Err(refuse(
-                    "this build has no CUDA support; use --device cpu"
-                        .to_owned(),
-                ));
+                return Err(refuse("this build has no CUDA support; use --device cpu".to_owned()));
             }
             Device::new_cuda(index.unwrap_or(0)).map_err(|e| refuse(e.to_string()))
         }
         ("metal", index) => {
             if !candle_core::utils::metal_is_available() {
-                return Err(refuse(
-                    "this build has no Metal support; use --device cpu"
-                        .to_owned(),
-                ));
+                return Err(refuse("this build has no Metal support; use --device cpu".to_owned()));
             }
             Device::new_metal(index.unwrap_or(0)).map_err(|e| refuse(e.to_string()))
         }

@@ -48,6 +48,31 @@ fn gumbel_from_either_file_is_one_codec() -> Result<()> {
 }
 
 #[test]
+fn llamagen_with_a_configuration_of_ours() -> Result<()> {
+    let Some(group) = golden::group("llamagen_vq")? else { return Ok(()) };
+    // LlamaGen has no configuration files: the preset with the sizes of this group.
+    let stated = |key: &str| group.manifest()["config"][key].clone();
+    let preset = vq_autoencoder::VqConfig::preset("llamagen-vq16").context("no preset")?;
+    let mut config = serde_json::to_value(preset)?;
+    for (key, stated) in [
+        ("ch", stated("ch")),
+        ("ch_mult", stated("mult")),
+        ("num_res_blocks", stated("nres")),
+        ("z_channels", stated("z")),
+    ] {
+        config[key] = stated;
+    }
+    config["quantizer"]["len"] = stated("K");
+    config["quantizer"]["dim"] = stated("e");
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("config.json");
+    std::fs::write(&path, serde_json::to_string(&config)?)?;
+    let codec = load(&ModelSpec::with_config(group.path("model.safetensors"), &path))?;
+    check(&group, &codec, "x", "indices", "decode_code")?;
+    check(&group, &codec, "odd", "odd/indices", "odd/decode_code")
+}
+
+#[test]
 fn a_checkpoint_of_the_real_program() -> Result<()> {
     let Some(group) = golden::group("ckpt_real_main")? else { return Ok(()) };
     let codec = load(&with_yaml(&group, "last.ckpt", "project.yaml"))?;
