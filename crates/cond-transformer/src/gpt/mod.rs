@@ -1,0 +1,160 @@
+//! The minGPT-style transformer of VQGAN (`taming.modules.transformer.mingpt.GPT`).
+
+mod block;
+mod config;
+mod continuation;
+mod next_code;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{Embedding, Linear, Module, VarBuilder};
+
+pub use config::GptConfig;
+pub(crate) use config::{limits, within};
+
+use self::block::{Block, INIT, LAYER_NORM_EPS};
+use crate::condition::check_tokens;
+use crate::decoder::Pass;
+use crate::norm::{LayerNorm, layer_norm};
+use crate::{Conditions, Error, KvCache, Result};
+
+/// A decoder with learned positions: condition tokens and codes share one
+/// vocabulary and one embedding table, and differ by their positions only.
+///
+/// Layer norm with eps 1e-5, exact (erf) GELU, biases everywhere but in the head,
+/// which is not tied to the embedding. No dropout: the published models have none.
+#[derive(Clone, Debug)]
+pub struct Gpt {
+    config: GptConfig,
+    tok_emb: Embedding,
+    pos_emb: Tensor,
+    blocks: Vec<Block>,
+    ln_f: LayerNorm,
+    head: Linear,
+    device: Device,
+}
+
+impl Gpt {
+    /// Reads the reference's keys from `vb`: `tok_emb.weight`, `pos_emb`,
+    /// `blocks.{i}.{ln1,ln2,attn.{key,query,value,proj},mlp.{0,2}}`, `ln_f`,
+    /// `head.weight`. (Its `attn.mask` buffers say nothing that the sizes do not.)
+    ///
+    /// # Errors
+    /// If the configuration is out of bounds or a tensor is missing.
+    pub fn new(config: &GptConfig, vb: VarBuilder) -> Result<Self> {
+        config.validate()?;
+        let GptConfig { vocab_size, block_size, n_layer, n_embd, .. } = *config;
+        let table = vb.pp("tok_emb").get_with_hints((vocab_size, n_embd), "weight", INIT)?;
+        let zero = candle_nn::Init::Const(0.0);
+        let blocks = vb.pp("blocks");
+        Ok(Self {
+            config: config.clone(),
+            tok_emb: Embedding::new(table, n_embd),
+            pos_emb: vb.get_with_hints((1, block_size, n_embd), "pos_emb", zero)?,
+            blocks: (0..n_layer)
+                .map(|i| Block::new(config, blocks.pp(i)))
+                .collect::<candle_core::Result<_>>()?,
+            ln_f: layer_norm(n_embd, LAYER_NORM_EPS, vb.pp("ln_f"))?,
+            head: Linear::new(
+                vb.pp("head").get_with_hints((vocab_size, n_embd), "weight", INIT)?,
+                None,
+            ),
+            device: vb.device().clone(),
+        })
+    }
+
+    /// The sizes.
+    pub fn config(&self) -> &GptConfig {
+        &self.config
+    }
+
+    /// Whether the reference decays the parameter `name` (weights of linear layers)
+    /// or leaves it alone (biases, norms, embeddings, positions).
+    pub fn decays(name: &str) -> bool {
+        let mut path = name.rsplit('.');
+        let weight = path.next() == Some("weight");
+        weight && !matches!(path.next(), Some("ln1" | "ln2" | "ln_f" | "tok_emb") | None)
+    }
+
+    /// Logits `[B, E + T, V]` of the code after every position, with gradients,
+    /// for tokens `[B, T]` (u32) behind embeddings `[B, E, C]`, if any.
+    ///
+    /// For a condition c of N tokens and codes z, `cat(c, z)` without its last
+    /// token goes in, and the logits from position N - 1 on are those of z.
+    ///
+    /// # Errors
+    /// If there are more positions than `block_size`, or tokens without a row.
+    pub fn forward(&self, tokens: &Tensor, embeddings: Option<&Tensor>) -> Result<Tensor> {
+        self.forward_with(tokens, embeddings, |_| ())
+    }
+
+    /// [`Self::forward`], telling `visit` the output `[B, E + T, C]` of each block.
+    pub fn forward_with(
+        &self,
+        tokens: &Tensor,
+        embeddings: Option<&Tensor>,
+        visit: impl FnMut(&Tensor),
+    ) -> Result<Tensor> {
+        check_tokens("token", tokens, self.config.vocab_size)?;
+        let mut x = self.tok_emb.forward(tokens)?;
+        if let Some(embeddings) = embeddings {
+            x = Tensor::cat(&[embeddings, &x], 1)?;
+        }
+        let x = self.place(&x, 0)?;
+        let x = self.pass(None, None).run(&self.blocks, &x, visit)?;
+        self.logits(&x)
+    }
+
+    /// Adds the learned positions from `start` on to `x: [B, T, C]`.
+    fn place(&self, x: &Tensor, start: usize) -> Result<Tensor> {
+        let end = start + x.dim(1)?;
+        if end > self.config.block_size {
+            return Err(Error::ContextFull {
+                what: "the model's context (block_size)",
+                positions: end,
+                limit: self.config.block_size,
+            });
+        }
+        Ok(x.broadcast_add(&self.pos_emb.narrow(1, start, end - start)?)?)
+    }
+
+    /// `[.., C]` to `[.., V]`.
+    fn logits(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(self.head.forward(&self.ln_f.forward(x)?)?)
+    }
+
+    fn pass<'a>(&self, cache: Option<&'a mut KvCache>, wanted: Option<Vec<usize>>) -> Pass<'a> {
+        let unmasked = self.config.n_unmasked;
+        Pass { cache, hidden: Vec::new(), unmasked, rotary: None, wanted }
+    }
+
+    /// Conditions and codes as the tokens `[B, N + T]` they are here.
+    fn sequence(&self, conditions: &Conditions, codes: Option<&Tensor>) -> Result<Tensor> {
+        let front = match conditions {
+            Conditions::Tokens(tokens) => tokens.clone(),
+            Conditions::Classes(classes) => classes.unsqueeze(1)?,
+            Conditions::Captions { .. } => {
+                return Err(Error::ConditionKind {
+                    takes: "tokens or a class",
+                    given: conditions.kind(),
+                });
+            }
+        };
+        check_tokens("condition token", &front, self.config.vocab_size)?;
+        let Some(codes) = codes else { return Ok(front) };
+        check_tokens("code", codes, self.config.vocab_size)?;
+        if codes.dims2()?.0 != front.dims2()?.0 {
+            return Err(Error::Shape {
+                op: "GPT",
+                what: "codes",
+                shape: codes.dims().to_vec(),
+                expected: format!("one row a condition, {}", front.dims2()?.0),
+            });
+        }
+        Ok(Tensor::cat(&[&front, codes], 1)?)
+    }
+
+    /// f32 logits `[B, V]` of `x: [B, 1, C]`.
+    fn next_logits(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(self.logits(x)?.squeeze(1)?.to_dtype(DType::F32)?)
+    }
+}

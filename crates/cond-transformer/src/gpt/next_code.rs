@@ -1,0 +1,109 @@
+//! The minGPT-style model as a [`NextCode`].
+
+use candle_core::{Device, Tensor};
+use candle_nn::Module;
+
+use super::Gpt;
+use crate::condition::check_tokens;
+use crate::{CacheShape, Conditions, Error, KvCache, NextCode, Result};
+
+impl Gpt {
+    /// Runs embedded tokens `x: [B, T, C]` behind those of the cache.
+    ///
+    /// While fewer positions than `n_unmasked` are known, each new one changes how
+    /// the earlier ones are seen: then all are computed anew.
+    fn extend(&self, x: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
+        let x = match cache.replay() {
+            Some(before) => Tensor::cat(&[before, x], 1)?,
+            None => x.clone(),
+        };
+        if cache.replay().is_some() {
+            cache.clear();
+        }
+        let (len, start) = (x.dim(1)?, cache.len());
+        let placed = self.place(&x, start)?;
+        let pass = self.pass(Some(&mut *cache), Some(vec![len - 1; x.dim(0)?]));
+        let out = pass.run(&self.blocks, &placed, |_| ())?;
+        if start + len < self.config.n_unmasked {
+            cache.set_replay(Some(x));
+        }
+        self.next_logits(&out)
+    }
+}
+
+impl NextCode for Gpt {
+    fn vocabulary(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn context(&self) -> usize {
+        self.config.block_size
+    }
+
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn cache(&self, batch: usize, positions: usize) -> Result<KvCache> {
+        let shape = CacheShape {
+            layers: self.config.n_layer,
+            batch,
+            heads: self.config.n_head,
+            positions: positions.min(self.config.block_size),
+            head_dim: self.config.n_embd / self.config.n_head,
+        };
+        KvCache::new(shape, self.pos_emb.dtype(), &self.device)
+    }
+
+    fn prefill(
+        &self,
+        conditions: &Conditions,
+        codes: Option<&Tensor>,
+        cache: &mut KvCache,
+    ) -> Result<Tensor> {
+        let tokens = self.sequence(conditions, codes)?;
+        if tokens.elem_count() == 0 {
+            return Err(Error::Request("an empty prefix; give a start token".to_owned()));
+        }
+        cache.clear();
+        self.extend(&self.tok_emb.forward(&tokens)?, cache)
+    }
+
+    fn step(&self, codes: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
+        check_tokens("code", codes, self.config.vocab_size)?;
+        self.extend(&self.tok_emb.forward(&codes.unsqueeze(1)?)?, cache)
+    }
+
+    fn logits_after(
+        &self,
+        conditions: &Conditions,
+        codes: &Tensor,
+        known: &[usize],
+    ) -> Result<Tensor> {
+        let tokens = self.sequence(conditions, Some(codes))?;
+        let front = conditions.positions()?;
+        let (batch, len) = tokens.dims2()?;
+        if known.len() != batch || known.iter().any(|&known| !(1..=len).contains(&(front + known)))
+        {
+            return Err(Error::Request(format!(
+                "codes known {known:?} in {batch} sequences of {} codes",
+                len - front
+            )));
+        }
+        let one = |tokens: &Tensor, last: Vec<usize>| -> Result<Tensor> {
+            let x = self.place(&self.tok_emb.forward(tokens)?, 0)?;
+            self.next_logits(&self.pass(None, Some(last)).run(&self.blocks, &x, |_| ())?)
+        };
+        let last: Vec<_> = known.iter().map(|known| front + known - 1).collect();
+        if last.iter().all(|&last| last + 1 >= self.config.n_unmasked) {
+            return one(&tokens, last);
+        }
+        // Positions that see later ones must not see codes that are not known yet.
+        let rows = last
+            .iter()
+            .enumerate()
+            .map(|(b, &last)| one(&tokens.narrow(0, b, 1)?.narrow(1, 0, last + 1)?, vec![last]))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::cat(&rows, 0)?)
+    }
+}

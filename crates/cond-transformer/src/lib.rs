@@ -1,0 +1,49 @@
+//! Transformers that draw code grids under a condition.
+//!
+//! A model implements [`NextCode`]: it reads [`Conditions`] and the codes so far, and
+//! says how likely each code is to come next. Two are here:
+//!
+//! | model | positions | condition |
+//! |---|---|---|
+//! | [`Gpt`], minGPT-style (VQGAN) | learned | tokens of the codes' own vocabulary: a start token, a class, a code grid, [`Coordinates`], a layout ([`LayoutTokens`]) |
+//! | [`Llama`], LLaMA-style (LlamaGen) | rotary, on a grid | a class, or text embeddings of a caption |
+//!
+//! What draws codes knows only the trait: [`generate`] and [`generate_grid`] up to the
+//! model's size, with a [`KvCache`]; [`generate_raster`] and [`generate_wavefront`] at
+//! any size, by a sliding [`Window`]. [`Sampling`] says how, [`Guidance`] how closely
+//! to the condition, a [`Permuter`] in which order.
+//!
+//! Every random number belongs to a (seed, sample, position), see [`Stream`]: what is
+//! drawn does not depend on the batch, the order of work, or a restart.
+//!
+//! The `forward` methods of the models have gradients; all else is inference, with
+//! candle's fused ops (which have none).
+
+mod attention;
+mod condition;
+mod coordinates;
+mod decoder;
+mod error;
+mod generate;
+mod gpt;
+mod kv_cache;
+mod layout;
+mod llama;
+mod next_code;
+mod norm;
+mod permuter;
+mod sampling;
+mod sliding;
+
+pub use condition::Conditions;
+pub use coordinates::Coordinates;
+pub use error::{Error, NoCode, Result};
+pub use generate::{Request, generate, generate_grid, keep_rows};
+pub use gpt::{Gpt, GptConfig};
+pub use kv_cache::{CacheShape, KvCache};
+pub use layout::{Layout, LayoutTokens, Object, Places, Rect};
+pub use llama::{Llama, LlamaConfig, PrefixConfig};
+pub use next_code::NextCode;
+pub use permuter::{Order, Permuter};
+pub use sampling::{Chooser, Guidance, Sampling, Stream, filter_logits, probabilities};
+pub use sliding::{Window, WindowConditions, WindowRequest, generate_raster, generate_wavefront};

@@ -1,0 +1,75 @@
+//! A block of the LlamaGen-style model.
+
+use candle_core::Tensor;
+use candle_nn::{Linear, Module, VarBuilder};
+
+use super::prefix::linear;
+use super::{LlamaConfig, rotary};
+use crate::Result;
+use crate::attention::split_heads;
+use crate::decoder;
+use crate::norm::{RmsNorm, rms_norm};
+
+/// `x + attention(norm(x))`, then `x + w2(silu(w1 norm(x)) * w3 norm(x))` (SwiGLU).
+#[derive(Clone, Debug)]
+pub(super) struct Block {
+    attention_norm: RmsNorm,
+    ffn_norm: RmsNorm,
+    wqkv: Linear,
+    wo: Linear,
+    w1: Linear,
+    w2: Linear,
+    w3: Linear,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+}
+
+impl Block {
+    pub(super) fn new(config: &LlamaConfig, vb: VarBuilder) -> candle_core::Result<Self> {
+        let LlamaConfig { dim, n_head, norm_eps, .. } = *config;
+        let (kv_heads, head_dim) = (config.kv_heads(), config.head_dim());
+        let hidden = config.hidden_dim();
+        let (attention, feed_forward) = (vb.pp("attention"), vb.pp("feed_forward"));
+        Ok(Self {
+            attention_norm: rms_norm(dim, norm_eps, vb.pp("attention_norm"))?,
+            ffn_norm: rms_norm(dim, norm_eps, vb.pp("ffn_norm"))?,
+            wqkv: linear(dim, (n_head + 2 * kv_heads) * head_dim, attention.pp("wqkv"))?,
+            wo: linear(dim, dim, attention.pp("wo"))?,
+            w1: linear(dim, hidden, feed_forward.pp("w1"))?,
+            w2: linear(hidden, dim, feed_forward.pp("w2"))?,
+            w3: linear(dim, hidden, feed_forward.pp("w3"))?,
+            heads: n_head,
+            kv_heads,
+            head_dim,
+        })
+    }
+}
+
+impl decoder::Block for Block {
+    fn project(
+        &self,
+        x: &Tensor,
+        rotary: Option<&(Tensor, Tensor)>,
+    ) -> Result<(Tensor, Tensor, Tensor)> {
+        let qkv = self.wqkv.forward(&self.attention_norm.forward(x)?)?;
+        let (own, shared) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let part = |start, width, heads| split_heads(&qkv.narrow(2, start, width)?, heads);
+        let queries = part(0, own, self.heads)?;
+        let keys = part(own, shared, self.kv_heads)?;
+        let values = part(own + shared, shared, self.kv_heads)?;
+        Ok(match rotary {
+            Some(angles) => {
+                (rotary::rotate(&queries, angles)?, rotary::rotate(&keys, angles)?, values)
+            }
+            None => (queries, keys, values),
+        })
+    }
+
+    fn mix(&self, x: &Tensor, read: &Tensor) -> Result<Tensor> {
+        let x = (x + self.wo.forward(read)?)?;
+        let normed = self.ffn_norm.forward(&x)?;
+        let gated = (self.w1.forward(&normed)?.silu()? * self.w3.forward(&normed)?)?;
+        Ok((&x + self.w2.forward(&gated)?)?)
+    }
+}

@@ -1,0 +1,147 @@
+//! The LLaMA-style transformer of LlamaGen (`autoregressive/models/gpt.py`).
+
+mod block;
+mod config;
+mod next_code;
+mod prefix;
+mod rotary;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{Embedding, Linear, Module, VarBuilder};
+
+pub use config::{LlamaConfig, PrefixConfig};
+
+use self::block::Block;
+use self::prefix::{INIT, Prefix};
+use crate::condition::check_tokens;
+use crate::decoder::Pass;
+use crate::norm::{RmsNorm, rms_norm};
+use crate::{Conditions, Error, KvCache, Result};
+
+/// A decoder with rotary positions on a grid, RMS norm, SwiGLU, no biases, behind
+/// the embedding of a class or of a caption.
+#[derive(Clone, Debug)]
+pub struct Llama {
+    config: LlamaConfig,
+    prefix: Prefix,
+    tok_embeddings: Embedding,
+    layers: Vec<Block>,
+    norm: RmsNorm,
+    output: Linear,
+    rotary: (Tensor, Tensor),
+    device: Device,
+}
+
+impl Llama {
+    /// Reads the reference's keys from `vb`: `cls_embedding.*`,
+    /// `tok_embeddings.weight`, `layers.{i}.*`, `norm.weight`, `output.weight`.
+    ///
+    /// # Errors
+    /// If the configuration is out of bounds or a tensor is missing.
+    pub fn new(config: &LlamaConfig, vb: VarBuilder) -> Result<Self> {
+        config.validate()?;
+        let LlamaConfig { vocab_size, dim, n_layer, norm_eps, .. } = *config;
+        let table = vb.pp("tok_embeddings").get_with_hints((vocab_size, dim), "weight", INIT)?;
+        let layers = vb.pp("layers");
+        let zero = candle_nn::Init::Const(0.0);
+        let output = vb.pp("output").get_with_hints((vocab_size, dim), "weight", zero)?;
+        Ok(Self {
+            config: config.clone(),
+            prefix: Prefix::new(config, vb.pp("cls_embedding"))?,
+            tok_embeddings: Embedding::new(table, dim),
+            layers: (0..n_layer)
+                .map(|i| Block::new(config, layers.pp(i)))
+                .collect::<candle_core::Result<_>>()?,
+            norm: rms_norm(dim, norm_eps, vb.pp("norm"))?,
+            output: Linear::new(output, None),
+            rotary: rotary::table(config, vb.device())?,
+            device: vb.device().clone(),
+        })
+    }
+
+    /// The sizes.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// Cosine and sine of every position, `[prefix + block_size, head_dim / 2, 2]`.
+    pub fn rotary_table(&self) -> Result<Tensor> {
+        rotary::stacked(&self.rotary)
+    }
+
+    /// Logits `[B, T + 1, V]` of the first code and the code after each of `codes`
+    /// `[B, T]` (u32), with gradients.
+    ///
+    /// # Errors
+    /// If the condition is of another kind or length, or codes have no row.
+    pub fn forward(&self, conditions: &Conditions, codes: &Tensor) -> Result<Tensor> {
+        let (x, hidden) = self.embed(conditions, Some(codes))?;
+        let pass = self.pass(None, hidden, (0, x.dim(1)?), None)?;
+        let x = pass.run(&self.layers, &x, |_| ())?;
+        let front = self.config.prefix_positions() - 1;
+        self.logits(&x.narrow(1, front, x.dim(1)? - front)?)
+    }
+
+    /// The conditions, those of `dropped` samples replaced by what stands for none:
+    /// in training, so that guidance can be learned.
+    pub fn drop_conditions(&self, conditions: &Conditions, dropped: &[bool]) -> Result<Conditions> {
+        self.prefix.drop(conditions, dropped)
+    }
+
+    /// What stands for no condition, one for each of `conditions`: for
+    /// [`Guidance`](crate::Guidance). A caption's padding stays padding.
+    pub fn absent_conditions(&self, conditions: &Conditions) -> Result<Conditions> {
+        self.prefix.drop(conditions, &vec![true; conditions.batch()?])
+    }
+
+    /// `[B, N + T, C]` of conditions and codes, and the padding among conditions.
+    fn embed(
+        &self,
+        conditions: &Conditions,
+        codes: Option<&Tensor>,
+    ) -> Result<(Tensor, Vec<Vec<bool>>)> {
+        let (front, hidden) = self.prefix.embed(conditions)?;
+        let Some(codes) = codes else { return Ok((front, hidden)) };
+        check_tokens("code", codes, self.config.vocab_size)?;
+        if codes.dims2()?.0 != front.dim(0)? {
+            return Err(Error::Shape {
+                op: "LlamaGen",
+                what: "codes",
+                shape: codes.dims().to_vec(),
+                expected: format!("one row a condition, {}", front.dim(0)?),
+            });
+        }
+        Ok((Tensor::cat(&[front, self.tok_embeddings.forward(codes)?], 1)?, hidden))
+    }
+
+    /// A pass over `len` positions from `start` on.
+    fn pass<'a>(
+        &self,
+        cache: Option<&'a mut KvCache>,
+        hidden: Vec<Vec<bool>>,
+        (start, len): (usize, usize),
+        wanted: Option<Vec<usize>>,
+    ) -> Result<Pass<'a>> {
+        let limit = self.config.prefix_positions() + self.config.block_size;
+        if start + len > limit {
+            return Err(Error::ContextFull {
+                what: "the model's context (prefix and block_size)",
+                positions: start + len,
+                limit,
+            });
+        }
+        let (cosine, sine) = &self.rotary;
+        let rotary = Some((cosine.narrow(0, start, len)?, sine.narrow(0, start, len)?));
+        Ok(Pass { cache, hidden, unmasked: 0, rotary, wanted })
+    }
+
+    /// `[.., C]` to `[.., V]`.
+    fn logits(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(self.output.forward(&self.norm.forward(x)?)?)
+    }
+
+    /// f32 logits `[B, V]` of `x: [B, 1, C]`.
+    fn next_logits(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(self.logits(x)?.squeeze(1)?.to_dtype(DType::F32)?)
+    }
+}

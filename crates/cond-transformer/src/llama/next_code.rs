@@ -1,0 +1,77 @@
+//! The LlamaGen-style model as a [`NextCode`].
+
+use candle_core::{Device, Tensor};
+use candle_nn::Module;
+
+use super::Llama;
+use crate::condition::check_tokens;
+use crate::{CacheShape, Conditions, Error, KvCache, NextCode, Result};
+
+impl NextCode for Llama {
+    fn vocabulary(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn context(&self) -> usize {
+        self.config.prefix_positions() + self.config.block_size
+    }
+
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn cache(&self, batch: usize, positions: usize) -> Result<KvCache> {
+        let shape = CacheShape {
+            layers: self.config.n_layer,
+            batch,
+            heads: self.config.kv_heads(),
+            positions: positions.min(self.context()),
+            head_dim: self.config.head_dim(),
+        };
+        KvCache::new(shape, self.tok_embeddings.embeddings().dtype(), &self.device)
+    }
+
+    fn prefill(
+        &self,
+        conditions: &Conditions,
+        codes: Option<&Tensor>,
+        cache: &mut KvCache,
+    ) -> Result<Tensor> {
+        let (x, hidden) = self.embed(conditions, codes)?;
+        let (batch, len, _) = x.dims3()?;
+        cache.clear();
+        cache.hide(hidden);
+        let last = Some(vec![len - 1; batch]);
+        let pass = self.pass(Some(cache), Vec::new(), (0, len), last)?;
+        self.next_logits(&pass.run(&self.layers, &x, |_| ())?)
+    }
+
+    fn step(&self, codes: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
+        check_tokens("code", codes, self.config.vocab_size)?;
+        let x = self.tok_embeddings.forward(&codes.unsqueeze(1)?)?;
+        let start = cache.len();
+        let last = Some(vec![0; x.dim(0)?]);
+        let pass = self.pass(Some(cache), Vec::new(), (start, 1), last)?;
+        self.next_logits(&pass.run(&self.layers, &x, |_| ())?)
+    }
+
+    fn logits_after(
+        &self,
+        conditions: &Conditions,
+        codes: &Tensor,
+        known: &[usize],
+    ) -> Result<Tensor> {
+        let (x, hidden) = self.embed(conditions, Some(codes))?;
+        let (batch, len, _) = x.dims3()?;
+        let front = self.config.prefix_positions();
+        if known.len() != batch || known.iter().any(|known| front + known > len) {
+            return Err(Error::Request(format!(
+                "codes known {known:?} in {batch} sequences of {} codes",
+                len - front
+            )));
+        }
+        let last = known.iter().map(|known| front + known - 1).collect();
+        let pass = self.pass(None, hidden, (0, len), Some(last))?;
+        self.next_logits(&pass.run(&self.layers, &x, |_| ())?)
+    }
+}

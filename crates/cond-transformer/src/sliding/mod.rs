@@ -1,0 +1,11 @@
+//! Grids of any size, by a window that slides over them.
+
+mod raster;
+mod task;
+mod wavefront;
+mod window;
+
+pub use raster::generate_raster;
+pub use task::{WindowConditions, WindowRequest};
+pub use wavefront::generate_wavefront;
+pub use window::Window;

@@ -1,0 +1,269 @@
+//! What to draw with a sliding window, and the state of the drawing.
+
+use candle_core::{Device, Tensor};
+use codebook::CodeGrid;
+
+use super::Window;
+use crate::generate::check_forced;
+use crate::{Chooser, Conditions, Error, Guidance, NextCode, Result, Sampling, Stream};
+
+/// What the window has in front of its codes.
+#[derive(Clone, Debug)]
+pub enum WindowConditions {
+    /// The same wherever the window is: a class, a start token, a caption.
+    Fixed(Conditions),
+    /// A code grid as large as what is drawn, cut by the same window.
+    Grid(CodeGrid),
+}
+
+/// What to draw with a sliding window. As [`Request`](crate::Request), for grids
+/// larger than the model's.
+#[derive(Clone, Debug)]
+pub struct WindowRequest {
+    /// What comes in front, one for each sample.
+    pub conditions: WindowConditions,
+    /// The random numbers of each sample, by row-major position.
+    pub streams: Vec<Stream>,
+    /// Rows and columns of what is drawn.
+    pub size: (usize, usize),
+    /// The window.
+    pub window: Window,
+    /// How a code is drawn.
+    pub sampling: Sampling,
+    /// Guidance towards the conditions, at every position.
+    pub guidance: Option<Guidance<WindowConditions>>,
+    /// Codes never drawn.
+    pub forbidden: Vec<u32>,
+    /// Codes that are given, for each sample in row-major order; empty: none.
+    pub forced: Vec<Vec<Option<u32>>>,
+}
+
+impl WindowRequest {
+    /// Draws `streams.len()` grids of `size` with default options.
+    pub fn new(conditions: WindowConditions, streams: Vec<Stream>, size: (usize, usize)) -> Self {
+        Self {
+            conditions,
+            streams,
+            size,
+            window: Window::default(),
+            sampling: Sampling::default(),
+            guidance: None,
+            forbidden: Vec::new(),
+            forced: Vec::new(),
+        }
+    }
+}
+
+/// A place of a sample whose code is wanted next.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Site {
+    pub(super) sample: usize,
+    pub(super) row: usize,
+    pub(super) column: usize,
+}
+
+/// A request being worked on: the codes so far.
+pub(super) struct Drawing<'a> {
+    model: &'a dyn NextCode,
+    request: &'a WindowRequest,
+    chooser: Chooser,
+    conditions: Front,
+    guidance: Option<Guidance<Front>>,
+    codes: Vec<Vec<u32>>,
+}
+
+/// Conditions, ready to be cut.
+enum Front {
+    Fixed(Conditions),
+    /// Row-major codes of each sample.
+    Grid(Vec<Vec<u32>>),
+}
+
+impl Front {
+    fn new(conditions: &WindowConditions, samples: usize, size: (usize, usize)) -> Result<Self> {
+        let (batch, fits) = match conditions {
+            WindowConditions::Fixed(conditions) => (conditions.batch()?, true),
+            WindowConditions::Grid(grid) => {
+                let (batch, height, width) = grid.dims();
+                (batch, (height, width) == size)
+            }
+        };
+        if batch != samples || !fits {
+            return Err(Error::Request(format!(
+                "{batch} conditions for {samples} samples, or condition grids that are not \
+                 {}x{} like what is drawn",
+                size.0, size.1
+            )));
+        }
+        Ok(match conditions {
+            WindowConditions::Fixed(conditions) => Self::Fixed(conditions.clone()),
+            WindowConditions::Grid(grid) => {
+                Self::Grid(grid.to_vec()?.chunks(size.0 * size.1).map(<[u32]>::to_vec).collect())
+            }
+        })
+    }
+
+    fn positions(&self, window: Window) -> Result<usize> {
+        match self {
+            Self::Fixed(conditions) => conditions.positions(),
+            Self::Grid(_) => Ok(window.height * window.width),
+        }
+    }
+}
+
+impl<'a> Drawing<'a> {
+    pub(super) fn new(model: &'a dyn NextCode, request: &'a WindowRequest) -> Result<Self> {
+        let (samples, size) = (request.streams.len(), request.size);
+        let codes = size.0.saturating_mul(size.1);
+        if samples == 0 || codes > 1 << 28 {
+            return Err(Error::Request(format!("{samples} grids of {}x{} codes", size.0, size.1)));
+        }
+        request.window.validate(size)?;
+        check_forced(&request.forced, samples, codes, model.vocabulary())?;
+        let conditions = Front::new(&request.conditions, samples, size)?;
+        let guided = request.guidance.as_ref();
+        if let Some(guidance) = guided {
+            guidance.validate()?;
+        }
+        let guidance = guided
+            .filter(|guidance| guidance.scale > 1.0)
+            .map(|guidance| guidance.prepare(|absent| Front::new(absent, samples, size)))
+            .transpose()?;
+        let window = request.window.height * request.window.width;
+        let positions = conditions.positions(request.window)? + window - 1;
+        if positions > model.context() {
+            return Err(Error::ContextFull {
+                what: "the model's context (condition and window)",
+                positions,
+                limit: model.context(),
+            });
+        }
+        Ok(Self {
+            model,
+            request,
+            chooser: Chooser::new(&request.sampling, request.forbidden.iter().copied())?,
+            conditions,
+            guidance,
+            codes: vec![vec![0; codes]; samples],
+        })
+    }
+
+    pub(super) fn samples(&self) -> usize {
+        self.codes.len()
+    }
+
+    /// The code given for a site, if any, put in its place.
+    pub(super) fn take_given(&mut self, site: Site) -> bool {
+        let place = self.place(site);
+        match self.request.forced.get(site.sample).and_then(|codes| codes[place]) {
+            Some(code) => {
+                self.codes[site.sample][place] = code;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Draws the codes of `sites` in one batch. Everything before each in its window
+    /// must be there.
+    pub(super) fn draw(&mut self, sites: &[Site]) -> Result<()> {
+        let known: Vec<Vec<u32>> = sites.iter().map(|&site| self.before(site)).collect();
+        let longest = known.iter().map(Vec::len).max().unwrap_or(0);
+        let lengths: Vec<usize> = known.iter().map(Vec::len).collect();
+        // Codes behind a row's own are not seen; any will do.
+        let padded: Vec<u32> = known
+            .iter()
+            .flat_map(|codes| {
+                codes.iter().copied().chain(std::iter::repeat_n(0, longest - codes.len()))
+            })
+            .collect();
+        let device = self.model.device();
+        let codes = Tensor::from_vec(padded, (sites.len(), longest), device)?;
+        let with = self.front(&self.conditions, sites, device)?;
+        let logits = match &self.guidance {
+            Some(guidance) => {
+                let both = with.cat(&self.front(&guidance.absent, sites, device)?)?;
+                let codes = Tensor::cat(&[&codes, &codes], 0)?;
+                let logits = self.model.logits_after(&both, &codes, &lengths.repeat(2))?;
+                self.guide(guidance, &logits, sites)?
+            }
+            None => self.model.logits_after(&with, &codes, &lengths)?,
+        };
+        let mut rows = logits.to_vec2::<f32>()?;
+        for (&site, logits) in sites.iter().zip(&mut rows) {
+            let place = self.place(site);
+            let uniform = self.request.streams[site.sample].uniform(place);
+            let code = self.chooser.choose(logits, uniform).map_err(|what| Error::NoNextCode {
+                sample: site.sample,
+                position: place,
+                what,
+            })?;
+            self.codes[site.sample][place] = code;
+        }
+        Ok(())
+    }
+
+    /// The grids, `[B, H, W]`.
+    pub(super) fn finish(self) -> Result<CodeGrid> {
+        let (height, width) = self.request.size;
+        let shape = (self.codes.len(), height, width);
+        Ok(CodeGrid::from_vec(self.codes.concat(), shape, &Device::Cpu)?)
+    }
+
+    fn place(&self, site: Site) -> usize {
+        site.row * self.request.size.1 + site.column
+    }
+
+    /// Guided logits, each site by its own place in the interval.
+    fn guide(&self, guidance: &Guidance<Front>, logits: &Tensor, sites: &[Site]) -> Result<Tensor> {
+        let count = sites.len();
+        let rows = (0..count)
+            .map(|i| {
+                let pair = [logits.narrow(0, i, 1)?, logits.narrow(0, count + i, 1)?];
+                guidance.combine(&Tensor::cat(&pair, 0)?, self.place(sites[i]))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::cat(&rows, 0)?)
+    }
+
+    /// The codes of the site's window before the site, row by row.
+    fn before(&self, site: Site) -> Vec<u32> {
+        let (top, left) = self.corner(site);
+        let (width, window) = (self.request.size.1, self.request.window.width);
+        let codes = &self.codes[site.sample];
+        let mut known = Vec::new();
+        for row in top..site.row {
+            known.extend_from_slice(&codes[row * width + left..row * width + left + window]);
+        }
+        known.extend_from_slice(&codes[site.row * width + left..site.row * width + site.column]);
+        known
+    }
+
+    fn corner(&self, site: Site) -> (usize, usize) {
+        let (height, width) = self.request.size;
+        let window = self.request.window;
+        (window.top(site.row, height), window.left(site.column, width))
+    }
+
+    /// The conditions of `sites`, cut by their windows.
+    fn front(&self, front: &Front, sites: &[Site], device: &Device) -> Result<Conditions> {
+        match front {
+            Front::Fixed(conditions) => {
+                conditions.select(&sites.iter().map(|site| site.sample as u32).collect::<Vec<_>>())
+            }
+            Front::Grid(grids) => {
+                let (width, window) = (self.request.size.1, self.request.window);
+                let cut = sites.iter().map(|&site| {
+                    let (top, left) = self.corner(site);
+                    (top..top + window.height)
+                        .flat_map(|row| {
+                            let start = row * width + left;
+                            grids[site.sample][start..start + window.width].iter().copied()
+                        })
+                        .collect::<Vec<u32>>()
+                });
+                Conditions::tokens(&cut.collect::<Vec<_>>(), device)
+            }
+        }
+    }
+}

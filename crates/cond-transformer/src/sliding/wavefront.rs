@@ -1,0 +1,64 @@
+//! The sliding window over many rows at once.
+
+use codebook::CodeGrid;
+
+use super::WindowRequest;
+use super::task::{Drawing, Site};
+use crate::{Error, NextCode, Result};
+
+/// Draws grids with up to `lanes` positions in one batch; the same codes as
+/// [`generate_raster`](super::generate_raster), however many lanes. `[B, H, W]`.
+///
+/// A position needs the row above only up to the right edge of its window. So each
+/// row follows the one above at that distance, and all rows in flight, of all
+/// samples, form one batch. `progress` is told the number of codes done. A lane
+/// costs the activations of one window: about `heads x positions^2` and
+/// `20 x positions x width` numbers.
+///
+/// # Errors
+/// As [`generate_raster`](super::generate_raster), or if there are no lanes.
+pub fn generate_wavefront(
+    model: &dyn NextCode,
+    request: &WindowRequest,
+    lanes: usize,
+    progress: &mut dyn FnMut(usize),
+) -> Result<CodeGrid> {
+    if lanes == 0 {
+        return Err(Error::Request("0 lanes draw nothing; give at least 1".to_owned()));
+    }
+    let mut drawing = Drawing::new(model, request)?;
+    let (height, width) = request.size;
+    let mut front = vec![vec![0; height]; drawing.samples()];
+    let mut done = 0;
+    loop {
+        let mut sites = Vec::new();
+        for (sample, columns) in front.iter_mut().enumerate() {
+            for row in 0..height {
+                // Given codes wait for nothing.
+                while columns[row] < width
+                    && drawing.take_given(Site { sample, row, column: columns[row] })
+                {
+                    columns[row] += 1;
+                    done += 1;
+                }
+                let column = columns[row];
+                if column == width || sites.len() == lanes {
+                    continue;
+                }
+                let edge = request.window.left(column, width) + request.window.width;
+                if row == 0 || columns[row - 1] >= edge {
+                    sites.push(Site { sample, row, column });
+                }
+            }
+        }
+        if sites.is_empty() {
+            return drawing.finish();
+        }
+        drawing.draw(&sites)?;
+        for site in &sites {
+            front[site.sample][site.row] += 1;
+        }
+        done += sites.len();
+        progress(done);
+    }
+}

@@ -1,0 +1,93 @@
+//! Where the window lies for a position.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// The size of the window: the grid that the model was trained on.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Window {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+impl Default for Window {
+    /// 16x16, as in the reference.
+    fn default() -> Self {
+        Self { height: 16, width: 16 }
+    }
+}
+
+impl Window {
+    /// Refuses a grid that is smaller than the window, or an empty window.
+    pub(super) fn validate(&self, (height, width): (usize, usize)) -> Result<()> {
+        if self.height == 0 || self.width == 0 || height < self.height || width < self.width {
+            return Err(Error::Request(format!(
+                "a grid of {height}x{width} codes under a window of {}x{}; make it as large \
+                 as the window, or generate without one",
+                self.height, self.width
+            )));
+        }
+        Ok(())
+    }
+
+    /// The row of the window's top edge for a code in `row` of `height`.
+    pub fn top(&self, row: usize, height: usize) -> usize {
+        row - local(row, height, self.height)
+    }
+
+    /// The column of the window's left edge for a code in `column` of `width`.
+    pub fn left(&self, column: usize, width: usize) -> usize {
+        column - local(column, width, self.width)
+    }
+}
+
+/// The place inside a window of `window` cells of position `at` among `len`: the
+/// middle, but closer to an edge where the grid ends (`scripts/make_samples.py`).
+fn local(at: usize, len: usize, window: usize) -> usize {
+    let middle = window / 2;
+    if at <= middle {
+        at
+    } else if len - at < window - middle {
+        window - (len - at)
+    } else {
+        middle
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_stay_inside_and_hold_their_position() {
+        for (window, len) in
+            [(16, 16), (16, 17), (16, 24), (16, 40), (5, 5), (5, 9), (1, 3), (2, 5)]
+        {
+            let size = Window { height: window, width: window };
+            let mut last = 0;
+            for at in 0..len {
+                let left = size.left(at, len);
+                assert!(
+                    left <= at && at < left + window && left + window <= len,
+                    "{window} {len} {at}"
+                );
+                assert!(left >= last && left <= last + 1, "the window moves one step at a time");
+                last = left;
+            }
+        }
+    }
+
+    #[test]
+    fn is_where_the_reference_has_it() {
+        let window = Window::default();
+        let lefts: Vec<_> = (0..20).map(|column| window.left(column, 20)).collect();
+        let mut expected = vec![0; 9];
+        expected.extend([1, 2, 3]);
+        expected.extend([4; 8]);
+        assert_eq!(lefts, expected);
+    }
+}
