@@ -1,6 +1,7 @@
 //! The chores of contributors: `cargo xtask train`, `cargo xtask assets`, ...
 
 mod assets;
+mod bench;
 mod export;
 mod progress;
 mod train;
@@ -23,6 +24,8 @@ enum Chore {
     Train(train::Train),
     /// Write a run's newest checkpoint as a model folder
     Export(export::Export),
+    /// Measure speed, next to candle's own ops, torch and FAISS
+    Bench(bench::Bench),
     /// Render the example pictures in assets/pictures
     Assets(assets::Assets),
 }
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().chore {
         Chore::Train(train) => train.run(),
         Chore::Export(export) => export.run(),
+        Chore::Bench(bench) => bench.run(),
         Chore::Assets(assets) => assets.run(),
     };
     match done {

@@ -1,0 +1,259 @@
+//! `cargo xtask bench`: how fast we are, next to what a user could take instead.
+//!
+//! Every case is run by us, by candle's own ops where there is a plain twin, and
+//! by torch and FAISS where a Python has them. They take turns, so that what else
+//! the machine does hits all alike, and the medians are compared. All work on the
+//! same numbers, and their results are compared too: nobody is fast by computing
+//! something else.
+
+mod case;
+mod codebook;
+mod contest;
+mod layers;
+mod memory;
+mod operations;
+mod pattern;
+mod peak;
+mod peer;
+mod report;
+mod train;
+mod vqgan;
+
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+
+use case::Case;
+use contest::Contest;
+use peer::{Peer, Setup};
+use report::Report;
+
+/// Where rayon and candle look for their number of threads.
+const THREADS: &str = "RAYON_NUM_THREADS";
+/// A sample repeats its work for so long.
+const SAMPLE: Duration = Duration::from_millis(40);
+
+#[derive(Args)]
+pub struct Bench {
+    /// What to measure
+    subject: Subject,
+    /// Threads of everybody; as many as the machine has if not given
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Samples of each contestant, of which the median counts
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
+    repeat: u16,
+    /// One short sample each: shows that everything works, not how fast
+    #[arg(long)]
+    quick: bool,
+    /// Only cases whose name contains this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
+    /// A Python with torch and faiss-cpu, to compare with; $SYNTH_BENCH_PYTHON or
+    /// python3 if not given
+    #[arg(long, value_name = "PATH")]
+    python: Option<PathBuf>,
+    /// One line of JSON per case on stdout, the table on stderr
+    #[arg(long)]
+    json: bool,
+    /// Print the peak memory of one round trip by us and nothing else
+    #[arg(long, hide = true)]
+    round_trip_memory: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Subject {
+    /// Convolutions, norms, upsampling and attention, forward and backward
+    Layers,
+    /// The nearest-code search
+    Codebook,
+    /// Encoder, decoder and round trip of imagenet-f16-16384 at 256x256
+    Vqgan,
+    /// A training step of a small VQGAN with its discriminator
+    Train,
+}
+
+impl Subject {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Layers => "layers",
+            Self::Codebook => "codebook",
+            Self::Vqgan => "vqgan",
+            Self::Train => "train",
+        }
+    }
+
+    fn cases(self) -> Result<Vec<Case>> {
+        match self {
+            Self::Layers => Ok(layers::cases()),
+            Self::Codebook => Ok(codebook::cases()),
+            Self::Vqgan => vqgan::cases(),
+            Self::Train => train::cases(),
+        }
+    }
+
+    /// The program of the Python that competes.
+    fn script(self) -> &'static [&'static str] {
+        const NETWORK: &str = include_str!("../peers/network.py");
+        match self {
+            Self::Layers => &[include_str!("../peers/layers.py")],
+            Self::Codebook => &[include_str!("../peers/codebook.py")],
+            Self::Vqgan => &[NETWORK, include_str!("../peers/vqgan.py")],
+            Self::Train => &[NETWORK, include_str!("../peers/train.py")],
+        }
+    }
+
+    /// What Python may compete with.
+    fn tools(self) -> &'static [Tool] {
+        match self {
+            Self::Codebook => &[Tool::Torch, Tool::Faiss],
+            _ => &[Tool::Torch, Tool::TorchChannelsLast],
+        }
+    }
+}
+
+/// Who competes with us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tool {
+    /// candle's own ops.
+    Candle,
+    /// torch in its default layout.
+    Torch,
+    /// torch with everything in its channels-last format.
+    TorchChannelsLast,
+    /// FAISS, exhaustive search.
+    Faiss,
+}
+
+impl Tool {
+    /// The name in tables, JSON and requests to Python.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Candle => "candle",
+            Self::Torch => "torch",
+            Self::TorchChannelsLast => "torch channels-last",
+            Self::Faiss => "faiss",
+        }
+    }
+}
+
+impl Bench {
+    /// Measures and prints.
+    pub fn run(self) -> Result<()> {
+        let threads = match self.threads {
+            Some(threads) => usize::from(threads),
+            None => std::thread::available_parallelism()?.get(),
+        };
+        // The pools read their size from the environment when they start: hand it
+        // to a process of our own.
+        if std::env::var(THREADS).ok().as_deref() != Some(&threads.to_string()) {
+            return again(threads, &[]).and_then(|status| {
+                ensure!(status.success(), "the benchmark ended with {status}");
+                Ok(())
+            });
+        }
+        if self.round_trip_memory {
+            println!("{}", vqgan::round_trip_memory()?);
+            return Ok(());
+        }
+
+        let mut cases = self.subject.cases()?;
+        cases.retain(|case| case.name.contains(&self.only));
+        if cases.is_empty() {
+            bail!("no case of {} is called {:?}", self.subject.name(), self.only);
+        }
+        let setup = Setup {
+            python: self.python.clone(),
+            script: self.subject.script(),
+            threads,
+            cases: cases.iter().map(|case| case.request.clone()).collect(),
+        };
+        let (mut peer, about) = Peer::start(&setup)?;
+        let mut tools = Vec::new();
+        if self.subject.has_candle() {
+            tools.push(Tool::Candle);
+        }
+        tools.extend(self.subject.tools());
+
+        let peak = peak::gflops(threads);
+        let mut report = Report::new(self.subject.name(), threads, peak, tools.clone(), self.json);
+        report.say(&format!(
+            "{threads} threads; f32 peak {peak:.0} GFLOP/s; against {about}; medians of {}",
+            self.samples()
+        ));
+        report.header(cases.iter().map(|case| case.name.as_str()));
+        let mut contest = Contest {
+            tools,
+            samples: self.samples(),
+            seconds: if self.quick { Duration::ZERO } else { SAMPLE },
+            peer: &mut peer,
+        };
+        for (index, case) in cases.into_iter().enumerate() {
+            report.row(&contest.hold(index, case)?);
+        }
+        // A peak that has moved says how quiet the machine was.
+        report.say(&format!("f32 peak at the end {:.0} GFLOP/s", peak::gflops(threads)));
+        drop(peer);
+        if self.subject == Subject::Vqgan {
+            self.memory(threads, &setup, &mut report)?;
+        }
+        Ok(())
+    }
+
+    fn samples(&self) -> usize {
+        if self.quick { 1 } else { usize::from(self.repeat) }
+    }
+
+    /// Peak memory of a round trip, each contestant in a process of its own.
+    fn memory(&self, threads: usize, setup: &Setup, report: &mut Report) -> Result<()> {
+        let Some(case) = setup.cases.iter().position(|case| case["part"] == vqgan::ROUND_TRIP)
+        else {
+            return Ok(());
+        };
+        let mut peaks = vec![("ours", Some(memory_of_ours(threads)?))];
+        for &tool in self.subject.tools() {
+            let (mut peer, _) = Peer::start(setup)?;
+            let peak = match &mut peer {
+                Some(peer) => peer.warm_up(case, tool)?.map(|_| peer.peak_memory()).transpose()?,
+                None => None,
+            };
+            peaks.push((tool.name(), peak));
+        }
+        report.memory(&peaks);
+        Ok(())
+    }
+}
+
+impl Subject {
+    /// Whether there is a twin from candle's own ops to compare with.
+    fn has_candle(self) -> bool {
+        matches!(self, Self::Layers | Self::Codebook)
+    }
+}
+
+/// This program with the same arguments and more, limited to `threads`.
+fn command(threads: usize, more: &[&str]) -> Result<Command> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let mut command = Command::new(program);
+    command.args(std::env::args_os().skip(1)).args(more).env(THREADS, threads.to_string());
+    Ok(command)
+}
+
+fn again(threads: usize, more: &[&str]) -> Result<ExitStatus> {
+    command(threads, more)?.status().context("cannot start the benchmark's process")
+}
+
+/// Peak memory in KiB of a process that only makes a round trip.
+fn memory_of_ours(threads: usize) -> Result<u64> {
+    let output = command(threads, &["--round-trip-memory"])?.output()?;
+    ensure!(
+        output.status.success(),
+        "the process that measures memory failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout)?;
+    text.trim().parse().with_context(|| format!("a peak memory of {text:?}"))
+}

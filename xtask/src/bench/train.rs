@@ -1,0 +1,118 @@
+//! A stage 1 step: autoencoder and discriminator, without LPIPS.
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor};
+use codebook::QuantizerConfig;
+use serde_json::json;
+use training::{
+    AdversarialConfig, ParameterStore, Terms, TrainConfig, UpdateOrder, VqTrainer, adversary,
+    reconstruction_loss,
+};
+use vq_autoencoder::{Layout, VqConfig, VqModel};
+
+use super::case::{Case, Contestants};
+use super::pattern::{parameter, pattern};
+
+const SIDE: usize = 64;
+const BATCH: usize = 4;
+const LR: f64 = 1.8e-5;
+
+/// The step in both orders of its two updates.
+pub fn cases() -> Result<Vec<Case>> {
+    let orders = [
+        ("one forward pass", UpdateOrder::SingleForward),
+        ("a second forward pass for the discriminator", UpdateOrder::Reference),
+    ];
+    orders.into_iter().map(|(name, order)| case(name, order)).collect()
+}
+
+/// The small model of the shared reference figures.
+fn config(order: UpdateOrder) -> TrainConfig {
+    let base = TrainConfig::default();
+    TrainConfig {
+        batch: BATCH,
+        adversarial: AdversarialConfig { weight: 0.8, order, ..base.adversarial.clone() },
+        model: VqConfig {
+            layout: Layout::Taming,
+            in_channels: 3,
+            out_channels: 3,
+            ch: 64,
+            ch_mult: vec![1, 2, 2],
+            num_res_blocks: 1,
+            attn_resolutions: vec![16],
+            resolution: SIDE,
+            z_channels: 64,
+            quantizer: QuantizerConfig::Euclidean {
+                len: 256,
+                dim: 64,
+                beta: 0.25,
+                legacy_beta: true,
+            },
+            dropout: 0.0,
+        },
+        ..base
+    }
+}
+
+fn case(name: &str, order: UpdateOrder) -> Result<Case> {
+    let config = config(order);
+    let shape = [BATCH, config.model.in_channels, SIDE, SIDE];
+    let request = json!({
+        "model": &config.model,
+        "discriminator": &config.adversarial.patchgan,
+        "weight": config.adversarial.weight,
+        "second_forward": order == UpdateOrder::Reference,
+        "lr": LR,
+        "x": shape,
+    });
+    let make = move || {
+        let mut trainer = trainer(&config)?;
+        let images = pattern("x", &shape[..], 1.0)?;
+        let mut step = 0;
+        let ours = move || {
+            let outcome = trainer.step(&images, LR, step)?;
+            step += 1;
+            let terms = &outcome.terms;
+            Ok(vec![
+                numbers(terms, ["nll_loss", "quant_loss"])?,
+                numbers(terms, ["g_loss", "disc_loss"])?,
+            ])
+        };
+        Ok(Contestants { ours: Box::new(ours), candle: None })
+    };
+    Ok(Case {
+        name: format!("step, {SIDE}x{SIDE}, batch {BATCH}, {name}"),
+        flops: None,
+        request,
+        codes: false,
+        make: Box::new(make),
+    })
+}
+
+fn trainer(config: &TrainConfig) -> Result<VqTrainer> {
+    let device = Device::Cpu;
+    let parameters = ParameterStore::new(config.seed);
+    let model = VqModel::new(&config.model, parameters.var_builder(DType::F32, &device))?;
+    fill(&parameters)?;
+    let adversary = adversary(config, &device)?;
+    if let Some(adversary) = &adversary {
+        fill(&adversary.parameters)?;
+    }
+    VqTrainer::new(config, model, parameters, reconstruction_loss(config, &device)?, adversary)
+}
+
+/// Gives every variable the value that Python has for it.
+fn fill(parameters: &ParameterStore) -> Result<()> {
+    for (name, variable) in parameters.variables() {
+        variable.set(&parameter(&name, variable.shape())?)?;
+    }
+    Ok(())
+}
+
+fn numbers<const N: usize>(terms: &Terms, names: [&str; N]) -> Result<Tensor> {
+    let mut numbers = Vec::with_capacity(N);
+    for name in names {
+        numbers.push(*terms.get(name).with_context(|| format!("a step without {name}"))?);
+    }
+    Ok(Tensor::new(numbers, &Device::Cpu)?)
+}
