@@ -10,8 +10,8 @@ use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW, VarBuilder, loss::cross_entropy};
 use codebook::CodeGrid;
 use cond_transformer::{
-    Conditions, Gpt, GptConfig, Order, Permuter, Request, Result, Sampling, Stream, Window,
-    WindowConditions, WindowRequest, generate_grid, generate_wavefront, keep_rows,
+    Conditions, Gpt, GptConfig, Order, Permuter, Request, Result, Sampling, Stream, Wavefront,
+    Window, WindowConditions, WindowRequest, generate_grid, generate_wavefront, keep_rows,
 };
 
 const SEED: u64 = 1;
@@ -55,7 +55,7 @@ fn main() -> Result<()> {
     wide.sampling = sampling;
     wide.forbidden = vec![UPRIGHT, LYING];
     println!("8x20 codes by the sliding window:");
-    show(&generate_wavefront(&model, &wide, 8, &mut |_| ())?)
+    show(&generate_wavefront(&model, &wide, Wavefront::default(), &mut |_| ())?)
 }
 
 fn classes(classes: &[u32]) -> Result<Conditions> {

@@ -136,7 +136,7 @@ impl Batch<'_> {
 enum Known<'a> {
     /// All, `[B, T]`.
     Prefix(Option<&'a Tensor>),
-    /// One more, `[B]`.
+    /// One more, `[B, 1]`.
     Last(&'a Tensor),
 }
 
@@ -196,7 +196,7 @@ pub fn generate(
         }
         progress(position + 1);
         if position + 1 < length {
-            let codes = Tensor::from_vec(codes, samples, model.device())?;
+            let codes = Tensor::from_vec(codes, (samples, 1), model.device())?;
             logits = batch.logits(Known::Last(&codes), position + 1 - lead)?;
         }
     }

@@ -46,4 +46,6 @@ pub use llama::{Llama, LlamaConfig, PrefixConfig};
 pub use next_code::NextCode;
 pub use permuter::{Order, Permuter};
 pub use sampling::{Chooser, Guidance, Sampling, Stream, filter_logits, probabilities};
-pub use sliding::{Window, WindowConditions, WindowRequest, generate_raster, generate_wavefront};
+pub use sliding::{
+    Wavefront, Window, WindowConditions, WindowRequest, generate_raster, generate_wavefront,
+};

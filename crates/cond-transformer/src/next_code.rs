@@ -35,7 +35,8 @@ pub trait NextCode: Send + Sync {
         cache: &mut KvCache,
     ) -> Result<Tensor>;
 
-    /// Reads one more code a sequence, `[B]` (u32). Logits `[B, V]` (f32) of the next.
+    /// Reads one or more further codes a sequence, `[B, T]` (u32). Logits `[B, V]` (f32)
+    /// of the next.
     fn step(&self, codes: &Tensor, cache: &mut KvCache) -> Result<Tensor>;
 
     /// Logits `[B, V]` (f32) of the code after the first `known[b]` of sample b's

@@ -82,7 +82,7 @@ fn cached_decoding() -> Result<()> {
         let codes = logits.argmax(D::Minus1)?;
         drawn = Tensor::cat(&[&drawn, &codes.unsqueeze(1)?], 1)?;
         if step + 1 < total {
-            logits = model.step(&codes, &mut cache)?;
+            logits = model.step(&codes.unsqueeze(1)?, &mut cache)?;
         }
         if step == 0 {
             expected.check("past/second_logits", &logits)?;

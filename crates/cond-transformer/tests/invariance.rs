@@ -6,9 +6,9 @@ use candle_nn::VarBuilder;
 use codebook::CodeGrid;
 use cond_transformer::{
     Chooser, Conditions, Error, Gpt, GptConfig, Guidance, KvCache, Llama, LlamaConfig, NextCode,
-    NoCode, Order, Permuter, PrefixConfig, Request, Sampling, Stream, Window, WindowConditions,
-    WindowRequest, filter_logits, generate, generate_grid, generate_raster, generate_wavefront,
-    probabilities,
+    NoCode, Order, Permuter, PrefixConfig, Request, Sampling, Stream, Wavefront, Window,
+    WindowConditions, WindowRequest, filter_logits, generate, generate_grid, generate_raster,
+    generate_wavefront, probabilities,
 };
 use golden as _;
 
@@ -112,8 +112,8 @@ fn drawn_with_and_without_a_cache() -> Result<()> {
                 Tensor::cat(&[&codes, &Tensor::ones((2, 3), DType::U32, &Device::Cpu)?], 1)?;
             let plain = model.logits_after(&conditions, &padded, &[known; 2])?;
             golden::close(&format!("step {step}"), &logits, &plain, 1e-5)?;
-            let next = Tensor::new(&[step % 7, step % 11], &Device::Cpu)?;
-            codes = Tensor::cat(&[&codes, &next.unsqueeze(1)?], 1)?;
+            let next = Tensor::new(&[[step % 7], [step % 11]], &Device::Cpu)?;
+            codes = Tensor::cat(&[&codes, &next], 1)?;
             logits = model.step(&next, &mut cache)?;
         }
         assert_eq!(cache.bytes(), 2 * 2 * 2 * 40 * 32 * 4, "layers x (K, V) x batch x ... x f32");
@@ -152,10 +152,11 @@ fn raster_and_wavefront_draw_the_same() -> Result<()> {
         assert_eq!((plain[63 + 20], plain[63 + 62]), (11, 12));
         assert!(plain.iter().all(|&code| code != 7));
         assert_ne!(plain[..63], plain[63..]);
-        for lanes in [1, 2, 5, 64] {
+        for (lanes, cache_bytes) in [(1, 0), (2, 1 << 30), (5, 40_000), (64, 0), (64, 1 << 30)] {
             let mut told = 0;
-            let wave = generate_wavefront(model, &request, lanes, &mut |done| told = done)?;
-            assert_eq!(wave.to_vec()?, plain, "{lanes} lanes");
+            let wavefront = Wavefront { lanes, cache_bytes };
+            let wave = generate_wavefront(model, &request, wavefront, &mut |done| told = done)?;
+            assert_eq!(wave.to_vec()?, plain, "{wavefront:?}");
             assert!(told >= 124);
         }
     }
@@ -174,7 +175,10 @@ fn a_window_that_cannot_move_draws_what_the_cache_draws() -> Result<()> {
     let mut request = WindowRequest::new(WindowConditions::Fixed(conditions), streams, (4, 4));
     request.sampling = lively();
     request.window = Window { height: 4, width: 4 };
-    assert_eq!(generate_wavefront(&model, &request, 8, &mut |_| ())?.to_vec()?, cached);
+    assert_eq!(
+        generate_wavefront(&model, &request, Wavefront::default(), &mut |_| ())?.to_vec()?,
+        cached
+    );
     Ok(())
 }
 
@@ -273,7 +277,7 @@ fn refuses_what_cannot_be() -> Result<()> {
     assert_eq!(chooser.choose(&mut [3.0, 2.0, -9.0], 0.999), Ok(2));
     let cache: &mut KvCache = &mut model.cache(1, 3)?;
     model.prefill(&classes(&[1])?, None, cache)?;
-    let code = Tensor::new(&[1_u32], &Device::Cpu)?;
+    let code = Tensor::new(&[[1_u32]], &Device::Cpu)?;
     model.step(&code, cache)?;
     model.step(&code, cache)?;
     assert!(matches!(model.step(&code, cache), Err(Error::ContextFull { .. })));

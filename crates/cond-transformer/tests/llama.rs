@@ -66,7 +66,7 @@ fn prefill_decode_and_rotary_table() -> Result<()> {
         let mut checked = Err(anyhow::anyhow!("not checked"));
         for codes in [greedy, idx] {
             model.prefill(&conditions, None, &mut cache)?;
-            let second = model.step(&codes, &mut cache)?;
+            let second = model.step(&codes.unsqueeze(1)?, &mut cache)?;
             checked = checked.or_else(|_| expected.check("decode1_logits", &second));
         }
         checked.context(name)?;
@@ -127,7 +127,7 @@ fn all_logits_are_those_step_by_step() -> Result<()> {
         for position in 0..all.dim(1)? {
             golden::close("step", &logits, &all.i((.., position))?, 2e-5)?;
             if position < codes.dim(1)? {
-                logits = model.step(&codes.i((.., position))?.contiguous()?, &mut cache)?;
+                logits = model.step(&codes.narrow(1, position, 1)?, &mut cache)?;
             }
         }
         // The same from a prefix of several codes, and without a cache.
@@ -141,6 +141,11 @@ fn all_logits_are_those_step_by_step() -> Result<()> {
             2e-5,
         )?;
         let lengths = vec![known; idx.dim(0)?];
+        // Several at once behind a cache are those one by one.
+        let front = codes.narrow(1, 0, 2)?;
+        model.prefill(&conditions, Some(&front), &mut cache)?;
+        let several = model.step(&codes.narrow(1, 2, known - 2)?, &mut cache)?;
+        golden::close("several", &several, &at, 2e-5)?;
         golden::close("after", &model.logits_after(&conditions, &codes, &lengths)?, &at, 2e-5)?;
     }
     Ok(())

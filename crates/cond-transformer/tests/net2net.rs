@@ -8,7 +8,7 @@ use candle_nn::loss::cross_entropy;
 use codebook::CodeGrid;
 use common::{read, u32s};
 use cond_transformer::{
-    Conditions, Gpt, GptConfig, NextCode, Order, Permuter, Request, Sampling, Stream,
+    Conditions, Gpt, GptConfig, NextCode, Order, Permuter, Request, Sampling, Stream, Wavefront,
     WindowConditions, WindowRequest, generate, generate_grid, generate_raster, generate_wavefront,
     keep_rows,
 };
@@ -120,7 +120,7 @@ fn segmentation_with_sliding_window() -> Result<()> {
         (height, width),
     );
     request.sampling = Sampling::greedy();
-    let drawn = generate_wavefront(&model, &request, 8, &mut |_| ())?;
+    let drawn = generate_wavefront(&model, &request, Wavefront::default(), &mut |_| ())?;
     expected.check("slide/tokens", &drawn.codes().to_dtype(DType::I64)?)?;
     let plain = generate_raster(&model, &request, &mut |_| ())?;
     expected.check("slide/tokens", &plain.codes().to_dtype(DType::I64)?)?;
@@ -138,6 +138,7 @@ fn segmentation_with_sliding_window() -> Result<()> {
     anyhow::ensure!(middle.argmax(D::Minus1)?.dims1()? == batch);
 
     request.forced = keep_rows(&grid("big/z_indices")?, height / 2)?;
-    let half = generate_wavefront(&model, &request, 3, &mut |_| ())?;
+    let half =
+        generate_wavefront(&model, &request, Wavefront { lanes: 3, cache_bytes: 0 }, &mut |_| ())?;
     expected.check("slide_half/tokens", &half.codes().to_dtype(DType::I64)?)
 }

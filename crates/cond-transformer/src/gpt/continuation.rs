@@ -1,6 +1,6 @@
 //! Sequences longer than the model's context.
 
-use candle_core::{IndexOp, Tensor};
+use candle_core::Tensor;
 
 use super::Gpt;
 use crate::sampling::Chooser;
@@ -29,7 +29,7 @@ impl Gpt {
         for step in 0..steps {
             let len = tokens.dim(1)?;
             let logits = if step > 0 && len <= block {
-                self.step(&tokens.i((.., len - 1))?, &mut cache)?
+                self.step(&tokens.narrow(1, len - 1, 1)?, &mut cache)?
             } else {
                 let seen = len.min(block);
                 let tail = tokens.narrow(1, len - seen, seen)?;

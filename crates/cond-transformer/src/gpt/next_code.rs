@@ -71,7 +71,10 @@ impl NextCode for Gpt {
 
     fn step(&self, codes: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         check_tokens("code", codes, self.config.vocab_size)?;
-        self.extend(&self.tok_emb.forward(&codes.unsqueeze(1)?)?, cache)
+        if codes.elem_count() == 0 {
+            return Err(Error::Request("a step of no codes".to_owned()));
+        }
+        self.extend(&self.tok_emb.forward(codes)?, cache)
     }
 
     fn logits_after(

@@ -48,10 +48,14 @@ impl NextCode for Llama {
 
     fn step(&self, codes: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         check_tokens("code", codes, self.config.vocab_size)?;
-        let x = self.tok_embeddings.forward(&codes.unsqueeze(1)?)?;
+        let x = self.tok_embeddings.forward(codes)?;
+        let (batch, len, _) = x.dims3()?;
+        if len == 0 {
+            return Err(Error::Request("a step of no codes".to_owned()));
+        }
         let start = cache.len();
-        let last = Some(vec![0; x.dim(0)?]);
-        let pass = self.pass(Some(cache), Vec::new(), (start, 1), last)?;
+        let last = Some(vec![len - 1; batch]);
+        let pass = self.pass(Some(cache), Vec::new(), (start, len), last)?;
         self.next_logits(&pass.run(&self.layers, &x, |_| ())?)
     }
 

@@ -1,11 +1,12 @@
 //! Grids of any size, by a window that slides over them.
 
 mod raster;
+mod reuse;
 mod task;
 mod wavefront;
 mod window;
 
 pub use raster::generate_raster;
 pub use task::{WindowConditions, WindowRequest};
-pub use wavefront::generate_wavefront;
+pub use wavefront::{Wavefront, generate_wavefront};
 pub use window::Window;

@@ -4,6 +4,7 @@ use candle_core::{Device, Tensor};
 use codebook::CodeGrid;
 
 use super::Window;
+use super::reuse::KeptWindows;
 use crate::generate::check_forced;
 use crate::{Chooser, Conditions, Error, Guidance, NextCode, Result, Sampling, Stream};
 
@@ -70,6 +71,7 @@ pub(super) struct Drawing<'a> {
     conditions: Front,
     guidance: Option<Guidance<Front>>,
     codes: Vec<Vec<u32>>,
+    kept: KeptWindows,
 }
 
 /// Conditions, ready to be cut.
@@ -145,7 +147,13 @@ impl<'a> Drawing<'a> {
             conditions,
             guidance,
             codes: vec![vec![0; codes]; samples],
+            kept: KeptWindows::default(),
         })
+    }
+
+    /// Keeps up to `bytes` of keys and values of windows that will be used again.
+    pub(super) fn keep_windows(&mut self, bytes: usize) {
+        self.kept = KeptWindows::new(bytes);
     }
 
     pub(super) fn samples(&self) -> usize {
@@ -158,37 +166,96 @@ impl<'a> Drawing<'a> {
         match self.request.forced.get(site.sample).and_then(|codes| codes[place]) {
             Some(code) => {
                 self.codes[site.sample][place] = code;
+                self.release(site);
                 true
             }
             None => false,
         }
     }
 
-    /// Draws the codes of `sites` in one batch. Everything before each in its window
-    /// must be there.
+    /// Draws the codes of `sites`: those in windows that are kept by what is new in
+    /// them, the others in one batch. Everything before each in its window must be
+    /// there.
     pub(super) fn draw(&mut self, sites: &[Site]) -> Result<()> {
+        let mut rest = Vec::with_capacity(sites.len());
+        for &site in sites {
+            match self.logits_kept(site)? {
+                Some(logits) => self.choose(&[site], &logits)?,
+                None => rest.push(site),
+            }
+        }
+        if !rest.is_empty() {
+            let logits = self.logits_together(&rest)?;
+            self.choose(&rest, &logits)?;
+        }
+        sites.iter().for_each(|&site| self.release(site));
+        Ok(())
+    }
+
+    /// Logits `[sites, V]` from whole windows, in one pass.
+    fn logits_together(&self, sites: &[Site]) -> Result<Tensor> {
         let known: Vec<Vec<u32>> = sites.iter().map(|&site| self.before(site)).collect();
         let longest = known.iter().map(Vec::len).max().unwrap_or(0);
         let lengths: Vec<usize> = known.iter().map(Vec::len).collect();
         // Codes behind a row's own are not seen; any will do.
         let padded: Vec<u32> = known
-            .iter()
-            .flat_map(|codes| {
-                codes.iter().copied().chain(std::iter::repeat_n(0, longest - codes.len()))
+            .into_iter()
+            .flat_map(|mut codes| {
+                codes.resize(longest, 0);
+                codes
             })
             .collect();
-        let device = self.model.device();
-        let codes = Tensor::from_vec(padded, (sites.len(), longest), device)?;
-        let with = self.front(&self.conditions, sites, device)?;
-        let logits = match &self.guidance {
+        let codes = Tensor::from_vec(padded, (sites.len(), longest), self.model.device())?;
+        let conditions = self.fronts(sites)?;
+        match &self.guidance {
             Some(guidance) => {
-                let both = with.cat(&self.front(&guidance.absent, sites, device)?)?;
                 let codes = Tensor::cat(&[&codes, &codes], 0)?;
-                let logits = self.model.logits_after(&both, &codes, &lengths.repeat(2))?;
-                self.guide(guidance, &logits, sites)?
+                let logits = self.model.logits_after(&conditions, &codes, &lengths.repeat(2))?;
+                self.guide(guidance, &logits, sites)
             }
-            None => self.model.logits_after(&with, &codes, &lengths)?,
+            None => self.model.logits_after(&conditions, &codes, &lengths),
+        }
+    }
+
+    /// Logits `[1, V]` from the keys and values of the site's window, if it is kept or
+    /// worth keeping and there is room.
+    fn logits_kept(&mut self, site: Site) -> Result<Option<Tensor>> {
+        let (top, left) = self.corner(site);
+        let key = (site.sample, top, left);
+        let rows = if self.guidance.is_some() { 2 } else { 1 };
+        let known = self.before(site);
+        let device = self.model.device();
+        let codes = |known: &[u32]| -> Result<Tensor> {
+            Ok(Tensor::from_vec(known.repeat(rows), (rows, known.len()), device)?)
         };
+        let (logits, cache) = match self.kept.take(key) {
+            Some((mut cache, read)) => {
+                (self.model.step(&codes(&known[read..])?, &mut cache)?, cache)
+            }
+            None => {
+                if self.leaves(site) || !self.kept.has_room() {
+                    return Ok(None);
+                }
+                let conditions = self.fronts(&[site])?;
+                let window = self.request.window;
+                let positions = conditions.positions()? + window.height * window.width - 1;
+                let mut cache = self.model.cache(rows, positions)?;
+                if !self.kept.fits(&cache) {
+                    return Ok(None);
+                }
+                let codes = (!known.is_empty()).then(|| codes(&known)).transpose()?;
+                (self.model.prefill(&conditions, codes.as_ref(), &mut cache)?, cache)
+            }
+        };
+        self.kept.put(key, cache, known.len());
+        Ok(Some(match &self.guidance {
+            Some(guidance) => self.guide(guidance, &logits, &[site])?,
+            None => logits,
+        }))
+    }
+
+    /// Draws the codes of `sites` from their logits `[sites, V]`.
+    fn choose(&mut self, sites: &[Site], logits: &Tensor) -> Result<()> {
         let mut rows = logits.to_vec2::<f32>()?;
         for (&site, logits) in sites.iter().zip(&mut rows) {
             let place = self.place(site);
@@ -201,6 +268,29 @@ impl<'a> Drawing<'a> {
             self.codes[site.sample][place] = code;
         }
         Ok(())
+    }
+
+    /// Whether no later site has the window of this one.
+    fn leaves(&self, site: Site) -> bool {
+        self.request.window.leaves((site.row, site.column), self.request.size)
+    }
+
+    /// Forgets the site's window if no later site has it.
+    fn release(&mut self, site: Site) {
+        if self.leaves(site) {
+            let (top, left) = self.corner(site);
+            self.kept.take((site.sample, top, left));
+        }
+    }
+
+    /// The conditions of `sites`, then under guidance those that stand for none.
+    fn fronts(&self, sites: &[Site]) -> Result<Conditions> {
+        let device = self.model.device();
+        let with = self.front(&self.conditions, sites, device)?;
+        match &self.guidance {
+            Some(guidance) => with.cat(&self.front(&guidance.absent, sites, device)?),
+            None => Ok(with),
+        }
     }
 
     /// The grids, `[B, H, W]`.

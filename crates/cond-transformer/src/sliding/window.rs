@@ -39,6 +39,14 @@ impl Window {
         row - local(row, height, self.height)
     }
 
+    /// Whether no later position of a grid of `size` has the window of `(row, column)`.
+    pub(super) fn leaves(&self, (row, column): (usize, usize), size: (usize, usize)) -> bool {
+        let moves_down = row + 1 == size.0 || self.top(row + 1, size.0) != self.top(row, size.0);
+        let moves_right =
+            column + 1 == size.1 || self.left(column + 1, size.1) != self.left(column, size.1);
+        moves_down && moves_right
+    }
+
     /// The column of the window's left edge for a code in `column` of `width`.
     pub fn left(&self, column: usize, width: usize) -> usize {
         column - local(column, width, self.width)
