@@ -55,19 +55,3 @@ pub(super) fn fits(z: f32, e: f32) -> bool {
 pub(super) fn norm_limit(squared_norm: f32, dim: usize) -> f32 {
     (MARGIN * (squared_norm + dim as f32 * f32::MIN_POSITIVE)).sqrt()
 }
-
-/// Partial sums: a multiple of the widest registers, several deep.
-const LANES: usize = 32;
-
-/// `|row|^2` summed in f32; not finite if a value is not, or if the sum is too large.
-pub(super) fn squared_norm(row: &[f32]) -> f32 {
-    let mut sums = [0.0; LANES];
-    let mut chunks = row.chunks_exact(LANES);
-    for chunk in chunks.by_ref() {
-        for lane in 0..LANES {
-            sums[lane] += chunk[lane] * chunk[lane];
-        }
-    }
-    let rest: f32 = chunks.remainder().iter().map(|a| a * a).sum();
-    if row.len() < LANES { rest } else { sums.iter().sum::<f32>() + rest }
-}

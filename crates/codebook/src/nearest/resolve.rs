@@ -78,7 +78,7 @@ fn find_candidates(
         let dots = &mut dots[..range.len()];
         codes.kernel.dots(vector, codes.rows.range(range.start, range.end), dots);
         for (code, dot) in range.zip(dots) {
-            let error = codes.bound.of(norm, codes.norm_limit(code..code + 1));
+            let error = codes.bound.of(norm, codes.norm_limit(code));
             if codes.starts[code] + *dot + error >= limit {
                 candidates.push(code as u32);
             }

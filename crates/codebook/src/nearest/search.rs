@@ -21,14 +21,16 @@ const GROUP: usize = 256;
 const CHUNK_VALUES: usize = 1 << 16;
 /// Codes of a chunk, at most: near ties are looked for in whole chunks.
 const CHUNK_CODES: usize = 10 * BLOCKS_MULTIPLE;
-/// Codes of one unit of parallel work, so that few vectors use all threads too.
-const WORK_CODES: usize = 2048;
+/// Units of parallel work per thread, where there are not as many groups.
+const WORK_PER_THREAD: usize = 2;
 
 /// The codebook with what the scores need of it.
 pub(super) struct Codes<'a> {
     pub rows: Rows<'a, f32>,
     /// `-|e|^2 / 2`: a score before the product.
     pub starts: Vec<f32>,
+    /// Of each chunk, a number that the norm of none of its codes is above.
+    chunk_norms: Vec<f32>,
     pub bound: ErrorBound,
     pub kernel: Kernel,
 }
@@ -40,25 +42,37 @@ impl<'a> Codes<'a> {
         if dim > MAX_DIM {
             return None;
         }
-        let start = |row: &[f32]| -0.5 * bound::squared_norm(row);
-        let starts: Vec<_> =
-            rows.values().par_chunks_exact(dim).with_min_len(256).map(start).collect();
-        let finite = starts.iter().all(|start| start.is_finite());
-        let codes = Self { rows, starts, bound: ErrorBound::new(dim), kernel };
-        (finite && bound::fits(0.0, codes.norm_limit(0..rows.len()))).then_some(codes)
+        let chunk = chunk_codes(dim);
+        let mut starts = vec![0.0; rows.len()];
+        let mut chunk_norms = vec![0.0; rows.len().div_ceil(chunk)];
+        let chunks = rows.values().par_chunks(chunk * dim).zip(starts.par_chunks_mut(chunk));
+        chunks.zip(&mut chunk_norms).for_each(|((rows, starts), longest)| {
+            let mut norm = 0.0_f32;
+            for (row, start) in rows.chunks_exact(dim).zip(starts) {
+                let squared = kernel.squared_norm(row);
+                *start = -0.5 * squared;
+                // A NaN or an infinity stays.
+                norm = if squared <= norm { norm } else { squared };
+                if !squared.is_finite() {
+                    break;
+                }
+            }
+            *longest = norm_limit(norm, dim);
+        });
+        let fit = chunk_norms.iter().all(|norm| bound::fits(0.0, *norm));
+        fit.then_some(Self { rows, starts, chunk_norms, bound: ErrorBound::new(dim), kernel })
     }
 
-    /// A number that the norm of none of these codes is above.
-    pub fn norm_limit(&self, range: Range<usize>) -> f32 {
-        let start = self.starts[range].iter().fold(0.0, |a: f32, b| a.min(*b));
-        norm_limit(-2.0 * start, self.rows.dim())
+    /// A number that the norm of this code is not above.
+    pub fn norm_limit(&self, code: usize) -> f32 {
+        norm_limit(-2.0 * self.starts[code], self.rows.dim())
     }
+}
 
-    /// Codes of a chunk.
-    fn chunk(&self) -> usize {
-        let codes = CHUNK_VALUES / self.rows.dim();
-        (codes - codes % BLOCKS_MULTIPLE).clamp(BLOCKS_MULTIPLE, CHUNK_CODES)
-    }
+/// Codes of a chunk.
+fn chunk_codes(dim: usize) -> usize {
+    let codes = CHUNK_VALUES / dim;
+    (codes - codes % BLOCKS_MULTIPLE).clamp(BLOCKS_MULTIPLE, CHUNK_CODES)
 }
 
 /// The nearest row for each vector; `None` if a value is not finite.
@@ -66,28 +80,35 @@ pub(super) fn search(kernel: Kernel, vectors: Rows<f32>, codebook: Rows<f32>) ->
     let Some(codes) = Codes::new(kernel, codebook) else {
         return plain::search(vectors, codebook);
     };
-    let (dim, longest) = (codebook.dim(), codes.norm_limit(0..codebook.len()));
+    let dim = codebook.dim();
+    let longest = codes.chunk_norms.iter().fold(0.0, |a: f32, b| a.max(*b));
+    // The codes are shared out too where there are few groups.
+    let units = (WORK_PER_THREAD * rayon::current_num_threads())
+        .div_ceil(vectors.len().div_ceil(GROUP).max(1))
+        .min(codes.chunk_norms.len());
+    let chunks = codes.chunk_norms.len().div_ceil(units);
     let mut nearest = vec![0; vectors.len()];
     nearest.par_chunks_mut(GROUP).zip(vectors.values().par_chunks(GROUP * dim)).try_for_each_init(
         Vec::new,
         |buffer, (nearest, group)| {
-            search_group(Rows::from_slice(group, dim), &codes, longest, buffer, nearest)
+            search_group(Rows::from_slice(group, dim), &codes, (longest, chunks), buffer, nearest)
         },
     )?;
     Some(nearest)
 }
 
+/// Given a limit to the norms of all codes, and the chunks of a unit of work.
 fn search_group(
     vectors: Rows<f32>,
     codes: &Codes,
-    longest: f32,
+    (longest, chunks): (f32, usize),
     buffer: &mut Vec<f32>,
     nearest: &mut [u32],
 ) -> Option<()> {
     // Vectors too long for f32 get a NaN here, so that no code leads for them.
     let mut norms = Vec::with_capacity(vectors.len());
     for (vector, nearest) in vectors.iter().zip(nearest.iter_mut()) {
-        let norm = norm_limit(bound::squared_norm(vector), vectors.dim());
+        let norm = norm_limit(codes.kernel.squared_norm(vector), vectors.dim());
         if bound::fits(norm, longest) {
             norms.push(norm);
         } else {
@@ -96,56 +117,56 @@ fn search_group(
         }
     }
     let group = Group::new(codes.kernel, vectors, buffer);
-    let chunk = codes.chunk();
-    let work = WORK_CODES.next_multiple_of(chunk);
-    let swept: Vec<_> = (0..codes.rows.len().div_ceil(work))
+    let all = codes.chunk_norms.len();
+    let swept: Vec<_> = (0..all.div_ceil(chunks))
         .into_par_iter()
-        .map(|i| {
-            let range = i * work..((i + 1) * work).min(codes.rows.len());
-            sweep(&group, &norms, codes, range, chunk)
-        })
+        .map(|i| sweep(&group, &norms, codes, i * chunks..((i + 1) * chunks).min(all)))
         .collect();
-    let mut limits = vec![f32::NEG_INFINITY; vectors.len()];
-    for (found, _) in &swept {
-        limits.iter_mut().zip(found).for_each(|(a, b)| *a = a.max(*b));
+    let (mut limits, mut leads) = (vec![f32::NEG_INFINITY; vectors.len()], Vec::new());
+    for (found, more) in swept {
+        limits.iter_mut().zip(&found).for_each(|(a, b)| *a = a.max(*b));
+        leads.extend(more);
     }
-    let leads = swept.into_iter().flat_map(|(_, leads)| leads).collect();
     resolve(vectors, &norms, codes, &limits, leads, nearest);
     Some(())
 }
 
-/// Goes over the codes in `range`. Returns for each vector a score that its nearest
-/// code has at least, and, in no order, where scores of at least that may be.
+/// Goes over the codes of some chunks. Returns for each vector a score that its
+/// nearest code has at least, and, in no order, where scores of at least that may be.
 fn sweep(
     group: &Group,
     norms: &[f32],
     codes: &Codes,
-    range: Range<usize>,
-    chunk: usize,
+    chunks: Range<usize>,
 ) -> (Vec<f32>, Vec<Lead>) {
     let mut limits = vec![f32::NEG_INFINITY; norms.len()];
+    let mut errors = limits.clone();
     let mut leads = Vec::new();
     let mut summary = Summary::new(group);
-    let block_codes = group.block_codes();
-    for first in range.clone().step_by(chunk) {
-        let last = (first + chunk).min(range.end);
+    let (chunk, block_codes) = (chunk_codes(codes.rows.dim()), group.block_codes());
+    for number in chunks {
+        let first = number * chunk;
+        let last = (first + chunk).min(codes.rows.len());
         group.sweep(codes.rows.range(first, last), &codes.starts[first..last], &mut summary);
-        let longest = codes.norm_limit(first..last);
-        for (i, (&norm, limit)) in norms.iter().zip(&mut limits).enumerate() {
-            let error = codes.bound.of(norm, longest);
-            let highest = summary.best[i] + error;
-            if highest >= *limit {
+        let longest = codes.chunk_norms[number];
+        for (error, norm) in errors.iter_mut().zip(norms) {
+            *error = codes.bound.of(*norm, longest);
+        }
+        let found = summary.best.iter().zip(&errors).zip(&mut limits).enumerate();
+        for (i, ((best, error), limit)) in found {
+            if best + error >= *limit {
                 let block = first + summary.block[i] as usize * block_codes;
                 leads.push(Lead {
                     vector: i as u32,
-                    highest,
+                    highest: best + error,
                     block: (block as u32, (block + block_codes).min(last) as u32),
                     others_highest: summary.second[i] + error,
                     chunk: (first as u32, last as u32),
                 });
-                *limit = limit.max(summary.best[i] - error);
+                *limit = limit.max(best - error);
             }
         }
     }
+    leads.retain(|lead| lead.highest >= limits[lead.vector as usize]);
     (limits, leads)
 }

@@ -79,6 +79,13 @@ impl Kernel {
         }
     }
 
+    /// `|row|^2` in f32; not finite if a value is not, or if the sum is too large.
+    pub fn squared_norm(self, row: &[f32]) -> f32 {
+        let mut norm = [0.0];
+        self.dots(row, Rows::from_slice(row, row.len()), &mut norm);
+        norm[0]
+    }
+
     /// The sweep of [`simd`] of a tile over whole blocks.
     fn sweep(self, tile: &[f32], rows: &[f32], starts: &[f32], first_block: u32, seen: Seen) {
         let Some(loops) = self.loops() else { return };
