@@ -26,27 +26,48 @@ impl AttnBlock {
         &self.norm
     }
 
-    /// The forward pass of `x` `[B, C, H, W]`, with `normed`, of the same shape,
-    /// in place of its [`norm`](Self::norm).
+    /// What positions of `normed` `[B, C, H, W]`, an output of the
+    /// [`norm`](Self::norm), show to those that look at them.
+    ///
+    /// # Errors
+    /// When `normed` is not of `C` channels.
+    pub fn keys_values(&self, normed: &Tensor) -> Result<KeysValues> {
+        let (b, c, h, w) = normed.dims4()?;
+        let tokens = |conv: &Conv2d| conv.forward(normed)?.reshape((b, c, h * w));
+        Ok(KeysValues { keys: tokens(&self.k)?, values: tokens(&self.v)? })
+    }
+
+    /// The forward pass of `x` `[B, C, H, W]`, where positions, which `normed`
+    /// (of the same shape) stands for, look at those of `seen`: their own in
+    /// the plain forward pass, but those of another feature map will do.
     ///
     /// # Errors
     /// When the shapes differ, or are not of `C` channels.
-    pub fn forward_normed(&self, x: &Tensor, normed: &Tensor) -> Result<Tensor> {
+    pub fn attend(&self, x: &Tensor, normed: &Tensor, seen: &KeysValues) -> Result<Tensor> {
         let (b, c, h, w) = x.dims4()?;
-        let tokens = |conv: &Conv2d| conv.forward(normed)?.reshape((b, c, h * w));
-        let (q, k, v) = (tokens(&self.q)?, tokens(&self.k)?, tokens(&self.v)?);
-        let scores = (q.transpose(1, 2)?.matmul(&k)? * (c as f64).powf(-0.5))?;
+        let q = self.q.forward(normed)?.reshape((b, c, h * w))?;
+        let scores = (q.transpose(1, 2)?.matmul(&seen.keys)? * (c as f64).powf(-0.5))?;
         // `softmax_last_dim` has no gradient; `softmax` has a right one.
         let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
-        let mixed = v.matmul(&weights.transpose(1, 2)?)?.reshape((b, c, h, w))?;
+        let mixed = seen.values.matmul(&weights.transpose(1, 2)?)?.reshape((b, c, h, w))?;
         x + self.proj_out.forward(&mixed)?
     }
+}
+
+/// Keys and values of the positions of a feature map.
+#[derive(Clone, Debug)]
+pub struct KeysValues {
+    /// `[B, C, N]`.
+    keys: Tensor,
+    /// `[B, C, N]`.
+    values: Tensor,
 }
 
 impl Module for AttnBlock {
     /// `[B, C, H, W]` to the same shape.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.forward_normed(x, &self.norm.forward(x)?)
+        let normed = self.norm.forward(x)?;
+        self.attend(x, &normed, &self.keys_values(&normed)?)
     }
 }
 

@@ -46,16 +46,16 @@ impl GroupNorm {
         self.apply(x, true)
     }
 
-    /// Mean and variance of each group over all pictures and positions of `x`
-    /// `[B, C, H, W]`.
+    /// Mean and variance of each group of one picture `[1, C, H, W]`.
     ///
     /// # Errors
-    /// When `x` has other than `C` channels.
+    /// When `x` is no single picture of `C` channels.
     pub fn moments(&self, x: &Tensor) -> Result<Moments> {
-        let (b, c, h, w) = x.dims4()?;
-        if self.weight.dims() != [c] {
+        let (b, c, _, _) = x.dims4()?;
+        if b != 1 || self.weight.dims() != [c] {
             candle_core::bail!(
-                "group_norm: moments of an input of shape {:?} for a weight of shape {:?}",
+                "group_norm: moments of an input of shape {:?}; one picture of {:?} channels was \
+                 expected",
                 x.shape(),
                 self.weight.shape()
             )
@@ -65,21 +65,12 @@ impl GroupNorm {
         } else {
             plain::moments(x, self.groups)?
         };
-        let count = c / self.groups * h * w;
-        let mut pictures =
-            groups.chunks(self.groups).map(|groups| Moments::new(count, groups.to_vec()));
-        let Some(mut all) = pictures.next() else {
-            candle_core::bail!("group_norm: moments of a batch of {b} pictures")
-        };
-        for picture in pictures {
-            all.merge(&picture)?;
-        }
-        Ok(all)
+        Ok(Moments::new(groups))
     }
 
     /// The norm of `x` `[B, C, H, W]` as if every picture had these moments,
     /// followed by SiLU where asked: for inference, in f32 on the CPU without
-    /// gradients. With `self.moments(x)` of a single picture it is the plain
+    /// gradients. With the [`moments`](Self::moments) of `x` it is the plain
     /// forward pass.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ pub mod resample;
 mod sigmoid;
 
 pub use activation::{abs, leaky_relu, relu, silu};
-pub use attention::{AttnBlock, attn_block};
+pub use attention::{AttnBlock, KeysValues, attn_block};
 pub use conv::{Conv2d, Conv2dConfig, Padding, conv2d, conv2d_no_bias};
 pub use group_norm::{GroupNorm, Moments, group_norm};
 pub use resample::{Downsample, Upsample, downsample, max_pool2x2, upsample, upsample_nearest2x};

@@ -115,49 +115,47 @@ fn group_norm_with_given_moments() -> Result<()> {
     let fast = GroupNorm::new(single(&weight)?, single(&bias)?, 4, 1e-6)?;
     let plain = GroupNorm::new(weight, bias, 4, 1e-6)?;
     for offset in [0.0, 30.0] {
-        let x = (noise(&[3, 8, 37, 29], 1)? + offset)?.to_dtype(DType::F32)?;
-        let x64 = x.to_dtype(DType::F64)?;
-        // Of all pictures together, by the formula.
-        let groups = x64.reshape((3, 4, 2 * 37 * 29))?.transpose(0, 1)?.flatten_from(1)?;
-        let (mean, variance) = (groups.mean(1)?.to_vec1::<f64>()?, groups.var(1)?);
-        let n = groups.dim(1)? as f64;
-        let variance = (variance * ((n - 1.0) / n))?.to_vec1::<f64>()?;
-        for moments in [fast.moments(&x)?, plain.moments(&x64)?] {
-            for (i, (m, v)) in moments.groups().iter().enumerate() {
-                ensure!(
-                    (m - mean[i]).abs() < 1e-5 && (v - variance[i]).abs() < 1e-5,
-                    "{moments:?}"
-                );
-            }
+        let x = single(&(noise(&[3, 8, 37, 29], 1)? + offset)?)?;
+        let one = x.narrow(0, 1, 1)?;
+        let (own, expected) = (fast.moments(&one)?, plain.moments(&one.to_dtype(DType::F64)?)?);
+        for (own, expected) in own.groups().iter().zip(expected.groups()) {
+            ensure!((own.0 - expected.0).abs() < 1e-5 && (own.1 - expected.1).abs() < 1e-5);
         }
-        let moments = plain.moments(&x64)?;
         for silu in [false, true] {
-            let y = fast.forward_with(&x, &moments, silu)?;
-            let expected = plain.forward_with(&x64, &moments, silu)?;
+            // Every picture of a batch by the moments of the second.
+            let y = fast.forward_with(&x, &own, silu)?;
+            let expected = plain.forward_with(&x.to_dtype(DType::F64)?, &expected, silu)?;
             golden::close("given moments", &y, &expected, 3e-5)?;
-            // One picture's own moments give the plain pass, to the bit.
-            let one = x.narrow(0, 1, 1)?;
-            let own = fast.forward_with(&one, &fast.moments(&one)?, silu)?;
-            let expected = if silu { fast.forward_silu(&one)? } else { fast.forward(&one)? };
-            golden::close("own moments", &own, &expected, 0.0)?;
+            // Which is the plain pass of that one, to the bit.
+            let alone = if silu { fast.forward_silu(&one)? } else { fast.forward(&one)? };
+            golden::close("own moments", &y.narrow(0, 1, 1)?, &alone, 0.0)?;
         }
     }
+    ensure!(plain.moments(&noise(&[2, 8, 2, 2], 5)?).is_err());
+    ensure!(plain.moments(&noise(&[1, 4, 2, 2], 5)?).is_err());
+    let other = GroupNorm::new(noise(&[8], 2)?, noise(&[8], 3)?, 2, 1e-6)?;
+    let x = noise(&[1, 8, 2, 2], 5)?;
+    ensure!(other.forward_with(&x, &plain.moments(&x)?, false).is_err());
     Ok(())
 }
 
 #[test]
-fn moments_of_parts_merge_to_those_of_the_whole() -> Result<()> {
-    let x = noise(&[1, 8, 12, 10], 5)?;
-    let norm = GroupNorm::new(noise(&[8], 2)?, noise(&[8], 3)?, 4, 1e-6)?;
-    let mut merged = norm.moments(&x.narrow(2, 0, 3)?)?;
-    merged.merge(&norm.moments(&x.narrow(2, 3, 9)?)?)?;
-    for (a, b) in merged.groups().iter().zip(norm.moments(&x)?.groups()) {
-        ensure!((a.0 - b.0).abs() < 1e-12 && (a.1 - b.1).abs() < 1e-12, "{a:?} {b:?}");
+fn attention_to_another_feature_map() -> Result<()> {
+    let mut weights = std::collections::HashMap::new();
+    for (i, name) in (0..).zip(["norm", "q", "k", "v", "proj_out"]) {
+        let shape: &[usize] = if name == "norm" { &[32] } else { &[32, 32, 1, 1] };
+        weights.insert(format!("{name}.weight"), noise(shape, i)?);
+        weights.insert(format!("{name}.bias"), noise(&[32], 10 + i)?);
     }
-    let other = GroupNorm::new(noise(&[8], 2)?, noise(&[8], 3)?, 2, 1e-6)?;
-    ensure!(merged.merge(&other.moments(&x)?).is_err());
-    ensure!(other.forward_with(&x, &merged, false).is_err());
-    ensure!(norm.moments(&noise(&[1, 4, 2, 2], 5)?).is_err());
+    let vb = VarBuilder::from_tensors(weights, DType::F64, &Device::Cpu);
+    let attn = layers::attn_block(32, vb)?;
+    let x = noise(&[1, 32, 3, 5], 20)?;
+    let normed = attn.norm().forward(&x)?;
+    let own = attn.attend(&x, &normed, &attn.keys_values(&normed)?)?;
+    golden::close("own positions", &own, &attn.forward(&x)?, 0.0)?;
+    // Seeing every position twice changes nothing.
+    let twice = attn.keys_values(&Tensor::cat(&[&normed, &normed], 2)?)?;
+    golden::close("twice", &attn.attend(&x, &normed, &twice)?, &own, 1e-12)?;
     Ok(())
 }
 

@@ -34,9 +34,7 @@ fn main() -> Result<()> {
     let (width, height) = (number(1, 500)?, number(2, 300)?);
     let tiles = match (number(3, 256)?, number(4, 64)?) {
         (0, _) => TileConfig::WHOLE,
-        (tile, overlap) => {
-            TileConfig { max_pixels: tile * tile, tile, overlap, ..TileConfig::default() }
-        }
+        (tile, overlap) => TileConfig { max_pixels: tile * tile, tile, overlap },
     };
 
     let weights: Box<dyn SimpleBackend> = match args.get(5) {

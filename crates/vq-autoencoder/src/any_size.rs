@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::ImageCodec;
 use crate::error::{Error, Result};
-use crate::tile_statistics::TileStatistics;
-use crate::tiles::{Span, cover};
+use crate::picture_context::PictureContext;
+use crate::tiles::{Span, cover, sample};
 
 /// When and how a picture is cut into tiles. All lengths are in pixels.
 ///
@@ -52,31 +52,18 @@ pub struct TileConfig {
     /// What neighbouring tiles share at least, rounded up to a multiple of the
     /// factor; at most a quarter of `tile`.
     pub overlap: usize,
-    /// Rounds over all tiles that only gather statistics for the round that
-    /// counts; each costs as much time again, and no memory. 0 leaves every
-    /// tile to itself.
-    #[serde(default = "default_surveys")]
-    pub surveys: usize,
-}
-
-/// What [`TileConfig::surveys`] is unless set.
-pub(crate) const SURVEYS: usize = 1;
-
-fn default_surveys() -> usize {
-    SURVEYS
 }
 
 impl Default for TileConfig {
     fn default() -> Self {
-        Self { max_pixels: 512 * 512, tile: 512, overlap: 128, surveys: SURVEYS }
+        Self { max_pixels: 512 * 512, tile: 512, overlap: 128 }
     }
 }
 
 impl TileConfig {
     /// Never tiles: memory grows with the picture, and with the square of its
     /// pixels where there is attention.
-    pub const WHOLE: Self =
-        Self { max_pixels: usize::MAX, tile: usize::MAX, overlap: 0, surveys: 0 };
+    pub const WHOLE: Self = Self { max_pixels: usize::MAX, tile: usize::MAX, overlap: 0 };
 
     /// The tiles of a grid of `h` x `w` cells.
     fn cover(&self, (h, w): (usize, usize), factor: usize) -> Result<Tiles> {
@@ -87,7 +74,7 @@ impl TileConfig {
             let (tile, overlap) = (self.tile / factor, self.overlap.div_ceil(factor));
             (cover(h, tile, overlap, factor)?, cover(w, tile, overlap, factor)?)
         };
-        Ok(Tiles { rows, columns, surveys: self.surveys })
+        Ok(Tiles { rows, columns })
     }
 }
 
@@ -95,7 +82,6 @@ impl TileConfig {
 struct Tiles {
     rows: Vec<Span>,
     columns: Vec<Span>,
-    surveys: usize,
 }
 
 impl Tiles {
@@ -107,28 +93,22 @@ impl Tiles {
         }
     }
 
-    /// What `add` makes, tile by tile, of what `start` gives, in the round that
-    /// counts: after the surveys, or when one has found nothing.
-    fn in_rounds<T>(
+    /// Calls `each` for every tile, with what is known of the whole picture
+    /// after `learn` has been called with the cells of a sample.
+    fn each(
         &self,
-        start: impl Fn() -> T,
-        mut add: impl FnMut(&mut T, &Span, &Span, &mut TileStatistics) -> Result<()>,
-    ) -> Result<T> {
-        let mut shared = TileStatistics::default();
-        let mut surveys = 0..self.surveys;
-        loop {
-            let last = surveys.next().is_none();
-            let mut made = start();
-            for row in &self.rows {
-                for column in &self.columns {
-                    shared.begin(row, column, last);
-                    add(&mut made, row, column, &mut shared)?;
-                }
-            }
-            if last || !shared.settle() {
-                return Ok(made);
+        learn: impl FnOnce(&[u32], &[u32], &mut PictureContext) -> Result<()>,
+        mut each: impl FnMut(&Span, &Span, &mut PictureContext) -> Result<()>,
+    ) -> Result<()> {
+        let mut picture = PictureContext::new();
+        learn(&sample(&self.rows), &sample(&self.columns), &mut picture)?;
+        for row in &self.rows {
+            for column in &self.columns {
+                picture.begin_tile();
+                each(row, column, &mut picture)?;
             }
         }
+        Ok(())
     }
 }
 
@@ -163,21 +143,24 @@ pub fn encode_any_size(
     for i in 0..b {
         let image = images.narrow(0, i, 1)?;
         let crop = |row: &Span, column: &Span| padded_crop(&image, row, column, factor);
-        let grid = match tiles.whole() {
-            Some((row, column)) => {
-                let grid = codec.encode(&crop(row, column)?)?;
-                expect_grid(&grid, row, column)?;
-                grid.to_vec()?
-            }
-            None => tiles.in_rounds(
-                || vec![0; h * w],
-                |grid, row, column, shared| {
-                    let tile = codec.encode_tile(&crop(row, column)?, shared)?;
-                    expect_grid(&tile, row, column)?;
-                    copy_owned(&tile, row, column, grid, w)
-                },
-            )?,
-        };
+        if let Some((row, column)) = tiles.whole() {
+            let grid = codec.encode(&crop(row, column)?)?;
+            expect_grid(&grid, row, column)?;
+            codes.extend(grid.to_vec()?);
+            continue;
+        }
+        let mut grid = vec![0; h * w];
+        tiles.each(
+            |rows, columns, picture| {
+                codec.encode_tile(&pixels_of_cells(&image, rows, columns, factor)?, picture)?;
+                Ok(())
+            },
+            |row, column, picture| {
+                let tile = codec.encode_tile(&crop(row, column)?, picture)?;
+                expect_grid(&tile, row, column)?;
+                copy_owned(&tile, row, column, &mut grid, w)
+            },
+        )?;
         codes.extend(grid);
     }
     Ok(CodeGrid::from_vec(codes, (b, h, w), images.device())?)
@@ -224,10 +207,17 @@ pub fn decode_any_size(
             expect_tile(&whole, row, column, factor)?;
             return Ok(whole.narrow(2, 0, size.0)?.narrow(3, 0, size.1)?);
         }
-        let canvas = tiles.in_rounds(
-            || Canvas::new(size),
-            |canvas, row, column, shared| {
-                let tile = codec.decode_tile(&crop(row, column)?, shared)?;
+        let mut canvas = Canvas::new(size);
+        tiles.each(
+            |rows, columns, picture| {
+                let cells = |list: &[u32]| Tensor::new(list, grid.device());
+                let sample = grid.index_select(&cells(rows)?, 1)?;
+                let sample = sample.index_select(&cells(columns)?, 2)?;
+                codec.decode_tile(&CodeGrid::new(sample)?, picture)?;
+                Ok(())
+            },
+            |row, column, picture| {
+                let tile = codec.decode_tile(&crop(row, column)?, picture)?;
                 expect_tile(&tile, row, column, factor)?;
                 canvas.blend(&tile, row, column, factor)
             },
@@ -262,6 +252,20 @@ fn padded_crop(image: &Tensor, row: &Span, column: &Span, factor: usize) -> Resu
         crop = crop.narrow(dim, start, inside)?.pad_with_same(dim, 0, len - inside)?;
     }
     Ok(crop.contiguous()?)
+}
+
+/// The pixels of the given rows and columns of cells of `image` `[1, C, H, W]`;
+/// what lies outside repeats the last row and column.
+fn pixels_of_cells(image: &Tensor, rows: &[u32], columns: &[u32], factor: usize) -> Result<Tensor> {
+    let mut sample = image.clone();
+    for (dim, cells) in [(2, rows), (3, columns)] {
+        let last = image.dim(dim)?.saturating_sub(1);
+        let pixels = cells.iter().flat_map(|&cell| (0..factor).map(move |i| (cell, i)));
+        let list: Vec<u32> =
+            pixels.map(|(cell, i)| (cell as usize * factor + i).min(last) as u32).collect();
+        sample = sample.index_select(&Tensor::new(list, image.device())?, dim)?;
+    }
+    Ok(sample)
 }
 
 /// Copies the codes that a tile owns into the `grid` of `w` columns.

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use codebook::CodeGrid;
 
 use crate::error::Result;
-use crate::tile_statistics::TileStatistics;
+use crate::picture_context::PictureContext;
 
 /// Pictures to codes and back: what tiling, pipelines and transformers need of
 /// a first stage (or of a condition model: segmentation and depth).
@@ -27,16 +27,16 @@ pub trait ImageCodec: Send + Sync {
     fn decode(&self, codes: &CodeGrid) -> Result<Tensor>;
 
     /// [`encode`](Self::encode) of a tile `[1, C, H, W]` of a larger picture,
-    /// which may go by statistics of the whole picture. Every round over the
-    /// picture's tiles calls it once for each; after the first, only if that
-    /// one put something into `shared`.
+    /// which may go by what the context knows of the whole `picture`. The first
+    /// call for a picture is for a sample of it, of a tile's size; `picture`
+    /// records what the codec shows it, and the codes are not used.
     ///
     /// Provided: tiles are encoded on their own.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
-    fn encode_tile(&self, tile: &Tensor, shared: &mut TileStatistics) -> Result<CodeGrid> {
-        let _ = shared;
+    fn encode_tile(&self, tile: &Tensor, picture: &mut PictureContext) -> Result<CodeGrid> {
+        let _ = picture;
         self.encode(tile)
     }
 
@@ -47,8 +47,8 @@ pub trait ImageCodec: Send + Sync {
     ///
     /// # Errors
     /// As [`decode`](Self::decode).
-    fn decode_tile(&self, codes: &CodeGrid, shared: &mut TileStatistics) -> Result<Tensor> {
-        let _ = shared;
+    fn decode_tile(&self, codes: &CodeGrid, picture: &mut PictureContext) -> Result<Tensor> {
+        let _ = picture;
         self.decode(codes)
     }
 

@@ -11,7 +11,9 @@
 //! between their sides. It is cut there because everything above it (tiling,
 //! pipelines, transformers' training data) needs no more than that from a
 //! first stage. [`encode_any_size`] and [`decode_any_size`] lift a codec from
-//! multiples of the factor to pictures of any size.
+//! multiples of the factor to pictures of any size. What depends on the whole of
+//! a picture (group norm, attention) reaches the tiles of a large one through a
+//! [`PictureContext`], for codecs that take it.
 //!
 //! ```
 //! use vq_autoencoder::VqConfig;
@@ -33,11 +35,11 @@ mod memory;
 mod mid;
 mod model;
 mod pass;
+mod picture_context;
 mod preset;
 mod reference;
 mod residual_stack;
 mod resnet_block;
-mod tile_statistics;
 mod tiles;
 
 pub use any_size::{TileConfig, decode_any_size, encode_any_size, grid_size, reconstruct_any_size};
@@ -46,5 +48,5 @@ pub use config::VqConfig;
 pub use error::{Error, Result};
 pub use layout::Layout;
 pub use model::VqModel;
+pub use picture_context::PictureContext;
 pub use preset::{PRESETS, Preset};
-pub use tile_statistics::TileStatistics;

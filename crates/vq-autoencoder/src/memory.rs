@@ -1,10 +1,11 @@
 //! How much memory a picture takes, and tiles that stay under a limit.
 //!
 //! Counted are the activations of one pass in inference, which dwarf the rest.
-//! Not counted: the weights (4 bytes a parameter), and the picture itself as it
-//! comes and goes.
+//! Not counted: the weights (4 bytes a parameter), the picture itself as it
+//! comes and goes, and what tiles know of the whole picture (keys and values of
+//! the attention of one tile: 4 MB per attention of the f16 presets).
 
-use crate::any_size::{SURVEYS, TileConfig};
+use crate::any_size::TileConfig;
 use crate::config::VqConfig;
 use crate::error::{Error, Result};
 
@@ -81,7 +82,7 @@ impl TileConfig {
         };
         let tile = cells * factor;
         let overlap = OVERLAP.min(cells / 4 * factor).max(factor);
-        Ok(Self { max_pixels: tile * tile, tile, overlap, surveys: SURVEYS })
+        Ok(Self { max_pixels: tile * tile, tile, overlap })
     }
 }
 

@@ -11,7 +11,7 @@ use crate::decoder::Decoder;
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::pass::{Named, Pass};
-use crate::tile_statistics::TileStatistics;
+use crate::picture_context::PictureContext;
 
 /// A VQGAN without its losses.
 ///
@@ -223,12 +223,12 @@ impl ImageCodec for VqModel {
         self.decode_embeddings(&self.quantizer.embed(codes)?)
     }
 
-    fn encode_tile(&self, tile: &Tensor, shared: &mut TileStatistics) -> Result<CodeGrid> {
-        Ok(self.quantizer.codes(&self.pre_quant_in(tile, &mut Pass::tile(shared))?)?)
+    fn encode_tile(&self, tile: &Tensor, picture: &mut PictureContext) -> Result<CodeGrid> {
+        Ok(self.quantizer.codes(&self.pre_quant_in(tile, &mut Pass::tile(picture))?)?)
     }
 
-    fn decode_tile(&self, codes: &CodeGrid, shared: &mut TileStatistics) -> Result<Tensor> {
-        self.decode_in(&self.quantizer.embed(codes)?, &mut Pass::tile(shared))
+    fn decode_tile(&self, codes: &CodeGrid, picture: &mut PictureContext) -> Result<Tensor> {
+        self.decode_in(&self.quantizer.embed(codes)?, &mut Pass::tile(picture))
     }
 
     fn factor(&self) -> usize {

@@ -1,10 +1,10 @@
-//! One forward pass: who looks on, and which statistics its group norms use.
+//! One forward pass: who looks on, and what it knows beyond its feature map.
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use layers::{AttnBlock, GroupNorm};
 
-use crate::tile_statistics::TileStatistics;
+use crate::picture_context::PictureContext;
 
 /// Gets a module's name and its output.
 type See<'a> = &'a mut dyn FnMut(&str, &Tensor);
@@ -13,7 +13,7 @@ type See<'a> = &'a mut dyn FnMut(&str, &Tensor);
 #[derive(Default)]
 pub(crate) struct Pass<'a> {
     see: Option<See<'a>>,
-    norms: Norms<'a>,
+    whole: Whole<'a>,
 }
 
 impl<'a> Pass<'a> {
@@ -24,12 +24,12 @@ impl<'a> Pass<'a> {
 
     /// `see(name, output)` is called for every named module, in order.
     pub(crate) fn observed(see: See<'a>) -> Self {
-        Self { see: Some(see), norms: Norms(None) }
+        Self { see: Some(see), whole: Whole(None) }
     }
 
     /// The pass of a tile.
-    pub(crate) fn tile(statistics: &'a mut TileStatistics) -> Self {
-        Self { see: None, norms: Norms(Some(statistics)) }
+    pub(crate) fn tile(context: &'a mut PictureContext) -> Self {
+        Self { see: None, whole: Whole(Some(context)) }
     }
 
     /// Shows an output that the pass computes anyway.
@@ -40,37 +40,38 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// The group norms of a pass: each by itself, or as the picture's tiles agree.
+/// What in a pass depends on the whole picture: group norms and attention, by
+/// the feature map at hand or, for a tile, by its picture's context.
 #[derive(Default)]
-pub(crate) struct Norms<'a>(Option<&'a mut TileStatistics>);
+pub(crate) struct Whole<'a>(Option<&'a mut PictureContext>);
 
-impl Norms<'_> {
-    /// Norm of `x` `[B, C, H, W]`.
-    pub(crate) fn forward(&mut self, norm: &GroupNorm, x: &Tensor) -> Result<Tensor> {
-        match &mut self.0 {
-            Some(statistics) => statistics.group_norm(norm, x, false),
-            None => norm.forward(x),
-        }
-    }
-
+impl Whole<'_> {
     /// Norm and SiLU of `x` `[B, C, H, W]`.
-    pub(crate) fn forward_silu(&mut self, norm: &GroupNorm, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn norm_silu(&mut self, norm: &GroupNorm, x: &Tensor) -> Result<Tensor> {
         match &mut self.0 {
-            Some(statistics) => statistics.group_norm(norm, x, true),
+            Some(context) => context.group_norm(norm, x, true),
             None => norm.forward_silu(x),
         }
     }
+
+    /// Attention of `x` `[B, C, H, W]`.
+    fn attention(&mut self, attn: &AttnBlock, x: &Tensor) -> Result<Tensor> {
+        match &mut self.0 {
+            Some(context) => context.attention(attn, x),
+            None => Module::forward(attn, x),
+        }
+    }
 }
 
-/// A block with group norms inside.
-pub(crate) trait Normed {
+/// A block that depends on the whole picture.
+pub(crate) trait Block {
     /// The block's output for `x` `[B, C, H, W]`.
-    fn forward(&self, x: &Tensor, norms: &mut Norms) -> Result<Tensor>;
+    fn forward(&self, x: &Tensor, whole: &mut Whole) -> Result<Tensor>;
 }
 
-impl Normed for AttnBlock {
-    fn forward(&self, x: &Tensor, norms: &mut Norms) -> Result<Tensor> {
-        self.forward_normed(x, &norms.forward(self.norm(), x)?)
+impl Block for AttnBlock {
+    fn forward(&self, x: &Tensor, whole: &mut Whole) -> Result<Tensor> {
+        whole.attention(self, x)
     }
 }
 
@@ -98,10 +99,10 @@ impl<M: Module> Named<M> {
     }
 }
 
-impl<M: Normed> Named<M> {
+impl<M: Block> Named<M> {
     /// As [`forward`](Named::forward), of a block.
     pub(crate) fn forward_block(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        let y = self.module.forward(x, &mut pass.norms)?;
+        let y = self.module.forward(x, &mut pass.whole)?;
         pass.show(&self.name, &y);
         Ok(y)
     }
@@ -113,6 +114,6 @@ impl Named<GroupNorm> {
         if let Some(see) = &mut pass.see {
             see(&self.name, &self.module.forward(x)?);
         }
-        pass.norms.forward_silu(&self.module, x)
+        pass.whole.norm_silu(&self.module, x)
     }
 }

@@ -4,7 +4,7 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use layers::{Conv2d, Conv2dConfig, GroupNorm, conv2d, group_norm};
 
-use crate::pass::{Normed, Norms};
+use crate::pass::{Block, Whole};
 
 /// `x + conv2(silu(norm2(conv1(silu(norm1(x))))))`, with a 1x1 convolution
 /// on `x` where the channel count changes.
@@ -38,11 +38,11 @@ pub(crate) fn resnet_block(in_ch: usize, out_ch: usize, vb: VarBuilder) -> Resul
     })
 }
 
-impl Normed for ResnetBlock {
+impl Block for ResnetBlock {
     /// `[B, in, H, W]` to `[B, out, H, W]`.
-    fn forward(&self, x: &Tensor, norms: &mut Norms) -> Result<Tensor> {
-        let h = self.conv1.forward(&norms.forward_silu(&self.norm1, x)?)?;
-        let h = self.conv2.forward(&norms.forward_silu(&self.norm2, &h)?)?;
+    fn forward(&self, x: &Tensor, whole: &mut Whole) -> Result<Tensor> {
+        let h = self.conv1.forward(&whole.norm_silu(&self.norm1, x)?)?;
+        let h = self.conv2.forward(&whole.norm_silu(&self.norm2, &h)?)?;
         match &self.nin_shortcut {
             Some(shortcut) => shortcut.forward(x)? + h,
             None => x + h,

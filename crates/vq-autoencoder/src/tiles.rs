@@ -89,6 +89,31 @@ pub(crate) fn cover(len: usize, tile: usize, overlap: usize, factor: usize) -> R
     Ok((0..count).map(span).collect())
 }
 
+/// Patches along a side of the sample of a picture.
+const PATCHES: usize = 6;
+/// Cells along a patch at least: what its borders spoil must not prevail.
+const MIN_PATCH: usize = 4;
+
+/// Cells of a side that stand for all of it: as many as a tile has, in patches
+/// spread evenly from end to end.
+///
+/// A sample of the picture at its true scale: a smaller version would have
+/// other textures, and thereby other statistics.
+pub(crate) fn sample(spans: &[Span]) -> Vec<u32> {
+    let (Some(first), Some(last)) = (spans.first(), spans.last()) else { return Vec::new() };
+    let (tile, len) = (first.cells.len(), last.cells.end);
+    let patches = PATCHES.min(tile / MIN_PATCH);
+    if len == tile || patches < 2 {
+        return (0..tile as u32).collect();
+    }
+    let patch = |i: usize| {
+        let cells = (i + 1) * tile / patches - i * tile / patches;
+        let start = i * (len - cells) / (patches - 1);
+        (start..start + cells).map(|cell| cell as u32)
+    };
+    (0..patches).flat_map(patch).collect()
+}
+
 #[cfg(test)]
 #[path = "tiles/tests.rs"]
 mod tests;

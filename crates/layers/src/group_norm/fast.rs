@@ -19,8 +19,8 @@ pub(super) fn group_norm(
 
 /// [`super::plain::moments`] for f32 on the CPU.
 pub(super) fn moments(x: &Tensor, groups: usize) -> Result<Vec<(f64, f64)>> {
-    let (_, c, h, w) = x.dims4()?;
-    let found = cpu::with_slices([x], |[x]| kernels::all_moments(x, c / groups * h * w))?;
+    let len = x.elem_count() / groups;
+    let found = cpu::with_slices([x], |[x]| kernels::all_moments(x, len))?;
     Ok(found.into_iter().map(|(mean, variance)| (f64::from(mean), variance)).collect())
 }
 

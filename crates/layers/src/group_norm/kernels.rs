@@ -38,7 +38,7 @@ pub(super) fn shift_and_scale((mean, variance): (f32, f64), eps: f64) -> (f32, f
     (mean, (1.0 / (variance + eps).sqrt()) as f32)
 }
 
-/// Mean and variance of every picture's every group of `len` elements.
+/// Mean and variance of every group of `len` elements.
 pub(super) fn all_moments(x: &[f32], len: usize) -> Vec<(f32, f64)> {
     x.par_chunks_exact(len.max(1)).map(moments).collect()
 }

@@ -24,16 +24,14 @@ pub fn group_norm(
     affine(&normed, weight, bias)
 }
 
-/// Mean and variance, in f64, of every picture's every group of `x`
-/// `[B, C, H, W]`, picture by picture.
+/// Mean and variance, in f64, of every group of `x` `[1, C, H, W]`.
 ///
 /// # Errors
-/// When `x` has no four sides.
+/// When the elements of `x` do not split into `groups`.
 pub fn moments(x: &Tensor, groups: usize) -> Result<Vec<(f64, f64)>> {
-    let (b, c, h, w) = x.dims4()?;
     // Half precision has no room for a sum over a group.
     let x = if x.dtype() == DType::F64 { x.clone() } else { x.to_dtype(DType::F32)? };
-    let grouped = x.reshape((b * groups, c / groups * h * w))?;
+    let grouped = x.reshape((groups, ()))?;
     let mean = grouped.mean_keepdim(D::Minus1)?;
     let variance = grouped.broadcast_sub(&mean)?.sqr()?.mean(D::Minus1)?;
     let list = |x: Tensor| x.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>();

@@ -60,7 +60,7 @@ fn pictures(h: usize, w: usize) -> Result<Tensor> {
     Ok(wave.reshape((2, 1, h, w))?)
 }
 
-const TILES: TileConfig = TileConfig { max_pixels: 1024, tile: 32, overlap: 8, surveys: 1 };
+const TILES: TileConfig = TileConfig { max_pixels: 1024, tile: 32, overlap: 8 };
 
 #[test]
 fn a_local_codec_is_the_same_in_tiles_as_whole() -> Result<()> {
