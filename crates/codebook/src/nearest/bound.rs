@@ -55,3 +55,9 @@ pub(super) fn fits(z: f32, e: f32) -> bool {
 pub(super) fn norm_limit(squared_norm: f32, dim: usize) -> f32 {
     (MARGIN * (squared_norm + dim as f32 * f32::MIN_POSITIVE)).sqrt()
 }
+
+/// How much a product of `z` and `e` changes when both are rounded, given limits to
+/// the norm of each and to the norm of what rounding takes from it.
+pub(super) fn of_rounding((z, z_lost): (f32, f32), (e, e_lost): (f32, f32)) -> f32 {
+    MARGIN * (z_lost * e + (z + z_lost) * e_lost)
+}

@@ -1,5 +1,7 @@
 //! From blocks of codes that may hold the nearest one to the nearest code.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::plain::squared_distance;
@@ -27,6 +29,18 @@ pub(super) struct Lead {
     pub chunk: (u32, u32),
 }
 
+impl Lead {
+    pub fn vector(&self) -> usize {
+        self.vector as usize
+    }
+
+    /// The codes whose exact score may reach `limit`.
+    pub fn codes(&self, limit: f32) -> Range<usize> {
+        let (start, end) = if self.others_highest >= limit { self.chunk } else { self.block };
+        start as usize..end as usize
+    }
+}
+
 /// Finds the nearest code of each vector that has leads, given a score that its
 /// nearest code has at least.
 pub(super) fn resolve(
@@ -37,20 +51,26 @@ pub(super) fn resolve(
     mut leads: Vec<Lead>,
     nearest: &mut [u32],
 ) {
-    leads.retain(|lead| lead.highest >= limits[lead.vector as usize]);
-    leads.sort_unstable_by_key(|lead| (lead.vector, lead.chunk));
+    // The most promising first: what is found there rules out others.
+    leads.sort_unstable_by(|a, b| {
+        a.vector.cmp(&b.vector).then(b.highest.total_cmp(&a.highest)).then(a.chunk.cmp(&b.chunk))
+    });
     let by_vector: Vec<_> = leads.chunk_by(|a, b| a.vector == b.vector).collect();
     let found: Vec<_> = by_vector
         .into_par_iter()
         .with_min_len(WORK_VECTORS)
         .map_init(Vec::new, |candidates, leads| {
-            let i = leads[0].vector as usize;
+            let i = leads[0].vector();
+            let mut limit = limits[i];
             candidates.clear();
             for lead in leads {
-                let ambiguous = lead.others_highest >= limits[i];
-                let range = if ambiguous { lead.chunk } else { lead.block };
-                find_candidates(vectors.row(i), norms[i], codes, limits[i], range, candidates);
+                if lead.highest >= limit {
+                    let range = lead.codes(limit);
+                    limit =
+                        find_candidates(vectors.row(i), norms[i], codes, limit, range, candidates);
+                }
             }
+            candidates.retain(|candidate| candidate.highest >= limit);
             (i, nearest_of(candidates, vectors.row(i), codes.rows))
         })
         .collect();
@@ -59,43 +79,56 @@ pub(super) fn resolve(
     }
 }
 
-/// Adds those codes whose exact score may reach `limit`, in ascending order.
+/// A code that may be the nearest.
+#[derive(Clone, Copy)]
+struct Candidate {
+    code: u32,
+    /// Its exact score is not above this.
+    highest: f32,
+}
+
+/// Adds those codes whose exact score may reach `limit`. Returns the limit as raised
+/// by what was found.
 fn find_candidates(
     vector: &[f32],
     norm: f32,
     codes: &Codes,
-    limit: f32,
-    (start, end): (u32, u32),
-    candidates: &mut Vec<u32>,
-) {
+    mut limit: f32,
+    range: Range<usize>,
+    candidates: &mut Vec<Candidate>,
+) -> f32 {
     if vector.len() <= SHORT {
-        candidates.extend(start..end);
-        return;
+        let candidate = |code| Candidate { code: code as u32, highest: f32::INFINITY };
+        candidates.extend(range.map(candidate));
+        return limit;
     }
     let mut dots = [0.0; BATCH];
-    for first in (start..end).step_by(BATCH) {
-        let range = first as usize..(first as usize + BATCH).min(end as usize);
+    for first in range.clone().step_by(BATCH) {
+        let range = first..(first + BATCH).min(range.end);
         let dots = &mut dots[..range.len()];
         codes.kernel.dots(vector, codes.rows.range(range.start, range.end), dots);
         for (code, dot) in range.zip(dots) {
             let error = codes.bound.of(norm, codes.norm_limit(code));
-            if codes.starts[code] + *dot + error >= limit {
-                candidates.push(code as u32);
+            let score = codes.starts[code] + *dot;
+            if score + error >= limit {
+                candidates.push(Candidate { code: code as u32, highest: score + error });
+                limit = limit.max(score - error);
             }
         }
     }
+    limit
 }
 
 /// The candidate at the smallest distance, the lowest of equal ones.
-fn nearest_of(candidates: &[u32], vector: &[f32], codebook: Rows<f32>) -> u32 {
+fn nearest_of(candidates: &[Candidate], vector: &[f32], codebook: Rows<f32>) -> u32 {
     if let [only] = *candidates {
-        return only;
+        return only.code;
     }
-    let mut best = (f64::INFINITY, 0);
-    for &code in candidates {
-        let distance = squared_distance(vector, codebook.row(code as usize));
-        if distance < best.0 {
-            best = (distance, code);
+    let mut best = (f64::INFINITY, u32::MAX);
+    for Candidate { code, .. } in candidates {
+        let found = (squared_distance(vector, codebook.row(*code as usize)), *code);
+        if found < best {
+            best = found;
         }
     }
     best.1

@@ -3,8 +3,13 @@
 //! can be in, given how far scores may be off (`bound`). Then these blocks are
 //! compared exactly (`resolve`). The result is that of the plain search, ties
 //! included, whatever the order in which products are summed.
+//!
+//! Machines that multiply bf16 go over the codes with values rounded to it, in half
+//! the time. Scores are off by more then, so that more is left to compare: where
+//! that turns out too much, as with codes that are all alike, f32 takes over.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
@@ -23,6 +28,8 @@ const CHUNK_VALUES: usize = 1 << 16;
 const CHUNK_CODES: usize = 10 * BLOCKS_MULTIPLE;
 /// Units of parallel work per thread, where there are not as many groups.
 const WORK_PER_THREAD: usize = 2;
+/// The part of all pairs of vectors and codes that a coarse sweep may leave.
+const COARSE_LEFT: usize = 16;
 
 /// The codebook with what the scores need of it.
 pub(super) struct Codes<'a> {
@@ -33,11 +40,13 @@ pub(super) struct Codes<'a> {
     chunk_norms: Vec<f32>,
     pub bound: ErrorBound,
     pub kernel: Kernel,
+    /// Whether coarse sweeps pay: decides the time that the search takes, no more.
+    coarse: AtomicBool,
 }
 
 impl<'a> Codes<'a> {
     /// `None` if scores cannot be computed in f32.
-    fn new(kernel: Kernel, rows: Rows<'a, f32>) -> Option<Self> {
+    fn new(kernel: Kernel, rows: Rows<'a, f32>, coarse: bool) -> Option<Self> {
         let dim = rows.dim();
         if dim > MAX_DIM {
             return None;
@@ -60,7 +69,8 @@ impl<'a> Codes<'a> {
             *longest = norm_limit(norm, dim);
         });
         let fit = chunk_norms.iter().all(|norm| bound::fits(0.0, *norm));
-        fit.then_some(Self { rows, starts, chunk_norms, bound: ErrorBound::new(dim), kernel })
+        let (bound, coarse) = (ErrorBound::new(dim), AtomicBool::new(coarse));
+        fit.then_some(Self { rows, starts, chunk_norms, bound, kernel, coarse })
     }
 
     /// A number that the norm of this code is not above.
@@ -77,7 +87,8 @@ fn chunk_codes(dim: usize) -> usize {
 
 /// The nearest row for each vector; `None` if a value is not finite.
 pub(super) fn search(kernel: Kernel, vectors: Rows<f32>, codebook: Rows<f32>) -> Option<Vec<u32>> {
-    let Some(codes) = Codes::new(kernel, codebook) else {
+    let coarse = kernel.has_coarse(vectors.len(), codebook.dim());
+    let Some(codes) = Codes::new(kernel, codebook, coarse) else {
         return plain::search(vectors, codebook);
     };
     let dim = codebook.dim();
@@ -116,23 +127,42 @@ fn search_group(
             *nearest = plain::nearest(vector, codes.rows)?;
         }
     }
-    let group = Group::new(codes.kernel, vectors, buffer);
-    let all = codes.chunk_norms.len();
-    let swept: Vec<_> = (0..all.div_ceil(chunks))
-        .into_par_iter()
-        .map(|i| sweep(&group, &norms, codes, i * chunks..((i + 1) * chunks).min(all)))
-        .collect();
-    let (mut limits, mut leads) = (vec![f32::NEG_INFINITY; vectors.len()], Vec::new());
-    for (found, more) in swept {
-        limits.iter_mut().zip(&found).for_each(|(a, b)| *a = a.max(*b));
-        leads.extend(more);
+    let mut found = None;
+    if codes.coarse.load(Ordering::Relaxed) {
+        let group = Group::coarse(codes.kernel, vectors, buffer);
+        let (limits, leads) = sweep_all(&group, &norms, codes, chunks);
+        let left: usize = leads.iter().map(|lead| lead.codes(limits[lead.vector()]).len()).sum();
+        if left <= vectors.len() * codes.rows.len() / COARSE_LEFT {
+            found = Some((limits, leads));
+        } else {
+            codes.coarse.store(false, Ordering::Relaxed);
+        }
     }
+    let (limits, leads) = found.unwrap_or_else(|| {
+        sweep_all(&Group::new(codes.kernel, vectors, buffer), &norms, codes, chunks)
+    });
     resolve(vectors, &norms, codes, &limits, leads, nearest);
     Some(())
 }
 
-/// Goes over the codes of some chunks. Returns for each vector a score that its
-/// nearest code has at least, and, in no order, where scores of at least that may be.
+/// Goes over all codes, in units of some chunks. Returns for each vector a score that
+/// its nearest code has at least, and, in no order, where scores of that may be.
+fn sweep_all(group: &Group, norms: &[f32], codes: &Codes, chunks: usize) -> (Vec<f32>, Vec<Lead>) {
+    let all = codes.chunk_norms.len();
+    let swept: Vec<_> = (0..all.div_ceil(chunks))
+        .into_par_iter()
+        .map(|i| sweep(group, norms, codes, i * chunks..((i + 1) * chunks).min(all)))
+        .collect();
+    let (mut limits, mut leads) = (vec![f32::NEG_INFINITY; norms.len()], Vec::new());
+    for (found, more) in swept {
+        limits.iter_mut().zip(&found).for_each(|(a, b)| *a = a.max(*b));
+        leads.extend(more);
+    }
+    leads.retain(|lead| lead.highest >= limits[lead.vector()]);
+    (limits, leads)
+}
+
+/// [`sweep_all`] of some chunks.
 fn sweep(
     group: &Group,
     norms: &[f32],
@@ -149,8 +179,12 @@ fn sweep(
         let last = (first + chunk).min(codes.rows.len());
         group.sweep(codes.rows.range(first, last), &codes.starts[first..last], &mut summary);
         let longest = codes.chunk_norms[number];
-        for (error, norm) in errors.iter_mut().zip(norms) {
+        let lost = norm_limit(summary.codes_lost, codes.rows.dim());
+        for (i, (error, norm)) in errors.iter_mut().zip(norms).enumerate() {
             *error = codes.bound.of(*norm, longest);
+            if let Some(vectors_lost) = group.lost() {
+                *error += bound::of_rounding((*norm, vectors_lost[i]), (longest, lost));
+            }
         }
         let found = summary.best.iter().zip(&errors).zip(&mut limits).enumerate();
         for (i, ((best, error), limit)) in found {

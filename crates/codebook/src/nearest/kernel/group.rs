@@ -1,6 +1,7 @@
 //! A group of vectors, laid out for the kernel, and what is kept per vector.
 
-use super::{Kernel, Seen, gemm};
+use super::{Blocks, Kernel, Seen, gemm};
+use crate::nearest::bound::norm_limit;
 use crate::nearest::kernel::simd::TILE;
 use crate::nearest::rows::Rows;
 
@@ -18,6 +19,10 @@ pub(in crate::nearest) struct Summary {
     pub second: Vec<f32>,
     /// The block of the highest score, counted from the start of the chunk.
     pub block: Vec<u32>,
+    /// The largest squared norm of what rounding took from a code, in a coarse sweep.
+    pub codes_lost: f32,
+    /// The chunk as a coarse sweep reads it.
+    rounded: Vec<f32>,
 }
 
 impl Summary {
@@ -25,7 +30,13 @@ impl Summary {
     pub fn new(group: &Group) -> Self {
         let len = group.rows.len().next_multiple_of(TILE);
         let lowest = || vec![f32::NEG_INFINITY; len];
-        Self { best: lowest(), second: lowest(), block: vec![0; len] }
+        Self {
+            best: lowest(),
+            second: lowest(),
+            block: vec![0; len],
+            codes_lost: 0.0,
+            rounded: Vec::new(),
+        }
     }
 
     fn reset(&mut self) {
@@ -48,26 +59,46 @@ pub(in crate::nearest) struct Group<'a> {
     kernel: Kernel,
     rows: Rows<'a, f32>,
     layout: GroupLayout<'a>,
+    /// In a coarse sweep, limits to the norms of what rounding took from the vectors.
+    lost: Option<Vec<f32>>,
 }
 
 enum GroupLayout<'a> {
     /// Tiles, the last filled up with zeros; and the codes of a block.
-    Tiles { values: &'a [f32], block_codes: usize },
+    Tiles { values: &'a [f32], block_codes: usize, coarse: bool },
     /// As they came: for few vectors, and for the kernel without sweep.
     Rows,
 }
 
 impl<'a> Group<'a> {
-    /// `buffer` saves an allocation per group.
+    /// For sweeps with scores in f32. `buffer` saves an allocation per group.
     pub fn new(kernel: Kernel, rows: Rows<'a, f32>, buffer: &'a mut Vec<f32>) -> Self {
         let layout = match kernel.block_codes() {
             Some(block_codes) if !few_vectors(rows) => {
                 write_tiles(rows, buffer);
-                GroupLayout::Tiles { values: buffer, block_codes }
+                GroupLayout::Tiles { values: buffer, block_codes, coarse: false }
             }
             _ => GroupLayout::Rows,
         };
-        Self { kernel, rows, layout }
+        Self { kernel, rows, layout, lost: None }
+    }
+
+    /// For sweeps with values rounded to bf16, in half the time: see
+    /// [`Kernel::has_coarse`].
+    pub fn coarse(kernel: Kernel, rows: Rows<'a, f32>, buffer: &'a mut Vec<f32>) -> Self {
+        let Some(block_codes) = kernel.block_codes() else {
+            return Self::new(kernel, rows, buffer);
+        };
+        let (mut pairs, mut lost) = (Vec::new(), Vec::with_capacity(rows.len()));
+        kernel.round(rows, &mut pairs, |norm| lost.push(norm_limit(norm, rows.dim())));
+        write_tiles(Rows::from_slice(&pairs, rows.dim().div_ceil(2)), buffer);
+        let layout = GroupLayout::Tiles { values: buffer, block_codes, coarse: true };
+        Self { kernel, rows, layout, lost: Some(lost) }
+    }
+
+    /// In a coarse sweep, limits to the norms of what rounding took from the vectors.
+    pub fn lost(&self) -> Option<&[f32]> {
+        self.lost.as_deref()
     }
 
     /// Codes of a block.
@@ -82,35 +113,38 @@ impl<'a> Group<'a> {
     pub fn sweep(&self, codes: Rows<f32>, starts: &[f32], summary: &mut Summary) {
         summary.reset();
         match self.layout {
-            GroupLayout::Tiles { values, block_codes } => {
-                self.sweep_tiles(values, block_codes, codes, starts, summary);
+            GroupLayout::Tiles { coarse: false, .. } => self.sweep_tiles(codes, starts, summary),
+            GroupLayout::Tiles { coarse: true, .. } => {
+                let mut rounded = std::mem::take(&mut summary.rounded);
+                let mut lost = 0.0_f32;
+                self.kernel.round(codes, &mut rounded, |norm| lost = lost.max(norm));
+                summary.codes_lost = lost;
+                let pairs = Rows::from_slice(&rounded, codes.dim().div_ceil(2));
+                self.sweep_tiles(pairs, starts, summary);
+                summary.rounded = rounded;
             }
             GroupLayout::Rows => self.sweep_rows(codes, starts, summary),
         }
     }
 
-    fn sweep_tiles(
-        &self,
-        tiles: &[f32],
-        block: usize,
-        codes: Rows<f32>,
-        starts: &[f32],
-        summary: &mut Summary,
-    ) {
+    fn sweep_tiles(&self, codes: Rows<f32>, starts: &[f32], summary: &mut Summary) {
+        let GroupLayout::Tiles { values, block_codes, coarse } = self.layout else { return };
         let dim = codes.dim();
-        let whole = starts.len() - starts.len() % block;
+        let whole = starts.len() - starts.len() % block_codes;
         let (rows, last_rows) = codes.values().split_at(whole * dim);
         // The last codes in a block of their own, filled up by codes never chosen.
         let mut last_starts = starts[whole..].to_vec();
         let mut last_rows = last_rows.to_vec();
         if !last_starts.is_empty() {
-            last_starts.resize(block, f32::NEG_INFINITY);
-            last_rows.resize(block * dim, 0.0);
+            last_starts.resize(block_codes, f32::NEG_INFINITY);
+            last_rows.resize(block_codes * dim, 0.0);
         }
-        let last = (whole / block) as u32;
-        for (i, tile) in tiles.chunks_exact(TILE * dim).enumerate() {
-            self.kernel.sweep(tile, rows, &starts[..whole], 0, summary.tile(i * TILE));
-            self.kernel.sweep(tile, &last_rows, &last_starts, last, summary.tile(i * TILE));
+        let first = (whole / block_codes) as u32;
+        let last = Blocks { rows: &last_rows, starts: &last_starts, first };
+        let whole = Blocks { rows, starts: &starts[..whole], first: 0 };
+        for (i, tile) in values.chunks_exact(TILE * dim).enumerate() {
+            self.kernel.sweep(coarse, tile, whole, summary.tile(i * TILE));
+            self.kernel.sweep(coarse, tile, last, summary.tile(i * TILE));
         }
     }
 

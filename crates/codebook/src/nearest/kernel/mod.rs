@@ -13,9 +13,17 @@ use simd::{Loops, TILE};
 /// A multiple of the codes of a block, in all kernels.
 pub(super) const BLOCKS_MULTIPLE: usize = 48;
 
+/// From here on a coarse sweep pays for rounding the codes once per group.
+const COARSE_VECTORS: usize = 64;
+/// Below, a block is over too soon for half the products to matter.
+const COARSE_DIM: usize = 24;
+
 /// The inner loops, by instruction set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kernel {
+    /// AVX-512 that also multiplies bf16.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
@@ -29,6 +37,9 @@ impl Kernel {
         let mut kernels = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16") {
+                kernels.push(Self::Avx512Bf16);
+            }
             if is_x86_feature_detected!("avx512f") {
                 kernels.push(Self::Avx512);
             }
@@ -48,6 +59,8 @@ impl Kernel {
     /// `None` for the kernel without own loops.
     fn loops(self) -> Option<Loops> {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => Some(simd::avx512bf16::LOOPS),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => Some(simd::avx512::LOOPS),
             #[cfg(target_arch = "x86_64")]
@@ -86,17 +99,48 @@ impl Kernel {
         norm[0]
     }
 
-    /// The sweep of [`simd`] of a tile over whole blocks.
-    fn sweep(self, tile: &[f32], rows: &[f32], starts: &[f32], first_block: u32, seen: Seen) {
+    /// Whether a coarse sweep pays for this many vectors, if this kernel has one.
+    pub fn has_coarse(self, vectors: usize, dim: usize) -> bool {
+        let coarse = self.loops().is_some_and(|loops| loops.coarse.is_some());
+        coarse && vectors >= COARSE_VECTORS && dim >= COARSE_DIM
+    }
+
+    /// Rounds rows to pairs of bf16 for the coarse sweep. Calls `lost` with the
+    /// squared norm of what rounding took from each row.
+    pub fn round(self, rows: Rows<f32>, pairs: &mut Vec<f32>, mut lost: impl FnMut(f32)) {
+        let Some((_, round)) = self.loops().and_then(|loops| loops.coarse) else { return };
+        let len = rows.dim().div_ceil(2);
+        pairs.resize(rows.len() * len, 0.0);
+        for (row, pairs) in rows.iter().zip(pairs.chunks_exact_mut(len)) {
+            // SAFETY: `available` lists only what the machine has.
+            lost(unsafe { round(row, pairs) });
+        }
+    }
+
+    /// The sweep of [`simd`], or the coarse one, of a tile over whole blocks.
+    fn sweep(self, coarse: bool, tile: &[f32], codes: Blocks, seen: Seen) {
         let Some(loops) = self.loops() else { return };
         let Seen { best, second, block } = seen;
+        let Blocks { rows, starts, first } = codes;
         let dim = tile.len() / TILE;
         assert!(tile.len() == dim * TILE && rows.len() == dim * starts.len());
         assert!(starts.len().is_multiple_of(loops.block_codes));
         assert!(best.len() == TILE && second.len() == TILE && block.len() == TILE);
+        let sweep = match loops.coarse {
+            Some((sweep, _)) if coarse => sweep,
+            _ => loops.sweep,
+        };
         // SAFETY: `available` lists only what the machine has; the rest was asserted.
-        unsafe { (loops.sweep)(tile, rows, dim, starts, first_block, best, second, block) }
+        unsafe { sweep(tile, rows, dim, starts, first, best, second, block) }
     }
+}
+
+/// Whole blocks of codes, numbered from `first`.
+#[derive(Clone, Copy)]
+struct Blocks<'a> {
+    rows: &'a [f32],
+    starts: &'a [f32],
+    first: u32,
 }
 
 /// What was seen so far for the vectors of a tile: see [`Summary`].

@@ -80,7 +80,7 @@ proptest! {
 
     #[test]
     fn kernels_are_plain_at_the_edges_of_tiles(
-        n in select(vec![0usize, 1, 2, 8, 9, 10, 15, 16, 17, 31, 32, 33, 48]),
+        n in select(vec![0usize, 1, 2, 8, 9, 10, 15, 16, 17, 31, 32, 33, 48, 64, 65, 100]),
         k in select(vec![1usize, 2, 5, 6, 7, 11, 12, 13, 16, 17, 24, 47, 48, 49, 95, 96, 97, 145]),
         dim in select(vec![1usize, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65, 100]),
         (vectors, codebook) in (any_values(), any_values()),
@@ -124,6 +124,9 @@ fn kernels_are_plain_over_several_groups_chunks_and_units_of_work() -> Result<()
         (300, 2401, 5),
         (40, 5000, 40),
         (33, 700, 256),
+        (70, 700, 256),
+        (64, 1000, 24),
+        (300, 2500, 33),
         (9, 241, 257),
         (3, 300, 512),
         (20, 130, 2000),
