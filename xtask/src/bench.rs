@@ -20,14 +20,16 @@ mod train;
 mod vqgan;
 
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use candle_core::DType;
 use clap::{Args, ValueEnum};
 
 use case::Case;
 use contest::Contest;
+use memory::Peak;
 use peer::{Peer, Setup};
 use report::Report;
 
@@ -59,9 +61,27 @@ pub struct Bench {
     /// One line of JSON per case on stdout, the table on stderr
     #[arg(long)]
     json: bool,
-    /// Print the peak memory of one round trip by us and nothing else
+    /// What vqgan computes in with us; the others stay at f32
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    dtype: Dtype,
+    /// Print our memory before and after one round trip and nothing else
     #[arg(long, hide = true)]
     round_trip_memory: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Dtype {
+    F32,
+    Bf16,
+}
+
+impl From<Dtype> for DType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::BF16,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -86,11 +106,11 @@ impl Subject {
         }
     }
 
-    fn cases(self) -> Result<Vec<Case>> {
+    fn cases(self, dtype: DType) -> Result<Vec<Case>> {
         match self {
             Self::Layers => Ok(layers::cases()),
             Self::Codebook => Ok(codebook::cases()),
-            Self::Vqgan => vqgan::cases(),
+            Self::Vqgan => vqgan::cases(dtype),
             Self::Train => train::cases(),
         }
     }
@@ -106,11 +126,12 @@ impl Subject {
         }
     }
 
-    /// What Python may compete with.
+    /// Who competes with us: candle where there is a twin from its own ops.
     fn tools(self) -> &'static [Tool] {
         match self {
-            Self::Codebook => &[Tool::Torch, Tool::Faiss],
-            _ => &[Tool::Torch, Tool::TorchChannelsLast],
+            Self::Layers => &[Tool::Candle, Tool::Torch, Tool::TorchChannelsLast],
+            Self::Codebook => &[Tool::Candle, Tool::Torch, Tool::Faiss],
+            Self::Vqgan | Self::Train => &[Tool::Torch, Tool::TorchChannelsLast],
         }
     }
 }
@@ -150,17 +171,17 @@ impl Bench {
         // The pools read their size from the environment when they start: hand it
         // to a process of our own.
         if std::env::var(THREADS).ok().as_deref() != Some(&threads.to_string()) {
-            return again(threads, &[]).and_then(|status| {
-                ensure!(status.success(), "the benchmark ended with {status}");
-                Ok(())
-            });
+            let status = command(threads)?.status().context("cannot start the benchmark")?;
+            // What went wrong is on the terminal already.
+            std::process::exit(status.code().unwrap_or(2));
         }
         if self.round_trip_memory {
-            println!("{}", vqgan::round_trip_memory()?);
+            let Peak { bare, peak } = vqgan::round_trip_memory(self.dtype.into())?;
+            println!("{bare} {peak}");
             return Ok(());
         }
 
-        let mut cases = self.subject.cases()?;
+        let mut cases = self.subject.cases(self.dtype.into())?;
         cases.retain(|case| case.name.contains(&self.only));
         if cases.is_empty() {
             bail!("no case of {} is called {:?}", self.subject.name(), self.only);
@@ -172,14 +193,9 @@ impl Bench {
             cases: cases.iter().map(|case| case.request.clone()).collect(),
         };
         let (mut peer, about) = Peer::start(&setup)?;
-        let mut tools = Vec::new();
-        if self.subject.has_candle() {
-            tools.push(Tool::Candle);
-        }
-        tools.extend(self.subject.tools());
-
+        let tools = self.subject.tools();
         let peak = peak::gflops(threads);
-        let mut report = Report::new(self.subject.name(), threads, peak, tools.clone(), self.json);
+        let mut report = Report::new(self.subject.name(), threads, peak, tools, self.json);
         report.say(&format!(
             "{threads} threads; f32 peak {peak:.0} GFLOP/s; against {about}; medians of {}",
             self.samples()
@@ -217,7 +233,11 @@ impl Bench {
         for &tool in self.subject.tools() {
             let (mut peer, _) = Peer::start(setup)?;
             let peak = match &mut peer {
-                Some(peer) => peer.warm_up(case, tool)?.map(|_| peer.peak_memory()).transpose()?,
+                Some(peer) => {
+                    let bare = peer.peak_memory()?;
+                    let done = peer.warm_up(case, tool)?.map(|_| peer.peak_memory());
+                    done.transpose()?.map(|peak| Peak { bare, peak })
+                }
                 None => None,
             };
             peaks.push((tool.name(), peak));
@@ -227,33 +247,26 @@ impl Bench {
     }
 }
 
-impl Subject {
-    /// Whether there is a twin from candle's own ops to compare with.
-    fn has_candle(self) -> bool {
-        matches!(self, Self::Layers | Self::Codebook)
-    }
-}
-
-/// This program with the same arguments and more, limited to `threads`.
-fn command(threads: usize, more: &[&str]) -> Result<Command> {
+/// This program with the same arguments, limited to `threads`.
+fn command(threads: usize) -> Result<Command> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut command = Command::new(program);
-    command.args(std::env::args_os().skip(1)).args(more).env(THREADS, threads.to_string());
+    command.args(std::env::args_os().skip(1)).env(THREADS, threads.to_string());
     Ok(command)
 }
 
-fn again(threads: usize, more: &[&str]) -> Result<ExitStatus> {
-    command(threads, more)?.status().context("cannot start the benchmark's process")
-}
-
-/// Peak memory in KiB of a process that only makes a round trip.
-fn memory_of_ours(threads: usize) -> Result<u64> {
-    let output = command(threads, &["--round-trip-memory"])?.output()?;
+/// The memory of a process that only makes a round trip.
+fn memory_of_ours(threads: usize) -> Result<Peak> {
+    let output = command(threads)?.arg("--round-trip-memory").output()?;
     ensure!(
         output.status.success(),
         "the process that measures memory failed: {}",
         String::from_utf8_lossy(&output.stderr)
     );
     let text = String::from_utf8(output.stdout)?;
-    text.trim().parse().with_context(|| format!("a peak memory of {text:?}"))
+    let numbers: Vec<u64> = text.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+    match numbers[..] {
+        [bare, peak] => Ok(Peak { bare, peak }),
+        _ => bail!("the process that measures memory said {text:?}"),
+    }
 }

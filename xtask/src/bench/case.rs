@@ -18,10 +18,33 @@ pub struct Case {
     pub flops: Option<f64>,
     /// The same for Python.
     pub request: Value,
-    /// Whether the results are codes, which are alike or not, or numbers.
-    pub codes: bool,
+    /// What the results are.
+    pub results: Results,
     /// Makes inputs and weights; called when the row's turn comes.
     pub make: Box<dyn FnOnce() -> Result<Contestants>>,
+}
+
+/// What results are, and with it how they are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Results {
+    /// Numbers computed in f32.
+    Numbers,
+    /// Numbers that we compute in bf16 and the others in f32.
+    HalfNumbers,
+    /// Codes, which are the same or not.
+    Codes,
+}
+
+impl Results {
+    /// The [`difference`] that needs no other reason than rounding: of f32 sums in
+    /// another order, of bf16, and of a choice between equally near codes.
+    pub fn tolerance(self) -> f64 {
+        match self {
+            Self::Numbers => 1e-3,
+            Self::HalfNumbers => 0.1,
+            Self::Codes => 0.02,
+        }
+    }
 }
 
 /// Those of this process.
@@ -43,22 +66,24 @@ pub fn values(results: &[Tensor]) -> Result<Vec<Vec<f64>>> {
     Ok(all)
 }
 
-/// How far two results are apart: for codes the share that is not the same; for
-/// numbers the largest difference relative to the largest number.
-pub fn difference(ours: &[Vec<f64>], theirs: &[Vec<f64>], codes: bool) -> f64 {
+/// How far the results of two are apart: for codes the share that is not the same;
+/// for numbers the largest difference relative to the largest number of that
+/// result, or to a thousandth of the largest of all where a result is (all but) 0.
+pub fn difference(ours: &[Vec<f64>], theirs: &[Vec<f64>], results: Results) -> f64 {
     if ours.len() != theirs.len() || ours.iter().zip(theirs).any(|(a, b)| a.len() != b.len()) {
         return f64::INFINITY;
     }
-    let pairs = ours.iter().zip(theirs);
+    let largest = |values: &[f64]| values.iter().map(|value| value.abs()).fold(0.0, worst);
+    let of_all = theirs.iter().map(|values| largest(values)).fold(0.0, worst);
     let apart = |(a, b): (&Vec<f64>, &Vec<f64>)| {
-        let pairs = || a.iter().zip(b);
-        if codes {
-            return pairs().filter(|(a, b)| a != b).count() as f64 / a.len().max(1) as f64;
+        let pairs = a.iter().zip(b);
+        if results == Results::Codes {
+            return pairs.filter(|(a, b)| a != b).count() as f64 / a.len().max(1) as f64;
         }
-        let largest = pairs().map(|(a, b)| (a - b).abs()).fold(0.0, worst);
-        largest / b.iter().map(|b| b.abs()).fold(f64::MIN_POSITIVE, worst)
+        let scale = largest(b).max(1e-3 * of_all).max(f64::MIN_POSITIVE);
+        pairs.map(|(a, b)| (a - b).abs()).fold(0.0, worst) / scale
     };
-    pairs.map(apart).fold(0.0, worst)
+    ours.iter().zip(theirs).map(apart).fold(0.0, worst)
 }
 
 /// The larger, where NaN is larger than all.
@@ -72,10 +97,15 @@ mod tests {
 
     #[test]
     fn differences_are_relative_and_notice_what_is_missing() {
-        let apart = |a: &[f64], b: &[f64], codes| difference(&[a.to_vec()], &[b.to_vec()], codes);
-        assert_eq!(apart(&[1.0, 2.0], &[1.0, 4.0], false), 0.5);
-        assert_eq!(apart(&[1.0, 2.0], &[1.0, 4.0], true), 0.5);
-        assert_eq!(apart(&[1.0], &[1.0, 4.0], false), f64::INFINITY);
-        assert!(apart(&[f64::NAN, 1.0], &[1.0, 1.0], false).is_nan());
+        use Results::{Codes, Numbers};
+        let apart = |a: &[f64], b: &[f64], results| {
+            difference(&[vec![1.0], a.to_vec()], &[vec![1.0], b.to_vec()], results)
+        };
+        assert_eq!(apart(&[1.0, 2.0], &[1.0, 4.0], Numbers), 0.5);
+        assert_eq!(apart(&[1.0, 2.0], &[1.0, 4.0], Codes), 0.5);
+        assert_eq!(apart(&[1.0], &[1.0, 4.0], Numbers), f64::INFINITY);
+        assert!(apart(&[f64::NAN, 1.0], &[1.0, 1.0], Numbers).is_nan());
+        // A gradient that is 0 but for rounding.
+        assert!(apart(&[1e-9], &[-1e-9], Numbers) < 1e-5);
     }
 }

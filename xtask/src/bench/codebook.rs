@@ -3,7 +3,7 @@
 use candle_core::{D, Tensor};
 use serde_json::json;
 
-use super::case::{Case, Contestants};
+use super::case::{Case, Contestants, Results};
 use super::pattern::pattern;
 
 /// Vectors, codes, dimensions: a batch of latents or a picture's, against the
@@ -38,7 +38,7 @@ fn case([vectors, codes, dim]: [usize; 3]) -> Case {
         name: format!("{vectors} vectors, {codes} codes, {dim} dimensions"),
         flops: Some(2.0 * (vectors * codes * dim) as f64),
         request: json!({ "vectors": vectors, "codes": codes, "dim": dim }),
-        codes: true,
+        results: Results::Codes,
         make: Box::new(make),
     }
 }

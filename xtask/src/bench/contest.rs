@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::Tool;
-use super::case::{Case, Contestants, Work, difference, values};
+use super::case::{Case, Contestants, Results, Work, difference, values};
 use super::peer::Peer;
 
 /// Between two contestants: threads of the one before may still be spinning, in
@@ -15,7 +15,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Who competes, and how long.
 pub struct Contest<'a> {
     /// Our rivals, in the order of the table.
-    pub tools: Vec<Tool>,
+    pub tools: &'static [Tool],
     /// Samples of each.
     pub samples: usize,
     /// A sample repeats its work for so long.
@@ -39,8 +39,8 @@ pub struct Outcome {
     /// Those of the others, in the contest's order, and how far their results
     /// are from ours.
     pub rivals: Vec<Option<(Times, f64)>>,
-    /// Whether the differences are those of codes.
-    pub codes: bool,
+    /// What the results are.
+    pub results: Results,
 }
 
 impl Contest<'_> {
@@ -49,12 +49,12 @@ impl Contest<'_> {
     /// # Errors
     /// If somebody fails.
     pub fn hold(&mut self, index: usize, case: Case) -> Result<Outcome> {
-        let Case { name, flops, codes, make, .. } = case;
+        let Case { name, flops, results, make, .. } = case;
         let Contestants { mut ours, mut candle } =
             make().with_context(|| format!("preparing {name}"))?;
         let expected = values(&ours().with_context(|| format!("running {name}"))?)?;
         let mut apart = Vec::new();
-        for &tool in &self.tools {
+        for &tool in self.tools {
             let result = match (tool, &mut candle, &mut *self.peer) {
                 (Tool::Candle, Some(work), _) => Some(values(&work()?)?),
                 (Tool::Candle, None, _) | (_, _, None) => None,
@@ -63,7 +63,7 @@ impl Contest<'_> {
                     result.with_context(|| format!("{} on {name}", tool.name()))?
                 }
             };
-            apart.push(result.map(|result| difference(&expected, &result, codes)));
+            apart.push(result.map(|result| difference(&expected, &result, results)));
         }
 
         let mut own_times = Vec::new();
@@ -88,7 +88,7 @@ impl Contest<'_> {
             .zip(apart)
             .map(|(times, apart)| apart.map(|apart| (Times(times), apart)))
             .collect();
-        Ok(Outcome { name, flops, ours: Times(own_times), rivals, codes })
+        Ok(Outcome { name, flops, ours: Times(own_times), rivals, results })
     }
 }
 

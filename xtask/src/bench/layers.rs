@@ -12,7 +12,7 @@ use candle_nn::VarBuilder;
 use layers::{Conv2d, GroupNorm, attn_block, upsample, upsample_nearest2x};
 use serde_json::json;
 
-use super::case::{Case, Contestants, Work};
+use super::case::{Case, Contestants, Results, Work};
 use super::operations;
 use super::pattern::{parameter, pattern};
 use shapes::{Layer, Op};
@@ -27,10 +27,10 @@ pub fn cases() -> Vec<Case> {
 
 fn case(layer: Layer) -> Case {
     let parameters = layer.parameters();
-    let named: BTreeMap<_, _> =
+    let shapes: BTreeMap<_, _> =
         parameters.iter().map(|(name, shape)| (*name, shape.dims())).collect();
     let mut request = json!({
-        "op": layer.op.name(), "x": layer.input(), "parameters": named, "train": layer.train,
+        "op": layer.op.name(), "x": layer.input(), "parameters": shapes, "train": layer.train,
     });
     if let Op::Conv { config, .. } = layer.op {
         let p = config.padding;
@@ -43,7 +43,7 @@ fn case(layer: Layer) -> Case {
         name: layer.title(),
         flops: layer.flops().map(|flops| passes * flops as f64),
         request,
-        codes: false,
+        results: Results::Numbers,
         make: Box::new(move || {
             Ok(Contestants {
                 ours: work(&layer, &parameters, ours)?,
@@ -56,7 +56,7 @@ fn case(layer: Layer) -> Case {
 /// A forward pass, or one with all gradients.
 fn work(
     layer: &Layer,
-    parameters: &[(&'static str, Shape)],
+    parameters: &BTreeMap<&'static str, Shape>,
     build: fn(&Op, &BTreeMap<&'static str, Tensor>) -> Result<Forward>,
 ) -> Result<Work> {
     let x = pattern("x", &layer.input()[..], 1.0)?;

@@ -2,6 +2,15 @@
 
 use anyhow::{Context, Result};
 
+/// Peaks of the resident memory of a process, in KiB.
+#[derive(Clone, Copy, Debug)]
+pub struct Peak {
+    /// Before it had a model: program and libraries.
+    pub bare: u64,
+    /// In the end.
+    pub peak: u64,
+}
+
 /// The peak of this process's resident memory, in KiB. Linux only.
 pub fn peak() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")

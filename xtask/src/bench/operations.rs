@@ -76,3 +76,18 @@ pub fn decoder(config: &VqConfig, side: usize) -> usize {
     }
     sum + convolution(channels, config.out_channels, 3, side)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    /// What torch's `FlopCounterMode` counts for `peers/network.py`.
+    #[test]
+    fn agrees_with_torch() -> anyhow::Result<()> {
+        let config = VqConfig::preset("imagenet-f16-16384").context("no such preset")?;
+        assert_eq!(encoder(&config, 256), 138_428_809_216);
+        assert_eq!(decoder(&config, 256), 252_748_759_040);
+        Ok(())
+    }
+}

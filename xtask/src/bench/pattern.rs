@@ -38,8 +38,8 @@ pub fn parameter(name: &str, shape: &Shape) -> Result<Tensor> {
 }
 
 /// A builder of models whose weights are [`parameter`]s.
-pub fn builder() -> VarBuilder<'static> {
-    VarBuilder::from_backend(Box::new(Parameters), DType::F32, Device::Cpu)
+pub fn builder(dtype: DType) -> VarBuilder<'static> {
+    VarBuilder::from_backend(Box::new(Parameters), dtype, Device::Cpu)
 }
 
 struct Parameters;
@@ -77,6 +77,5 @@ mod tests {
         Ok(())
     }
 
-    const PYTHON: [f32; 4] =
-        [0.6146645545959473, 0.48504793643951416, 0.6831783056259155, -0.7566519975662231];
+    const PYTHON: [f32; 4] = [0.614_664_55, 0.485_047_94, 0.683_178_3, -0.756_652];
 }

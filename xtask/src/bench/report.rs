@@ -3,21 +3,15 @@
 use serde_json::{Map, Value, json};
 
 use super::Tool;
-use super::contest::Outcome;
-
-/// Results further apart than this are marked: f32 sums in another order stay
-/// below.
-const NUMBERS_AGREE: f64 = 1e-3;
-/// The share of codes that may differ, where two are equally near but for
-/// rounding.
-const CODES_AGREE: f64 = 0.02;
+use super::contest::{Outcome, Times};
+use super::memory::Peak;
 
 /// Prints rows as they come.
 pub struct Report {
     bench: &'static str,
     threads: usize,
     peak: f64,
-    tools: Vec<Tool>,
+    tools: &'static [Tool],
     json: bool,
     name_width: usize,
 }
@@ -29,7 +23,7 @@ impl Report {
         bench: &'static str,
         threads: usize,
         peak: f64,
-        tools: Vec<Tool>,
+        tools: &'static [Tool],
         json: bool,
     ) -> Self {
         Self { bench, threads, peak, tools, json, name_width: 0 }
@@ -47,7 +41,7 @@ impl Report {
     /// The titles; the first column is wide enough for `names`.
     pub fn header<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
         self.name_width = names.map(|name| name.chars().count()).max().unwrap_or(0);
-        let mut cells = vec!["ms".to_owned(), "GFLOP/s".to_owned(), "of peak".to_owned()];
+        let mut cells = vec!["ours ms".to_owned(), "GFLOP/s".to_owned(), "of peak".to_owned()];
         for column in self.columns() {
             cells.push(match column {
                 Column::Time(i) => format!("{} ms", short(self.tools[i])),
@@ -84,24 +78,30 @@ impl Report {
         }
     }
 
-    /// Peak memory of each, in KiB.
-    pub fn memory(&self, peaks: &[(&str, Option<u64>)]) {
+    /// Peak memory of each one's round trip.
+    pub fn memory(&self, peaks: &[(&str, Option<Peak>)]) {
+        let mib = |kib: u64| format!("{:.0} MiB", kib as f64 / 1024.0);
         for (name, peak) in peaks {
-            let peak = or_dash(*peak, |peak| format!("{:.0} MiB", peak as f64 / 1024.0));
+            let peak = or_dash(*peak, |Peak { bare, peak }| {
+                format!("{}, {} of them before there is a model", mib(peak), mib(bare))
+            });
             self.say(&format!(
                 "peak memory of a process that makes one round trip, {name}: {peak}"
             ));
         }
         if self.json {
-            let peaks: Map<_, _> =
-                peaks.iter().map(|(name, peak)| ((*name).to_owned(), json!(peak))).collect();
-            println!("{}", json!({ "bench": self.bench, "peak_memory_kib": peaks }));
+            let value = |peak: Peak| json!({ "bare_kib": peak.bare, "peak_kib": peak.peak });
+            let peaks: Map<_, _> = peaks
+                .iter()
+                .map(|(name, peak)| ((*name).to_owned(), json!(peak.map(value))))
+                .collect();
+            println!("{}", json!({ "bench": self.bench, "memory": peaks }));
         }
     }
 
     fn value(&self, outcome: &Outcome) -> Value {
         let mut tools = Map::new();
-        let mut add = |name: &str, times: &super::contest::Times, apart: Option<f64>| {
+        let mut add = |name: &str, times: &Times, apart: Option<f64>| {
             let value =
                 json!({ "median_s": times.median(), "all_s": times.seconds(), "apart": apart });
             tools.insert(name.to_owned(), value);
@@ -175,11 +175,10 @@ fn milliseconds(seconds: Option<f64>) -> String {
 /// The largest difference, marked where it is too large.
 fn apart(outcome: &Outcome) -> String {
     let worst = outcome.rivals.iter().flatten().map(|(_, apart)| *apart);
-    let limit = if outcome.codes { CODES_AGREE } else { NUMBERS_AGREE };
     let worst = worst.reduce(|a, b| if a.is_nan() || a > b { a } else { b });
     or_dash(worst, |worst| {
         // Not `>`: NaN is marked too.
-        let mark = if worst <= limit { "" } else { "!" };
+        let mark = if worst <= outcome.results.tolerance() { "" } else { "!" };
         format!("{mark}{worst:.0e}")
     })
 }

@@ -10,7 +10,7 @@ use training::{
 };
 use vq_autoencoder::{Layout, VqConfig, VqModel};
 
-use super::case::{Case, Contestants};
+use super::case::{Case, Contestants, Results};
 use super::pattern::{parameter, pattern};
 
 const SIDE: usize = 64;
@@ -84,7 +84,7 @@ fn case(name: &str, order: UpdateOrder) -> Result<Case> {
         name: format!("step, {SIDE}x{SIDE}, batch {BATCH}, {name}"),
         flops: None,
         request,
-        codes: false,
+        results: Results::Numbers,
         make: Box::new(make),
     })
 }
@@ -104,7 +104,10 @@ fn trainer(config: &TrainConfig) -> Result<VqTrainer> {
 /// Gives every variable the value that Python has for it.
 fn fill(parameters: &ParameterStore) -> Result<()> {
     for (name, variable) in parameters.variables() {
-        variable.set(&parameter(&name, variable.shape())?)?;
+        // The count of batches seen is an integer and stays 0.
+        if variable.dtype().is_float() {
+            variable.set(&parameter(&name, variable.shape())?)?;
+        }
     }
     Ok(())
 }

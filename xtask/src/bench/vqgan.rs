@@ -4,12 +4,13 @@ use std::cell::OnceCell;
 use std::rc::Rc;
 
 use anyhow::{Context, Result};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use serde_json::json;
 use vq_autoencoder::{ImageCodec, VqConfig, VqModel};
 
-use super::case::{Case, Contestants, Work};
-use super::{memory, operations, pattern};
+use super::case::{Case, Contestants, Results, Work};
+use super::memory::{self, Peak};
+use super::{operations, pattern};
 
 const PRESET: &str = "imagenet-f16-16384";
 const SIDE: usize = 256;
@@ -20,16 +21,16 @@ fn config() -> Result<VqConfig> {
     VqConfig::preset(PRESET).with_context(|| format!("there is no preset {PRESET}"))
 }
 
-fn model() -> Result<VqModel> {
-    Ok(VqModel::new(&config()?, pattern::builder())?)
+fn model(dtype: DType) -> Result<VqModel> {
+    Ok(VqModel::new(&config()?, pattern::builder(dtype))?)
 }
 
 fn round_trip(model: &VqModel, x: &Tensor) -> Result<Tensor> {
     Ok(model.decode(&model.encode(x)?)?)
 }
 
-/// Encoder, decoder, and both with the quantizer between.
-pub fn cases() -> Result<Vec<Case>> {
+/// Encoder, decoder, and both with the quantizer between; ours computes in `dtype`.
+pub fn cases(dtype: DType) -> Result<Vec<Case>> {
     let config = config()?;
     let side = SIDE / config.factor();
     let (image, latent) =
@@ -50,9 +51,9 @@ pub fn cases() -> Result<Vec<Case>> {
         let make = move || {
             if shared.get().is_none() {
                 // Nobody else can have set it: there is one thread here.
-                let _ = shared.set(model()?);
+                let _ = shared.set(model(dtype)?);
             }
-            let x = pattern::pattern("x", &shape[..], 1.0)?;
+            let x = pattern::pattern("x", &shape[..], 1.0)?.to_dtype(dtype)?;
             let ours: Work = Box::new(move || {
                 let model = shared.get().context("the model is gone")?;
                 Ok(vec![run(model, &x)?])
@@ -63,17 +64,18 @@ pub fn cases() -> Result<Vec<Case>> {
             name: format!("{PRESET} {part} {SIDE}x{SIDE}"),
             flops: Some(flops as f64),
             request: json!({ "model": &config, "part": part, "x": shape }),
-            codes: false,
+            results: if dtype == DType::F32 { Results::Numbers } else { Results::HalfNumbers },
             make: Box::new(make),
         })
     };
     parts.into_iter().map(case).collect()
 }
 
-/// Peak memory of this process, in KiB, after one round trip.
-pub fn round_trip_memory() -> Result<u64> {
-    let model = model()?;
+/// Peak memory of this process, before and after one round trip.
+pub fn round_trip_memory(dtype: DType) -> Result<Peak> {
+    let bare = memory::peak()?;
+    let model = model(dtype)?;
     let x = pattern::pattern("x", (1, model.config().in_channels, SIDE, SIDE), 1.0)?;
-    round_trip(&model, &x)?;
-    memory::peak()
+    round_trip(&model, &x.to_dtype(dtype)?)?;
+    Ok(Peak { bare, peak: memory::peak()? })
 }

@@ -1,5 +1,7 @@
 //! Which layers in which shapes.
 
+use std::collections::BTreeMap;
+
 use candle_core::Shape;
 use layers::{Conv2dConfig, Padding};
 
@@ -139,21 +141,22 @@ impl Layer {
         [self.batch, self.channels, self.side, self.side]
     }
 
-    /// Names and shapes of the parameters.
-    pub fn parameters(&self) -> Vec<(&'static str, Shape)> {
+    /// Names and shapes of the parameters, sorted: gradients are compared in that
+    /// order.
+    pub fn parameters(&self) -> BTreeMap<&'static str, Shape> {
         let c = self.channels;
         let kernel = |out, size| Shape::from((out, c, size, size));
         let vector = |length: usize| Shape::from(length);
         match self.op {
             Op::Conv { out, kernel: size, .. } => {
-                vec![("weight", kernel(out, size)), ("bias", vector(out))]
+                BTreeMap::from([("weight", kernel(out, size)), ("bias", vector(out))])
             }
-            Op::GroupNormSilu => vec![("weight", vector(c)), ("bias", vector(c))],
-            Op::Upsample => Vec::new(),
+            Op::GroupNormSilu => BTreeMap::from([("weight", vector(c)), ("bias", vector(c))]),
+            Op::Upsample => BTreeMap::new(),
             Op::UpsampleConv { .. } => {
-                vec![("conv.weight", kernel(c, 3)), ("conv.bias", vector(c))]
+                BTreeMap::from([("conv.weight", kernel(c, 3)), ("conv.bias", vector(c))])
             }
-            Op::Attention { .. } => vec![
+            Op::Attention { .. } => BTreeMap::from([
                 ("norm.weight", vector(c)),
                 ("norm.bias", vector(c)),
                 ("q.weight", kernel(c, 1)),
@@ -164,7 +167,7 @@ impl Layer {
                 ("v.bias", vector(c)),
                 ("proj_out.weight", kernel(c, 1)),
                 ("proj_out.bias", vector(c)),
-            ],
+            ]),
         }
     }
 
