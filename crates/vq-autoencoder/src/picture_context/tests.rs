@@ -33,9 +33,10 @@ fn a_tile_becomes_what_it_is_in_the_sample() -> Result<()> {
     let x = (wave(&[1, 32, 12, 10], 1.0)? + wave(&[1, 32, 12, 10], 40.0)?.sqr()?)?;
     let (norm, attn) = (norm(32)?, attention()?);
     let mut picture = PictureContext::new();
-    let mut layers = |x: &Tensor, picture: &mut PictureContext| {
+    let layers = |x: &Tensor, picture: &mut PictureContext| {
         let x = picture.group_norm(&norm, x, true)?;
-        picture.group_norm(&norm, &picture.attention(&attn, &x)?, false)
+        let x = picture.attention(&attn, &x)?;
+        picture.group_norm(&norm, &x, false)
     };
     let whole = layers(&x, &mut picture)?;
     let plain = norm.forward(&attn.forward(&norm.forward_silu(&x)?)?)?;

@@ -44,6 +44,24 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn a_sample_is_as_long_as_a_tile_and_reaches_both_ends(
+        len in 1_usize..300,
+        tile in 8_usize..64,
+    ) {
+        let Ok(spans) = cover(len, tile, 2, 4) else { return Err(TestCaseError::fail("cover")) };
+        let cells = sample(&spans);
+        prop_assert_eq!(cells.len(), spans[0].cells.len());
+        prop_assert!(cells.is_sorted());
+        prop_assert_eq!(cells[0], 0);
+        prop_assert!(cells.iter().all(|&cell| (cell as usize) < len));
+        if spans.len() == 1 || cells.len() >= 2 * MIN_PATCH {
+            prop_assert_eq!(cells[cells.len() - 1] as usize, len - 1);
+        }
+    }
+}
+
 #[test]
 fn a_side_that_fits_is_one_tile() -> Result<()> {
     assert_eq!(cover(32, 32, 8, 16)?, vec![Span::whole(32, 16)]);
