@@ -14,7 +14,8 @@
 //! to the condition, a [`Permuter`] in which order.
 //!
 //! Every random number belongs to a (seed, sample, position), see [`Stream`]: what is
-//! drawn does not depend on the batch, the order of work, or a restart.
+//! drawn does not depend on the batch, the order of work, or a restart. (Logits of a
+//! window computed whole and of one kept may differ in their last bits.)
 //!
 //! The `forward` methods of the models have gradients; all else is inference, with
 //! candle's fused ops (which have none).
@@ -28,6 +29,7 @@ mod generate;
 mod gpt;
 mod kv_cache;
 mod layout;
+mod linear;
 mod llama;
 mod next_code;
 mod norm;

@@ -98,6 +98,29 @@ fn samples_do_not_depend_on_their_batch() -> Result<()> {
 }
 
 #[test]
+fn logits_do_not_depend_on_their_batch_in_any_bit() -> Result<()> {
+    let (gpt, llama) = (gpt(32, 0)?, llama(DType::F32)?);
+    for model in [&gpt as &dyn NextCode, &llama] {
+        let ids = [3, 1, 4, 1, 0];
+        let run = |ids: &[u32]| -> Result<Vec<Vec<f32>>> {
+            let mut cache = model.cache(ids.len(), 16)?;
+            let mut logits = model.prefill(&classes(ids)?, None, &mut cache)?;
+            for step in 0..15 {
+                let codes: Vec<u32> = ids.iter().map(|id| (id * 7 + step) % 40).collect();
+                let codes = Tensor::from_vec(codes, (ids.len(), 1), &Device::Cpu)?;
+                logits = model.step(&codes, &mut cache)?;
+            }
+            Ok(logits.to_vec2()?)
+        };
+        let all = run(&ids)?;
+        for (i, &id) in ids.iter().enumerate() {
+            assert_eq!(run(&[id])?[0], all[i]);
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn drawn_with_and_without_a_cache() -> Result<()> {
     // With more positions unmasked than the prefix has, cached keys go stale.
     for unmasked in [0, 9] {

@@ -1,19 +1,17 @@
 //! A block of the minGPT-style model.
 
 use candle_core::Tensor;
-use candle_nn::{Init, Linear, Module, VarBuilder};
+use candle_nn::VarBuilder;
 
 use super::GptConfig;
 use crate::Result;
 use crate::attention::split_heads;
 use crate::decoder;
+use crate::linear::{Linear, linear};
 use crate::norm::{LayerNorm, layer_norm};
 
 /// torch's default for `nn.LayerNorm`.
 pub(super) const LAYER_NORM_EPS: f64 = 1e-5;
-
-/// The reference starts weights from N(0, 0.02).
-pub(super) const INIT: Init = Init::Randn { mean: 0.0, stdev: 0.02 };
 
 /// `x + attention(norm(x))`, then `x + mlp(norm(x))`.
 #[derive(Clone, Debug)]
@@ -66,11 +64,4 @@ impl decoder::Block for Block {
         let hidden = self.expand.forward(&self.ln2.forward(&x)?)?.gelu_erf()?;
         Ok((&x + self.contract.forward(&hidden)?)?)
     }
-}
-
-/// Keys `weight [out, in]`, `bias [out]`.
-fn linear(inputs: usize, outputs: usize, vb: VarBuilder) -> candle_core::Result<Linear> {
-    let weight = vb.get_with_hints((outputs, inputs), "weight", INIT)?;
-    let bias = vb.get_with_hints(outputs, "bias", Init::Const(0.0))?;
-    Ok(Linear::new(weight, Some(bias)))
 }

@@ -6,14 +6,15 @@ mod continuation;
 mod next_code;
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::{Embedding, Linear, Module, VarBuilder};
+use candle_nn::{Embedding, Module, VarBuilder};
 
 pub use config::GptConfig;
 pub(crate) use config::{limits, within};
 
-use self::block::{Block, INIT, LAYER_NORM_EPS};
+use self::block::{Block, LAYER_NORM_EPS};
 use crate::condition::check_tokens;
 use crate::decoder::Pass;
+use crate::linear::{INIT, Linear, linear_no_bias};
 use crate::norm::{LayerNorm, layer_norm};
 use crate::{Conditions, Error, KvCache, Result};
 
@@ -54,10 +55,7 @@ impl Gpt {
                 .map(|i| Block::new(config, blocks.pp(i)))
                 .collect::<candle_core::Result<_>>()?,
             ln_f: layer_norm(n_embd, LAYER_NORM_EPS, vb.pp("ln_f"))?,
-            head: Linear::new(
-                vb.pp("head").get_with_hints((vocab_size, n_embd), "weight", INIT)?,
-                None,
-            ),
+            head: linear_no_bias(n_embd, vocab_size, INIT, vb.pp("head"))?,
             device: vb.device().clone(),
         })
     }

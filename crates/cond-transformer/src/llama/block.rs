@@ -1,13 +1,13 @@
 //! A block of the LlamaGen-style model.
 
 use candle_core::Tensor;
-use candle_nn::{Linear, Module, VarBuilder};
+use candle_nn::VarBuilder;
 
-use super::prefix::linear;
 use super::{LlamaConfig, rotary};
 use crate::Result;
 use crate::attention::split_heads;
 use crate::decoder;
+use crate::linear::{INIT, Linear, linear_no_bias};
 use crate::norm::{RmsNorm, rms_norm};
 
 /// `x + attention(norm(x))`, then `x + w2(silu(w1 norm(x)) * w3 norm(x))` (SwiGLU).
@@ -34,11 +34,16 @@ impl Block {
         Ok(Self {
             attention_norm: rms_norm(dim, norm_eps, vb.pp("attention_norm"))?,
             ffn_norm: rms_norm(dim, norm_eps, vb.pp("ffn_norm"))?,
-            wqkv: linear(dim, (n_head + 2 * kv_heads) * head_dim, attention.pp("wqkv"))?,
-            wo: linear(dim, dim, attention.pp("wo"))?,
-            w1: linear(dim, hidden, feed_forward.pp("w1"))?,
-            w2: linear(hidden, dim, feed_forward.pp("w2"))?,
-            w3: linear(dim, hidden, feed_forward.pp("w3"))?,
+            wqkv: linear_no_bias(
+                dim,
+                (n_head + 2 * kv_heads) * head_dim,
+                INIT,
+                attention.pp("wqkv"),
+            )?,
+            wo: linear_no_bias(dim, dim, INIT, attention.pp("wo"))?,
+            w1: linear_no_bias(dim, hidden, INIT, feed_forward.pp("w1"))?,
+            w2: linear_no_bias(hidden, dim, INIT, feed_forward.pp("w2"))?,
+            w3: linear_no_bias(dim, hidden, INIT, feed_forward.pp("w3"))?,
             heads: n_head,
             kv_heads,
             head_dim,

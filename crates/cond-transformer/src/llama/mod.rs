@@ -7,14 +7,15 @@ mod prefix;
 mod rotary;
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::{Embedding, Linear, Module, VarBuilder};
+use candle_nn::{Embedding, Module, VarBuilder};
 
 pub use config::{LlamaConfig, PrefixConfig};
 
 use self::block::Block;
-use self::prefix::{INIT, Prefix};
+use self::prefix::Prefix;
 use crate::condition::check_tokens;
 use crate::decoder::Pass;
+use crate::linear::{INIT, Linear, linear_no_bias};
 use crate::norm::{RmsNorm, rms_norm};
 use crate::{Conditions, Error, KvCache, Result};
 
@@ -44,7 +45,6 @@ impl Llama {
         let table = vb.pp("tok_embeddings").get_with_hints((vocab_size, dim), "weight", INIT)?;
         let layers = vb.pp("layers");
         let zero = candle_nn::Init::Const(0.0);
-        let output = vb.pp("output").get_with_hints((vocab_size, dim), "weight", zero)?;
         Ok(Self {
             config: config.clone(),
             prefix: Prefix::new(config, vb.pp("cls_embedding"))?,
@@ -53,7 +53,7 @@ impl Llama {
                 .map(|i| Block::new(config, layers.pp(i)))
                 .collect::<candle_core::Result<_>>()?,
             norm: rms_norm(dim, norm_eps, vb.pp("norm"))?,
-            output: Linear::new(output, None),
+            output: linear_no_bias(dim, vocab_size, zero, vb.pp("output"))?,
             rotary: rotary::table(config, vb.device())?,
             device: vb.device().clone(),
         })

@@ -1,19 +1,12 @@
 //! The class or the caption in front of the codes.
 
 use candle_core::{D, Tensor};
-use candle_nn::{Embedding, Init, Linear, Module, VarBuilder};
+use candle_nn::{Embedding, Init, Module, VarBuilder};
 
 use super::{LlamaConfig, PrefixConfig};
 use crate::condition::check_tokens;
+use crate::linear::{INIT, Linear, linear_no_bias};
 use crate::{Conditions, Error, Result};
-
-/// The reference starts weights from N(0, 0.02).
-pub(super) const INIT: Init = Init::Randn { mean: 0.0, stdev: 0.02 };
-
-/// Key `weight [out, in]`; no biases anywhere.
-pub(super) fn linear(inputs: usize, outputs: usize, vb: VarBuilder) -> candle_core::Result<Linear> {
-    Ok(Linear::new(vb.get_with_hints((outputs, inputs), "weight", INIT)?, None))
-}
 
 /// How a condition becomes positions in front of the codes.
 #[derive(Clone, Debug)]
@@ -37,8 +30,8 @@ impl Prefix {
                 let project = vb.pp("cap_proj");
                 let spread = Init::Randn { mean: 0.0, stdev: (dim as f64).powf(-0.5) };
                 Self::Caption {
-                    fc1: linear(dim, width, project.pp("fc1"))?,
-                    fc2: linear(width, width, project.pp("fc2"))?,
+                    fc1: linear_no_bias(dim, width, INIT, project.pp("fc1"))?,
+                    fc2: linear_no_bias(width, width, INIT, project.pp("fc2"))?,
                     absent: vb.get_with_hints((positions, dim), "uncond_embedding", spread)?,
                 }
             }
