@@ -89,7 +89,8 @@ pub(crate) fn cover(len: usize, tile: usize, overlap: usize, factor: usize) -> R
     Ok((0..count).map(span).collect())
 }
 
-/// Patches along a side of the sample of a picture.
+/// Patches along a side of the sample of a picture: two are far too few, four,
+/// six and twelve are alike within what two photographs can tell.
 const PATCHES: usize = 6;
 /// Cells along a patch at least: what its borders spoil must not prevail.
 const MIN_PATCH: usize = 4;
