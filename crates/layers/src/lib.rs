@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`conv`] | convolution with any kernel, stride and (asymmetric) padding |
-//! | [`group_norm`] | group norm, alone or with SiLU behind it |
+//! | [`mod@group_norm`] | group norm, alone or with SiLU behind it |
 //! | [`resample`] | nearest upsampling, the reference's strided downsampling |
 //! | [`attention`] | single-head attention over a feature map |
 //! | [`activation`] | SiLU, ReLU, leaky ReLU, absolute value with right gradients at 0 |
