@@ -24,8 +24,11 @@ const GROUP: usize = 256;
 /// Values of a chunk of codes: with those of a group they stay in the second-level
 /// cache.
 const CHUNK_VALUES: usize = 1 << 16;
-/// Codes of a chunk, at most: near ties are looked for in whole chunks.
+/// Codes of a chunk, at most.
 const CHUNK_CODES: usize = 10 * BLOCKS_MULTIPLE;
+/// A chunk has at most the square root of this times all codes: near ties are looked
+/// for in whole chunks, and the larger those, the more often and the longer.
+const CHUNK_ROOT: usize = 9;
 /// Units of parallel work per thread, where there are not as many groups.
 const WORK_PER_THREAD: usize = 2;
 /// The part of all pairs of vectors and codes that a coarse sweep may leave.
@@ -51,7 +54,7 @@ impl<'a> Codes<'a> {
         if dim > MAX_DIM {
             return None;
         }
-        let chunk = chunk_codes(dim);
+        let chunk = chunk_codes(rows.len(), dim);
         let mut starts = vec![0.0; rows.len()];
         let mut chunk_norms = vec![0.0; rows.len().div_ceil(chunk)];
         let chunks = rows.values().par_chunks(chunk * dim).zip(starts.par_chunks_mut(chunk));
@@ -79,10 +82,10 @@ impl<'a> Codes<'a> {
     }
 }
 
-/// Codes of a chunk.
-fn chunk_codes(dim: usize) -> usize {
-    let codes = CHUNK_VALUES / dim;
-    (codes - codes % BLOCKS_MULTIPLE).clamp(BLOCKS_MULTIPLE, CHUNK_CODES)
+/// Codes of a chunk of a codebook of `len`.
+fn chunk_codes(len: usize, dim: usize) -> usize {
+    let codes = (CHUNK_VALUES / dim).min((CHUNK_ROOT * len).isqrt());
+    codes.next_multiple_of(BLOCKS_MULTIPLE).min(CHUNK_CODES)
 }
 
 /// The nearest row for each vector; `None` if a value is not finite.
@@ -173,7 +176,8 @@ fn sweep(
     let mut errors = limits.clone();
     let mut leads = Vec::new();
     let mut summary = Summary::new(group);
-    let (chunk, block_codes) = (chunk_codes(codes.rows.dim()), group.block_codes());
+    let (chunk, block_codes) =
+        (chunk_codes(codes.rows.len(), codes.rows.dim()), group.block_codes());
     for number in chunks {
         let first = number * chunk;
         let last = (first + chunk).min(codes.rows.len());

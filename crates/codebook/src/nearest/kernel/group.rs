@@ -1,12 +1,16 @@
 //! A group of vectors, laid out for the kernel, and what is kept per vector.
 
+use super::simd::Sweep;
 use super::{Blocks, Kernel, Seen, gemm};
 use crate::nearest::bound::norm_limit;
-use crate::nearest::kernel::simd::TILE;
 use crate::nearest::rows::Rows;
 
 /// Codes of a block where scores are written out before they are compared.
 const SCORED_CODES: usize = 16;
+/// A multiple of the vectors of a tile, in all kernels.
+const TILES_MULTIPLE: usize = 32;
+/// About the vectors of a register.
+const REGISTER: usize = 16;
 /// What a dot product of rows costs beside its multiply-adds, in these.
 const DOT_COST: usize = 8;
 
@@ -28,7 +32,7 @@ pub(in crate::nearest) struct Summary {
 impl Summary {
     /// For a group, before any code was seen.
     pub fn new(group: &Group) -> Self {
-        let len = group.rows.len().next_multiple_of(TILE);
+        let len = group.rows.len().next_multiple_of(TILES_MULTIPLE);
         let lowest = || vec![f32::NEG_INFINITY; len];
         Self {
             best: lowest(),
@@ -45,11 +49,11 @@ impl Summary {
         self.block.fill(0);
     }
 
-    fn tile(&mut self, start: usize) -> Seen<'_> {
+    fn tile(&mut self, start: usize, len: usize) -> Seen<'_> {
         Seen {
-            best: &mut self.best[start..start + TILE],
-            second: &mut self.second[start..start + TILE],
-            block: &mut self.block[start..start + TILE],
+            best: &mut self.best[start..start + len],
+            second: &mut self.second[start..start + len],
+            block: &mut self.block[start..start + len],
         }
     }
 }
@@ -64,8 +68,8 @@ pub(in crate::nearest) struct Group<'a> {
 }
 
 enum GroupLayout<'a> {
-    /// Tiles, the last filled up with zeros; and the codes of a block.
-    Tiles { values: &'a [f32], block_codes: usize, coarse: bool },
+    /// Tiles, the last filled up with zeros.
+    Tiles { values: &'a [f32], sweep: Sweep },
     /// As they came: for few vectors, and for the kernel without sweep.
     Rows,
 }
@@ -73,26 +77,26 @@ enum GroupLayout<'a> {
 impl<'a> Group<'a> {
     /// For sweeps with scores in f32. `buffer` saves an allocation per group.
     pub fn new(kernel: Kernel, rows: Rows<'a, f32>, buffer: &'a mut Vec<f32>) -> Self {
-        let layout = match kernel.block_codes() {
-            Some(block_codes) if !few_vectors(rows) => {
-                write_tiles(rows, buffer);
-                GroupLayout::Tiles { values: buffer, block_codes, coarse: false }
+        let layout = match kernel.sweep(false) {
+            Some(sweep) if !few_vectors(rows) => {
+                write_tiles(rows, sweep.tile, buffer);
+                GroupLayout::Tiles { values: buffer, sweep }
             }
             _ => GroupLayout::Rows,
         };
         Self { kernel, rows, layout, lost: None }
     }
 
-    /// For sweeps with values rounded to bf16, in half the time: see
-    /// [`Kernel::has_coarse`].
+    /// For sweeps with values rounded to bf16, in half the time, where
+    /// [`Kernel::has_coarse`]; like [`Group::new`] elsewhere.
     pub fn coarse(kernel: Kernel, rows: Rows<'a, f32>, buffer: &'a mut Vec<f32>) -> Self {
-        let Some(block_codes) = kernel.block_codes() else {
+        let Some(sweep) = kernel.sweep(true) else {
             return Self::new(kernel, rows, buffer);
         };
         let (mut pairs, mut lost) = (Vec::new(), Vec::with_capacity(rows.len()));
         kernel.round(rows, &mut pairs, |norm| lost.push(norm_limit(norm, rows.dim())));
-        write_tiles(Rows::from_slice(&pairs, rows.dim().div_ceil(2)), buffer);
-        let layout = GroupLayout::Tiles { values: buffer, block_codes, coarse: true };
+        write_tiles(Rows::from_slice(&pairs, rows.dim().div_ceil(2)), sweep.tile, buffer);
+        let layout = GroupLayout::Tiles { values: buffer, sweep };
         Self { kernel, rows, layout, lost: Some(lost) }
     }
 
@@ -104,7 +108,7 @@ impl<'a> Group<'a> {
     /// Codes of a block.
     pub fn block_codes(&self) -> usize {
         match self.layout {
-            GroupLayout::Tiles { block_codes, .. } => block_codes,
+            GroupLayout::Tiles { sweep, .. } => sweep.codes,
             GroupLayout::Rows => SCORED_CODES,
         }
     }
@@ -113,38 +117,19 @@ impl<'a> Group<'a> {
     pub fn sweep(&self, codes: Rows<f32>, starts: &[f32], summary: &mut Summary) {
         summary.reset();
         match self.layout {
-            GroupLayout::Tiles { coarse: false, .. } => self.sweep_tiles(codes, starts, summary),
-            GroupLayout::Tiles { coarse: true, .. } => {
+            GroupLayout::Tiles { values, sweep } if self.lost.is_some() => {
                 let mut rounded = std::mem::take(&mut summary.rounded);
                 let mut lost = 0.0_f32;
                 self.kernel.round(codes, &mut rounded, |norm| lost = lost.max(norm));
                 summary.codes_lost = lost;
                 let pairs = Rows::from_slice(&rounded, codes.dim().div_ceil(2));
-                self.sweep_tiles(pairs, starts, summary);
+                sweep_tiles(sweep, values, pairs, starts, summary);
                 summary.rounded = rounded;
             }
+            GroupLayout::Tiles { values, sweep } => {
+                sweep_tiles(sweep, values, codes, starts, summary);
+            }
             GroupLayout::Rows => self.sweep_rows(codes, starts, summary),
-        }
-    }
-
-    fn sweep_tiles(&self, codes: Rows<f32>, starts: &[f32], summary: &mut Summary) {
-        let GroupLayout::Tiles { values, block_codes, coarse } = self.layout else { return };
-        let dim = codes.dim();
-        let whole = starts.len() - starts.len() % block_codes;
-        let (rows, last_rows) = codes.values().split_at(whole * dim);
-        // The last codes in a block of their own, filled up by codes never chosen.
-        let mut last_starts = starts[whole..].to_vec();
-        let mut last_rows = last_rows.to_vec();
-        if !last_starts.is_empty() {
-            last_starts.resize(block_codes, f32::NEG_INFINITY);
-            last_rows.resize(block_codes * dim, 0.0);
-        }
-        let first = (whole / block_codes) as u32;
-        let last = Blocks { rows: &last_rows, starts: &last_starts, first };
-        let whole = Blocks { rows, starts: &starts[..whole], first: 0 };
-        for (i, tile) in values.chunks_exact(TILE * dim).enumerate() {
-            self.kernel.sweep(coarse, tile, whole, summary.tile(i * TILE));
-            self.kernel.sweep(coarse, tile, last, summary.tile(i * TILE));
         }
     }
 
@@ -173,15 +158,42 @@ impl<'a> Group<'a> {
     }
 }
 
-fn write_tiles(rows: Rows<f32>, tiles: &mut Vec<f32>) {
+fn sweep_tiles(
+    sweep: Sweep,
+    tiles: &[f32],
+    codes: Rows<f32>,
+    starts: &[f32],
+    summary: &mut Summary,
+) {
+    let dim = codes.dim();
+    let whole = starts.len() - starts.len() % sweep.codes;
+    let (rows, last_rows) = codes.values().split_at(whole * dim);
+    // The last codes in a block of their own, filled up by codes never chosen.
+    let mut last_starts = starts[whole..].to_vec();
+    let mut last_rows = last_rows.to_vec();
+    if !last_starts.is_empty() {
+        last_starts.resize(sweep.codes, f32::NEG_INFINITY);
+        last_rows.resize(sweep.codes * dim, 0.0);
+    }
+    let first = (whole / sweep.codes) as u32;
+    let last = Blocks { rows: &last_rows, starts: &last_starts, first };
+    let whole = Blocks { rows, starts: &starts[..whole], first: 0 };
+    for (i, tile) in tiles.chunks_exact(sweep.tile * dim).enumerate() {
+        let start = i * sweep.tile;
+        sweep.over(whole, tile, summary.tile(start, sweep.tile));
+        sweep.over(last, tile, summary.tile(start, sweep.tile));
+    }
+}
+
+fn write_tiles(rows: Rows<f32>, tile: usize, tiles: &mut Vec<f32>) {
     let dim = rows.dim();
-    tiles.resize(rows.len().next_multiple_of(TILE) * dim, 0.0);
-    for (tile, rows) in tiles.chunks_exact_mut(TILE * dim).zip(rows.values().chunks(TILE * dim)) {
-        if rows.len() < tile.len() {
-            tile.fill(0.0);
+    tiles.resize(rows.len().next_multiple_of(tile) * dim, 0.0);
+    for (values, rows) in tiles.chunks_exact_mut(tile * dim).zip(rows.values().chunks(tile * dim)) {
+        if rows.len() < values.len() {
+            values.fill(0.0);
         }
         for (lane, row) in rows.chunks_exact(dim).enumerate() {
-            for (values, value) in tile.chunks_exact_mut(TILE).zip(row) {
+            for (values, value) in values.chunks_exact_mut(tile).zip(row) {
                 values[lane] = *value;
             }
         }
@@ -190,8 +202,8 @@ fn write_tiles(rows: Rows<f32>, tiles: &mut Vec<f32>) {
 
 /// Whether so much of a tile would stay empty that multiplying rows is cheaper.
 fn few_vectors(rows: Rows<f32>) -> bool {
-    let dot_cost = rows.dim().div_ceil(TILE) + DOT_COST;
-    rows.len() <= TILE && rows.len() * dot_cost < rows.dim()
+    let dot_cost = rows.dim().div_ceil(REGISTER) + DOT_COST;
+    rows.len() <= REGISTER && rows.len() * dot_cost < rows.dim()
 }
 
 /// The highest score of the codes of a block.

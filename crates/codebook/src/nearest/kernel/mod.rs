@@ -8,7 +8,7 @@ mod simd;
 pub(super) use group::{Group, Summary};
 
 use super::rows::Rows;
-use simd::{Loops, TILE};
+use simd::{Loops, Sweep};
 
 /// A multiple of the codes of a block, in all kernels.
 pub(super) const BLOCKS_MULTIPLE: usize = 48;
@@ -69,9 +69,10 @@ impl Kernel {
         }
     }
 
-    /// Codes of a block of [`Kernel::sweep`]; `None` if this kernel has none.
-    fn block_codes(self) -> Option<usize> {
-        self.loops().map(|loops| loops.block_codes)
+    /// The sweep, or the coarse one; `None` if this kernel has none.
+    fn sweep(self, coarse: bool) -> Option<Sweep> {
+        let loops = self.loops()?;
+        if coarse { loops.coarse.map(|(sweep, _)| sweep) } else { Some(loops.sweep) }
     }
 
     /// `out[k] = vector . row k` for all rows, in f32.
@@ -116,22 +117,19 @@ impl Kernel {
             lost(unsafe { round(row, pairs) });
         }
     }
+}
 
-    /// The sweep of [`simd`], or the coarse one, of a tile over whole blocks.
-    fn sweep(self, coarse: bool, tile: &[f32], codes: Blocks, seen: Seen) {
-        let Some(loops) = self.loops() else { return };
+impl Sweep {
+    /// Goes over whole blocks: see [`simd`].
+    fn over(self, codes: Blocks, tile: &[f32], seen: Seen) {
         let Seen { best, second, block } = seen;
         let Blocks { rows, starts, first } = codes;
-        let dim = tile.len() / TILE;
-        assert!(tile.len() == dim * TILE && rows.len() == dim * starts.len());
-        assert!(starts.len().is_multiple_of(loops.block_codes));
-        assert!(best.len() == TILE && second.len() == TILE && block.len() == TILE);
-        let sweep = match loops.coarse {
-            Some((sweep, _)) if coarse => sweep,
-            _ => loops.sweep,
-        };
+        let dim = tile.len() / self.tile;
+        assert!(tile.len() == dim * self.tile && rows.len() == dim * starts.len());
+        assert!(starts.len().is_multiple_of(self.codes) && best.len() == self.tile);
+        assert!(second.len() == self.tile && block.len() == self.tile);
         // SAFETY: `available` lists only what the machine has; the rest was asserted.
-        unsafe { sweep(tile, rows, dim, starts, first, best, second, block) }
+        unsafe { (self.run)(tile, rows, dim, starts, first, best, second, block) }
     }
 }
 

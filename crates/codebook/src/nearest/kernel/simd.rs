@@ -1,19 +1,14 @@
 //! The inner loops of the search, per instruction set.
 //!
-//! A *tile* is [`TILE`] vectors, transposed: value `k` of all of them lies together,
-//! one vector per lane. Codes stay as they are, row after row, and are broadcast:
-//! nothing of the codebook is copied or packed. A *block* is some codes whose scores
+//! A *tile* is one or two registers of vectors, transposed: value `k` of all of them
+//! lies together, one vector per lane. Codes stay as they are, row after row, and are
+//! broadcast: nothing of the codebook is packed. A *block* is some codes whose scores
 //! fit in registers together with what is kept of the blocks before.
-
-/// Vectors of a tile: one register of AVX-512, two of AVX2.
-pub(super) const TILE: usize = 16;
 
 /// The loops for one instruction set.
 #[derive(Clone, Copy)]
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(super) struct Loops {
-    /// Codes of a block.
-    pub block_codes: usize,
     pub sweep: Sweep,
     /// Where there is one: the sweep over tiles and rows of pairs of bf16, each pair
     /// in the place of an f32, and what rounds to them.
@@ -22,23 +17,32 @@ pub(super) struct Loops {
     pub one_dot: unsafe fn(&[f32], &[f32]) -> [f32; 1],
 }
 
+/// The sweep of a tile over blocks of codes.
+#[derive(Clone, Copy)]
+pub(super) struct Sweep {
+    /// Vectors of a tile.
+    pub tile: usize,
+    /// Codes of a block.
+    pub codes: usize,
+    /// Tile, rows, dim, starts, first block; best, second, block.
+    pub run: unsafe fn(&[f32], &[f32], usize, &[f32], u32, &mut [f32], &mut [f32], &mut [u32]),
+}
+
 /// A row, and where its pairs go; returns the squared norm of what rounding took.
 pub(super) type Round = unsafe fn(&[f32], &mut [f32]) -> f32;
 
-/// Tile, rows, dim, starts, first block; best, second, block.
-pub(super) type Sweep =
-    unsafe fn(&[f32], &[f32], usize, &[f32], u32, &mut [f32], &mut [f32], &mut [u32]);
-
 #[cfg(target_arch = "x86_64")]
 macro_rules! sweep {
-    ($feature:literal, registers: $registers:literal, codes: $codes:literal,
-     $load:ident, $store:ident, $splat:ident, $fma:ident, $max:ident, $min:ident) => {
+    ($feature:literal, tile: $tile:literal, registers: $registers:literal,
+     codes: $codes:literal, $load:ident, $store:ident, $splat:ident, $fma:ident, $max:ident, $min:ident) => {
+        /// Vectors of a tile.
+        const TILE: usize = $tile;
         /// Registers of a tile.
         const R: usize = $registers;
         /// Values of a register.
         const LANES: usize = TILE / R;
         /// Codes of a block.
-        pub const CODES: usize = $codes;
+        const CODES: usize = $codes;
 
         /// Goes over `starts.len() / CODES` blocks, of which the first has the
         /// number `first_block`. Score `k` of a vector is `starts[k]` plus its
@@ -159,10 +163,14 @@ macro_rules! dots {
 pub(super) mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::{Loops, TILE};
+    use super::{Loops, Sweep};
 
-    pub const LOOPS: Loops =
-        Loops { block_codes: CODES, sweep, coarse: None, four_dots: dots::<4>, one_dot: dots::<1> };
+    pub const LOOPS: Loops = Loops {
+        sweep: Sweep { tile: TILE, codes: CODES, run: sweep },
+        coarse: None,
+        four_dots: dots::<4>,
+        one_dot: dots::<1>,
+    };
 
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -178,6 +186,7 @@ pub(super) mod avx512 {
 
     sweep!(
         "avx512f",
+        tile: 16,
         registers: 1,
         codes: 12,
         _mm512_loadu_ps,
@@ -197,11 +206,12 @@ pub(super) mod avx512bf16 {
     use std::mem::transmute;
 
     use super::avx512::choose;
-    use super::{Loops, TILE};
+    use super::{Loops, Sweep};
 
-    pub const LOOPS: Loops = Loops { coarse: Some((sweep, round)), ..super::avx512::LOOPS };
-
-    const _: () = assert!(CODES == super::avx512::CODES);
+    pub const LOOPS: Loops = Loops {
+        coarse: Some((Sweep { tile: TILE, codes: CODES, run: sweep }, round)),
+        ..super::avx512::LOOPS
+    };
 
     /// Adds the products of both halves of each pair.
     #[inline]
@@ -215,8 +225,9 @@ pub(super) mod avx512bf16 {
 
     sweep!(
         "avx512f,avx512bf16",
-        registers: 1,
-        codes: 12,
+        tile: 32,
+        registers: 2,
+        codes: 8,
         _mm512_loadu_ps,
         _mm512_storeu_ps,
         _mm512_set1_ps,
@@ -232,25 +243,39 @@ pub(super) mod avx512bf16 {
     /// The machine has the instruction set.
     #[target_feature(enable = "avx512f,avx512bf16")]
     unsafe fn round(row: &[f32], pairs: &mut [f32]) -> f32 {
-        debug_assert!(pairs.len() == row.len().div_ceil(2));
+        assert!(pairs.len() == row.len().div_ceil(2));
         let mut lost = _mm512_setzero_ps();
-        for (row, pairs) in row.chunks(TILE).zip(pairs.chunks_mut(TILE / 2)) {
-            let mut values = [0.0_f32; TILE];
-            values[..row.len()].copy_from_slice(row);
-            let mut rounded = [0.0_f32; TILE / 2];
-            // SAFETY: `values` has a register of 16, `rounded` one of 8 floats; types
-            // of the same size that any bits are valid for.
+        let (whole, rest) = row.as_chunks::<16>();
+        for (i, values) in whole.iter().enumerate() {
+            // SAFETY: `values` has 16 floats, `pairs` half of all `row` has.
             unsafe {
-                let exact = _mm512_loadu_ps(values.as_ptr());
-                let halves: __m256i = transmute(_mm512_cvtneps_pbh(exact));
-                _mm256_storeu_si256(rounded.as_mut_ptr().cast(), halves);
-                let wide = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves));
-                let rest = _mm512_sub_ps(exact, _mm512_castsi512_ps(wide));
-                lost = _mm512_fmadd_ps(rest, rest, lost);
+                let values = _mm512_loadu_ps(values.as_ptr());
+                _mm256_storeu_ps(pairs.as_mut_ptr().add(8 * i), round_16(values, &mut lost));
             }
-            pairs.copy_from_slice(&rounded[..pairs.len()]);
+        }
+        if !rest.is_empty() {
+            let (mut values, mut last) = ([0.0; 16], [0.0; 8]);
+            values[..rest.len()].copy_from_slice(rest);
+            // SAFETY: 16 and 8 floats.
+            unsafe {
+                let values = _mm512_loadu_ps(values.as_ptr());
+                _mm256_storeu_ps(last.as_mut_ptr(), round_16(values, &mut lost));
+            }
+            let pairs = &mut pairs[8 * whole.len()..];
+            pairs.copy_from_slice(&last[..pairs.len()]);
         }
         _mm512_reduce_add_ps(lost)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    fn round_16(values: __m512, lost: &mut __m512) -> __m256 {
+        // SAFETY: types of the same size that any bits are valid for.
+        let halves = unsafe { transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(values)) };
+        let wide = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves));
+        let rest = _mm512_sub_ps(values, _mm512_castsi512_ps(wide));
+        *lost = _mm512_fmadd_ps(rest, rest, *lost);
+        _mm256_castsi256_ps(halves)
     }
 }
 
@@ -258,10 +283,14 @@ pub(super) mod avx512bf16 {
 pub(super) mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::{Loops, TILE};
+    use super::{Loops, Sweep};
 
-    pub const LOOPS: Loops =
-        Loops { block_codes: CODES, sweep, coarse: None, four_dots: dots::<4>, one_dot: dots::<1> };
+    pub const LOOPS: Loops = Loops {
+        sweep: Sweep { tile: TILE, codes: CODES, run: sweep },
+        coarse: None,
+        four_dots: dots::<4>,
+        one_dot: dots::<1>,
+    };
 
     #[inline]
     #[target_feature(enable = "avx2,fma")]
@@ -279,6 +308,7 @@ pub(super) mod avx2 {
 
     sweep!(
         "avx2,fma",
+        tile: 16,
         registers: 2,
         codes: 6,
         _mm256_loadu_ps,
