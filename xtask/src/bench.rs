@@ -171,9 +171,7 @@ impl Bench {
         // The pools read their size from the environment when they start: hand it
         // to a process of our own.
         if std::env::var(THREADS).ok().as_deref() != Some(&threads.to_string()) {
-            let status = command(threads)?.status().context("cannot start the benchmark")?;
-            // What went wrong is on the terminal already.
-            std::process::exit(status.code().unwrap_or(2));
+            return become_process(command(threads)?);
         }
         if self.round_trip_memory {
             let Peak { bare, peak } = vqgan::round_trip_memory(self.dtype.into())?;
@@ -253,6 +251,22 @@ fn command(threads: usize) -> Result<Command> {
     let mut command = Command::new(program);
     command.args(std::env::args_os().skip(1)).env(THREADS, threads.to_string());
     Ok(command)
+}
+
+/// Goes on as `command`, under the same process id where the system can, so that
+/// who ends us ends it.
+fn become_process(mut command: Command) -> Result<()> {
+    #[cfg(unix)]
+    {
+        let error = std::os::unix::process::CommandExt::exec(&mut command);
+        Err(error).context("cannot start the benchmark")
+    }
+    #[cfg(not(unix))]
+    {
+        let status = command.status().context("cannot start the benchmark")?;
+        // What went wrong is on the terminal already.
+        std::process::exit(status.code().unwrap_or(2))
+    }
 }
 
 /// The memory of a process that only makes a round trip.
