@@ -125,9 +125,9 @@ pub fn conv2d(
     vb: VarBuilder,
 ) -> Result<Conv2d> {
     let init = torch_init(in_channels, kernel);
-    let weight = vb.get_with_hints((out_channels, in_channels, kernel, kernel), "weight", init)?;
     let bias = vb.get_with_hints(out_channels, "bias", init)?;
-    Ok(Conv2d::new(weight, Some(bias), config))
+    let bare = conv2d_no_bias(in_channels, out_channels, kernel, config, vb)?;
+    Ok(Conv2d { bias: Some(bias), ..bare })
 }
 
 /// A square convolution without a bias, initialised as PyTorch does.

@@ -1,5 +1,5 @@
 //! Times the convolution and the group norm of this crate against their plain
-//! candle twins, forward and backward: `cargo run --release -p layers --example speed`.
+//! candle twins, forward and backward: `cargo run --release -p layers --example layer_speed`.
 
 use std::time::Instant;
 
