@@ -1,7 +1,7 @@
 //! A group of vectors, laid out for the kernel, and what is kept per vector.
 
-use super::simd::Sweep;
-use super::{Blocks, Kernel, Seen, gemm};
+use super::simd::{Blocks, Seen, Sweep};
+use super::{Kernel, gemm};
 use crate::nearest::bound::norm_limit;
 use crate::nearest::rows::Rows;
 

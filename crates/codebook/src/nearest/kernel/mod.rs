@@ -8,7 +8,7 @@ mod simd;
 pub(super) use group::{Group, Summary};
 
 use super::rows::Rows;
-use simd::{Loops, Sweep};
+use simd::{Blocks, Loops, Seen, Sweep};
 
 /// A multiple of the codes of a block, in all kernels.
 pub(super) const BLOCKS_MULTIPLE: usize = 48;
@@ -122,30 +122,13 @@ impl Kernel {
 impl Sweep {
     /// Goes over whole blocks: see [`simd`].
     fn over(self, codes: Blocks, tile: &[f32], seen: Seen) {
-        let Seen { best, second, block } = seen;
-        let Blocks { rows, starts, first } = codes;
         let dim = tile.len() / self.tile;
-        assert!(tile.len() == dim * self.tile && rows.len() == dim * starts.len());
-        assert!(starts.len().is_multiple_of(self.codes) && best.len() == self.tile);
-        assert!(second.len() == self.tile && block.len() == self.tile);
+        assert!(tile.len() == dim * self.tile && codes.rows.len() == dim * codes.starts.len());
+        assert!(codes.starts.len().is_multiple_of(self.codes) && seen.best.len() == self.tile);
+        assert!(seen.second.len() == self.tile && seen.block.len() == self.tile);
         // SAFETY: `available` lists only what the machine has; the rest was asserted.
-        unsafe { (self.run)(tile, rows, dim, starts, first, best, second, block) }
+        unsafe { (self.run)(tile, dim, codes, seen) }
     }
-}
-
-/// Whole blocks of codes, numbered from `first`.
-#[derive(Clone, Copy)]
-struct Blocks<'a> {
-    rows: &'a [f32],
-    starts: &'a [f32],
-    first: u32,
-}
-
-/// What was seen so far for the vectors of a tile: see [`Summary`].
-struct Seen<'a> {
-    best: &'a mut [f32],
-    second: &'a mut [f32],
-    block: &'a mut [u32],
 }
 
 /// Partial sums of [`portable_dots`].

@@ -24,8 +24,23 @@ pub(super) struct Sweep {
     pub tile: usize,
     /// Codes of a block.
     pub codes: usize,
-    /// Tile, rows, dim, starts, first block; best, second, block.
-    pub run: unsafe fn(&[f32], &[f32], usize, &[f32], u32, &mut [f32], &mut [f32], &mut [u32]),
+    /// Tile, dimension, codes, and what is updated.
+    pub run: unsafe fn(&[f32], usize, Blocks, Seen),
+}
+
+/// Whole blocks of codes, numbered from `first`.
+#[derive(Clone, Copy)]
+pub(super) struct Blocks<'a> {
+    pub rows: &'a [f32],
+    pub starts: &'a [f32],
+    pub first: u32,
+}
+
+/// What was seen so far for the vectors of a tile: see `Summary`.
+pub(super) struct Seen<'a> {
+    pub best: &'a mut [f32],
+    pub second: &'a mut [f32],
+    pub block: &'a mut [u32],
 }
 
 /// A row, and where its pairs go; returns the squared norm of what rounding took.
@@ -34,7 +49,8 @@ pub(super) type Round = unsafe fn(&[f32], &mut [f32]) -> f32;
 #[cfg(target_arch = "x86_64")]
 macro_rules! sweep {
     ($feature:literal, tile: $tile:literal, registers: $registers:literal,
-     codes: $codes:literal, $load:ident, $store:ident, $splat:ident, $fma:ident, $max:ident, $min:ident) => {
+     codes: $codes:literal, $load:ident, $store:ident, $splat:ident, $fma:ident,
+     $max:ident, $min:ident) => {
         /// Vectors of a tile.
         const TILE: usize = $tile;
         /// Registers of a tile.
@@ -44,27 +60,19 @@ macro_rules! sweep {
         /// Codes of a block.
         const CODES: usize = $codes;
 
-        /// Goes over `starts.len() / CODES` blocks, of which the first has the
-        /// number `first_block`. Score `k` of a vector is `starts[k]` plus its
+        /// Goes over blocks of codes. Score `k` of a vector is `starts[k]` plus its
         /// product with row `k`; the score of a block is the highest of its codes'.
         /// Updates for each vector of the tile the highest score of a block, its
         /// number, and the highest score of the other blocks.
         ///
         /// # Safety
-        /// The machine has the instruction set. `tile` has `dim * TILE` values,
-        /// `rows` as many rows of `dim` values as there are `starts`, and `best`,
-        /// `second`, `block` have `TILE` values each.
+        /// The machine has the instruction set. `tile` has `dim * TILE` values, `codes`
+        /// as many rows of `dim` values as there are `starts`, and all of `seen` have
+        /// `TILE` values each.
         #[target_feature(enable = $feature)]
-        unsafe fn sweep(
-            tile: &[f32],
-            rows: &[f32],
-            dim: usize,
-            starts: &[f32],
-            first_block: u32,
-            best: &mut [f32],
-            second: &mut [f32],
-            block: &mut [u32],
-        ) {
+        unsafe fn sweep(tile: &[f32], dim: usize, codes: Blocks, seen: Seen) {
+            let Blocks { rows, starts, first } = codes;
+            let Seen { best, second, block } = seen;
             debug_assert!(tile.len() >= dim * TILE);
             debug_assert!(rows.len() >= dim * starts.len());
             let numbers = block.as_mut_ptr().cast::<f32>();
@@ -99,7 +107,7 @@ macro_rules! sweep {
                     }
                 }
                 // Numbers travel as the bits of floats: they are only moved.
-                let this = $splat(f32::from_bits(first_block + b as u32));
+                let this = $splat(f32::from_bits(first + b as u32));
                 for r in 0..R {
                     let mut width = CODES;
                     while width > 1 {
@@ -163,7 +171,7 @@ macro_rules! dots {
 pub(super) mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::{Loops, Sweep};
+    use super::{Blocks, Loops, Seen, Sweep};
 
     pub const LOOPS: Loops = Loops {
         sweep: Sweep { tile: TILE, codes: CODES, run: sweep },
@@ -206,7 +214,7 @@ pub(super) mod avx512bf16 {
     use std::mem::transmute;
 
     use super::avx512::choose;
-    use super::{Loops, Sweep};
+    use super::{Blocks, Loops, Seen, Sweep};
 
     pub const LOOPS: Loops = Loops {
         coarse: Some((Sweep { tile: TILE, codes: CODES, run: sweep }, round)),
@@ -283,7 +291,7 @@ pub(super) mod avx512bf16 {
 pub(super) mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::{Loops, Sweep};
+    use super::{Blocks, Loops, Seen, Sweep};
 
     pub const LOOPS: Loops = Loops {
         sweep: Sweep { tile: TILE, codes: CODES, run: sweep },
