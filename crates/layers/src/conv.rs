@@ -9,6 +9,8 @@ mod geometry;
 mod kernels;
 pub mod plain;
 mod simd;
+mod vector;
+mod winograd;
 
 /// Zeros put around a feature map before a convolution, per side, in pixels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

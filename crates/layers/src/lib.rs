@@ -18,6 +18,7 @@ mod cpu;
 pub mod group_norm;
 mod reduce;
 pub mod resample;
+mod scratch;
 mod sigmoid;
 
 pub use activation::{abs, leaky_relu, relu, silu};

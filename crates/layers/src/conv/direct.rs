@@ -7,8 +7,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::geometry::Geometry;
-use super::kernels::{SharedMut, with_scratch};
+use super::kernels::SharedMut;
 use super::simd::Isa;
+use crate::scratch::with_scratch;
 
 /// Bytes of the padded planes of one band: a share of the second-level cache.
 const BAND_BYTES: usize = 512 << 10;

@@ -3,12 +3,11 @@
 //! shapes alone, so results do not depend on the number of threads, nor those of
 //! one picture on the batch around it.
 
-use std::cell::RefCell;
-
 use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::geometry::Geometry;
+use crate::scratch::with_scratch;
 
 /// Bytes of the patch matrix of one tile: a share of the second-level cache.
 const TILE_BYTES: usize = 640 << 10;
@@ -16,22 +15,6 @@ const TILE_BYTES: usize = 640 << 10;
 const TILE_PIXELS: (usize, usize) = (128, 1024);
 /// Rows of the patch matrix that one task of the weight gradient handles.
 const WEIGHT_TASK_ROWS: usize = 288;
-
-thread_local! {
-    /// Patch matrices are reused: a fresh one costs more in page faults than its
-    /// contents cost to write.
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Runs `f` with `len` floats of this thread's scratch memory (old contents).
-pub(super) fn with_scratch<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
-    SCRATCH.with_borrow_mut(|scratch| {
-        if scratch.len() < len {
-            scratch.resize(len, 0.0);
-        }
-        f(&mut scratch[..len])
-    })
-}
 
 /// A row-major or transposed view of a matrix: `(data, row stride, column stride)`.
 type View<'a> = (&'a [f32], usize, usize);

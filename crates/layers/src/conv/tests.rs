@@ -5,7 +5,7 @@ use candle_core::{Result, Shape};
 
 use super::geometry::Geometry;
 use super::simd::Isa;
-use super::{Conv2dConfig, Padding, direct, kernels};
+use super::{Conv2dConfig, Padding, direct, kernels, winograd};
 
 fn noise(len: usize, seed: f32) -> Vec<f32> {
     (0..len).map(|i| ((i as f32 * 0.7 + seed).sin() * 437.58).fract()).collect()
@@ -47,6 +47,89 @@ fn direct_kernels_equal_patches_on_every_instruction_set() -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// The sum in f64, of one output pixel.
+fn exact(g: &Geometry, x: &[f32], weight: &[f32], bias: &[f32], at: usize) -> f64 {
+    let (picture, channel) =
+        (at / g.out_pixels() / g.out_channels, at / g.out_pixels() % g.out_channels);
+    let (oy, ox) = (at % g.out_pixels() / g.ow, at % g.ow);
+    let mut sum = f64::from(bias[channel]);
+    for c in 0..g.in_channels {
+        for (ky, kx) in (0..g.kh).flat_map(|ky| (0..g.kw).map(move |kx| (ky, kx))) {
+            let (iy, ix) = (oy + ky, ox + kx);
+            let inside =
+                iy.checked_sub(g.config.padding.top).zip(ix.checked_sub(g.config.padding.left));
+            if let Some((iy, ix)) = inside.filter(|&(iy, ix)| iy < g.h && ix < g.w) {
+                let w = weight[((channel * g.in_channels + c) * g.kh + ky) * g.kw + kx];
+                let x = x[((picture * g.in_channels + c) * g.h + iy) * g.w + ix];
+                sum += f64::from(w) * f64::from(x);
+            }
+        }
+    }
+    sum
+}
+
+#[test]
+fn winograd_equals_the_sum_in_f64_on_every_instruction_set() -> Result<()> {
+    let isas = Isa::available().into_iter().map(Some).chain([None]);
+    for isa in isas {
+        // Few and many tiles; sizes and channels around the edges of tiles, rows of
+        // tiles, vectors and blocks.
+        let cases = [
+            (1, 32, 32, 4, 4),
+            (2, 33, 35, 5, 17),
+            (3, 48, 40, 16, 16),
+            (1, 40, 70, 7, 47),
+            (2, 64, 32, 13, 101),
+            (1, 37, 33, 61, 95),
+        ];
+        let paddings =
+            [Padding::ZERO, Padding::same(1), Padding { top: 2, bottom: 0, left: 3, right: 1 }];
+        for (batch, in_channels, out_channels, h, w) in cases {
+            for padding in paddings {
+                let config = Conv2dConfig { stride: 1, padding };
+                let x = Shape::from((batch, in_channels, h, w));
+                let weight = Shape::from((out_channels, in_channels, 3, 3));
+                let g = Geometry::new(&x, &weight, config)?;
+                let name = format!("{isa:?} {x:?} {weight:?} {padding:?}");
+                let (x, weight) = (noise(x.elem_count(), 1.0), noise(weight.elem_count(), 2.0));
+                let bias = noise(out_channels, 3.0);
+                let y = winograd::forward(isa, &g, &x, &weight, Some(&bias));
+                assert_close(&name, &y, &kernels::forward(&g, &x, &weight, Some(&bias)));
+                for at in (0..y.len()).step_by(997) {
+                    let expected = exact(&g, &x, &weight, &bias, at);
+                    let error = (f64::from(y[at]) - expected).abs();
+                    // Products of numbers up to 1 add up to about √(9 C).
+                    let limit = 5e-6 * ((9 * in_channels) as f64).sqrt();
+                    assert!(error < limit, "{name}[{at}]: {} is not {expected}", y[at]);
+                }
+                // A picture alone gives the same bits as in a batch.
+                let len = in_channels * h * w;
+                let alone = Geometry { batch: 1, ..g };
+                let last =
+                    winograd::forward(isa, &alone, &x[(batch - 1) * len..], &weight, Some(&bias));
+                assert_eq!(y[(batch - 1) * last.len()..], last, "{name}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn winograd_does_not_depend_on_the_threads() -> Result<()> {
+    let (x, weight) = (Shape::from((1, 32, 60, 60)), Shape::from((48, 32, 3, 3)));
+    let g = Geometry::new(&x, &weight, Conv2dConfig::same(3))?;
+    let (x, weight) = (noise(x.elem_count(), 1.0), noise(weight.elem_count(), 2.0));
+    let with = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        pool.map(|pool| pool.install(|| winograd::forward(Isa::detect(), &g, &x, &weight, None)))
+            .map_err(candle_core::Error::wrap)
+    };
+    let one = with(1)?;
+    assert_eq!(one, with(2)?);
+    assert_eq!(one, with(3)?);
     Ok(())
 }
 

@@ -1,0 +1,259 @@
+//! Vectors of f32 for kernels that are written once for every instruction set.
+//!
+//! A kernel is a generic `#[inline(always)]` function over [`Vector`], called from
+//! one `#[target_feature]` function per instruction set: inlined there, its
+//! operations become single instructions.
+
+/// A register of `LANES` floats.
+pub(super) trait Vector: Copy {
+    /// Floats in it.
+    const LANES: usize;
+
+    /// All lanes `value`.
+    ///
+    /// # Safety
+    /// The machine must have the instruction set.
+    unsafe fn splat(value: f32) -> Self;
+
+    /// The `LANES` floats at `from`.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`], and the floats must be readable.
+    unsafe fn load(from: *const f32) -> Self;
+
+    /// Writes the lanes to `to`.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`], and the floats must be writable.
+    unsafe fn store(self, to: *mut f32);
+
+    /// `self + other`.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`].
+    unsafe fn plus(self, other: Self) -> Self;
+
+    /// `self - other`.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`].
+    unsafe fn minus(self, other: Self) -> Self;
+
+    /// `self * by + plus`, rounded once where the machine can.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`].
+    unsafe fn mul_add(self, by: Self, plus: Self) -> Self;
+
+    /// Transposes the `LANES` x `LANES` floats at `from`, rows `from_stride`
+    /// apart, to `to`, rows `to_stride` apart.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`]; all rows of `from` must be readable, those of `to`
+    /// writable, and they must not overlap.
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
+}
+
+/// For machines without an instruction set of their own here: arrays that the
+/// compiler puts into whatever registers there are.
+#[derive(Clone, Copy)]
+pub(super) struct Portable([f32; 8]);
+
+impl Vector for Portable {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self([value; 8])
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: readable by contract; arrays of floats need no more alignment than one.
+        Self(unsafe { from.cast::<[f32; 8]>().read() })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: writable by contract.
+        unsafe { to.cast::<[f32; 8]>().write(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] + other.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn minus(self, other: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] - other.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, by: Self, plus: Self) -> Self {
+        // `f32::mul_add` is a call into libm where the machine has no such instruction.
+        Self(std::array::from_fn(|i| self.0[i] * by.0[i] + plus.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        for row in 0..8 {
+            for column in 0..8 {
+                // SAFETY: within the rows (contract).
+                unsafe { *to.add(column * to_stride + row) = *from.add(row * from_stride + column) }
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::Vector;
+
+    impl Vector for __m512 {
+        const LANES: usize = 16;
+
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> Self {
+            // SAFETY: the machine has AVX-512 (contract).
+            unsafe { _mm512_set1_ps(value) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: as above; readable by contract.
+            unsafe { _mm512_loadu_ps(from) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: as above; writable by contract.
+            unsafe { _mm512_storeu_ps(to, self) }
+        }
+
+        #[inline(always)]
+        unsafe fn plus(self, other: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { _mm512_add_ps(self, other) }
+        }
+
+        #[inline(always)]
+        unsafe fn minus(self, other: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { _mm512_sub_ps(self, other) }
+        }
+
+        #[inline(always)]
+        unsafe fn mul_add(self, by: Self, plus: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { _mm512_fmadd_ps(self, by, plus) }
+        }
+
+        #[inline(always)]
+        unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+            // SAFETY: as above; all rows are readable and writable by contract. Four rows
+            // become 4x4 blocks within 128-bit lanes, then the lanes change places.
+            unsafe {
+                let mut rows = [_mm512_setzero_ps(); 16];
+                for (i, row) in rows.iter_mut().enumerate() {
+                    *row = _mm512_loadu_ps(from.add(i * from_stride));
+                }
+                for four in rows.chunks_exact_mut(4) {
+                    let a = _mm512_unpacklo_ps(four[0], four[1]);
+                    let b = _mm512_unpackhi_ps(four[0], four[1]);
+                    let c = _mm512_unpacklo_ps(four[2], four[3]);
+                    let d = _mm512_unpackhi_ps(four[2], four[3]);
+                    four[0] = _mm512_shuffle_ps::<0x44>(a, c);
+                    four[1] = _mm512_shuffle_ps::<0xEE>(a, c);
+                    four[2] = _mm512_shuffle_ps::<0x44>(b, d);
+                    four[3] = _mm512_shuffle_ps::<0xEE>(b, d);
+                }
+                for i in 0..4 {
+                    let a = _mm512_shuffle_f32x4::<0x88>(rows[i], rows[4 + i]);
+                    let b = _mm512_shuffle_f32x4::<0xDD>(rows[i], rows[4 + i]);
+                    let c = _mm512_shuffle_f32x4::<0x88>(rows[8 + i], rows[12 + i]);
+                    let d = _mm512_shuffle_f32x4::<0xDD>(rows[8 + i], rows[12 + i]);
+                    let columns = [
+                        _mm512_shuffle_f32x4::<0x88>(a, c),
+                        _mm512_shuffle_f32x4::<0x88>(b, d),
+                        _mm512_shuffle_f32x4::<0xDD>(a, c),
+                        _mm512_shuffle_f32x4::<0xDD>(b, d),
+                    ];
+                    for (lane, column) in columns.into_iter().enumerate() {
+                        _mm512_storeu_ps(to.add((4 * lane + i) * to_stride), column);
+                    }
+                }
+            }
+        }
+    }
+
+    impl Vector for __m256 {
+        const LANES: usize = 8;
+
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> Self {
+            // SAFETY: the machine has AVX2 and FMA (contract).
+            unsafe { _mm256_set1_ps(value) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: as above; readable by contract.
+            unsafe { _mm256_loadu_ps(from) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: as above; writable by contract.
+            unsafe { _mm256_storeu_ps(to, self) }
+        }
+
+        #[inline(always)]
+        unsafe fn plus(self, other: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { _mm256_add_ps(self, other) }
+        }
+
+        #[inline(always)]
+        unsafe fn minus(self, other: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { _mm256_sub_ps(self, other) }
+        }
+
+        #[inline(always)]
+        unsafe fn mul_add(self, by: Self, plus: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { _mm256_fmadd_ps(self, by, plus) }
+        }
+
+        #[inline(always)]
+        unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+            // SAFETY: as above; all rows are readable and writable by contract. The same
+            // scheme as with 16 lanes.
+            unsafe {
+                let mut rows = [_mm256_setzero_ps(); 8];
+                for (i, row) in rows.iter_mut().enumerate() {
+                    *row = _mm256_loadu_ps(from.add(i * from_stride));
+                }
+                for four in rows.chunks_exact_mut(4) {
+                    let a = _mm256_unpacklo_ps(four[0], four[1]);
+                    let b = _mm256_unpackhi_ps(four[0], four[1]);
+                    let c = _mm256_unpacklo_ps(four[2], four[3]);
+                    let d = _mm256_unpackhi_ps(four[2], four[3]);
+                    four[0] = _mm256_shuffle_ps::<0x44>(a, c);
+                    four[1] = _mm256_shuffle_ps::<0xEE>(a, c);
+                    four[2] = _mm256_shuffle_ps::<0x44>(b, d);
+                    four[3] = _mm256_shuffle_ps::<0xEE>(b, d);
+                }
+                for i in 0..4 {
+                    let low = _mm256_permute2f128_ps::<0x20>(rows[i], rows[4 + i]);
+                    let high = _mm256_permute2f128_ps::<0x31>(rows[i], rows[4 + i]);
+                    _mm256_storeu_ps(to.add(i * to_stride), low);
+                    _mm256_storeu_ps(to.add((4 + i) * to_stride), high);
+                }
+            }
+        }
+    }
+}
