@@ -93,6 +93,7 @@ fn convolve(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Ve
 /// The fastest kernel of the weight gradient for a geometry.
 fn weight_gradient(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
     match Isa::detect() {
+        isa if winograd::suits(g) => winograd::weight_gradient(isa, g, x, grad),
         Some(isa) if g.config.stride == 1 && g.kw == 3 => direct::weight_gradient(isa, g, x, grad),
         _ => kernels::weight_gradient(g, x, grad),
     }

@@ -105,6 +105,8 @@ fn winograd_equals_the_sum_in_f64_on_every_instruction_set() -> Result<()> {
                     let limit = 5e-6 * ((9 * in_channels) as f64).sqrt();
                     assert!(error < limit, "{name}[{at}]: {} is not {expected}", y[at]);
                 }
+                let dw = winograd::weight_gradient(isa, &g, &x, &y);
+                assert_close(&name, &dw, &kernels::weight_gradient(&g, &x, &y));
                 // A picture alone gives the same bits as in a batch.
                 let len = in_channels * h * w;
                 let alone = Geometry { batch: 1, ..g };
@@ -122,10 +124,14 @@ fn winograd_does_not_depend_on_the_threads() -> Result<()> {
     let (x, weight) = (Shape::from((1, 32, 60, 60)), Shape::from((48, 32, 3, 3)));
     let g = Geometry::new(&x, &weight, Conv2dConfig::same(3))?;
     let (x, weight) = (noise(x.elem_count(), 1.0), noise(weight.elem_count(), 2.0));
+    let both = || {
+        let y = winograd::forward(Isa::detect(), &g, &x, &weight, None);
+        let dw = winograd::weight_gradient(Isa::detect(), &g, &x, &y);
+        (y, dw)
+    };
     let with = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        pool.map(|pool| pool.install(|| winograd::forward(Isa::detect(), &g, &x, &weight, None)))
-            .map_err(candle_core::Error::wrap)
+        pool.map(|pool| pool.install(both)).map_err(candle_core::Error::wrap)
     };
     let one = with(1)?;
     assert_eq!(one, with(2)?);

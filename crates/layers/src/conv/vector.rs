@@ -1,13 +1,17 @@
 //! Vectors of f32 for kernels that are written once for every instruction set.
 //!
 //! A kernel is a generic `#[inline(always)]` function over [`Vector`], called from
-//! one `#[target_feature]` function per instruction set: inlined there, its
-//! operations become single instructions.
+//! one `#[target_feature]` function per instruction set ([`run`]): inlined there,
+//! its operations become single instructions.
+
+use super::simd::Isa;
 
 /// A register of `LANES` floats.
 pub(super) trait Vector: Copy {
     /// Floats in it.
     const LANES: usize;
+    /// How many pairs of such registers hold sums, next to those that a product needs.
+    const PAIRS: usize;
 
     /// All lanes `value`.
     ///
@@ -54,6 +58,37 @@ pub(super) trait Vector: Copy {
     unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
 }
 
+/// The most lanes of any vector.
+pub(super) const MAX_LANES: usize = 16;
+
+/// Lanes of the vectors of an instruction set.
+pub(super) fn lanes(isa: Option<Isa>) -> usize {
+    isa.map_or(Portable::LANES, Isa::lanes)
+}
+
+/// A part of a computation, for one thread.
+pub(super) trait Kernel {
+    /// Does it.
+    ///
+    /// # Safety
+    /// The machine must have the instruction set of `S`.
+    unsafe fn run<S: Vector>(self);
+}
+
+/// Runs `kernel` with the vectors of an instruction set that was detected.
+pub(super) fn run(isa: Option<Isa>, kernel: impl Kernel) {
+    match isa {
+        // SAFETY: an `Isa` is only made where it was detected.
+        #[cfg(target_arch = "x86_64")]
+        Some(Isa::Avx512) => unsafe { x86::avx512(kernel) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Some(Isa::Avx2) => unsafe { x86::avx2(kernel) },
+        // SAFETY: the portable vectors need no instruction set.
+        _ => unsafe { kernel.run::<Portable>() },
+    }
+}
+
 /// For machines without an instruction set of their own here: arrays that the
 /// compiler puts into whatever registers there are.
 #[derive(Clone, Copy)]
@@ -61,6 +96,7 @@ pub(super) struct Portable([f32; 8]);
 
 impl Vector for Portable {
     const LANES: usize = 8;
+    const PAIRS: usize = 6;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -110,10 +146,27 @@ impl Vector for Portable {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::Vector;
+    use super::{Kernel, Vector};
+
+    /// # Safety
+    /// The machine must have AVX-512.
+    #[target_feature(enable = "avx512f")]
+    pub unsafe fn avx512(kernel: impl Kernel) {
+        // SAFETY: this function's contract.
+        unsafe { kernel.run::<__m512>() }
+    }
+
+    /// # Safety
+    /// The machine must have AVX2 and FMA.
+    #[target_feature(enable = "avx2,fma")]
+    pub unsafe fn avx2(kernel: impl Kernel) {
+        // SAFETY: this function's contract.
+        unsafe { kernel.run::<__m256>() }
+    }
 
     impl Vector for __m512 {
         const LANES: usize = 16;
+        const PAIRS: usize = 12;
 
         #[inline(always)]
         unsafe fn splat(value: f32) -> Self {
@@ -191,6 +244,7 @@ mod x86 {
 
     impl Vector for __m256 {
         const LANES: usize = 8;
+        const PAIRS: usize = 6;
 
         #[inline(always)]
         unsafe fn splat(value: f32) -> Self {

@@ -6,18 +6,24 @@
 //! (largest error 5e-6 of outputs up to 3, with 128 channels). A NaN reaches all
 //! outputs of the tiles that see it, up to 3 pixels further than its kernel.
 
+mod gradient;
+mod outputs;
 mod product;
-mod stages;
+mod tiles;
 mod transforms;
+mod weights;
 
 use rayon::prelude::*;
+
+pub(super) use gradient::weight_gradient;
 
 use super::geometry::Geometry;
 use super::kernels::SharedMut;
 use super::simd::Isa;
+use super::vector::{lanes, run};
 use crate::scratch::with_scratch;
-use stages::{Job, Range, Step, TILE, Tiles};
-use transforms::FREQUENCIES;
+use outputs::{Finish, Multiply};
+use tiles::{Grid, Maps, Part, Range, TILE, Tiles, Transform};
 
 /// Channels from which the transforms are paid for by the products they save.
 const MIN_CHANNELS: usize = 32;
@@ -28,17 +34,35 @@ const MIN_TILES: usize = 24;
 /// Up to so many tiles all of them are transformed first, and tasks share out the
 /// output channels, so that no task reads all weights.
 const FEW_TILES: usize = 128;
+/// Input channels whose weights are transformed at a time there.
+const FEW_CHANNELS: usize = 64;
 /// Tasks to cut an input into, so that threads share it.
 const TASKS: usize = 8;
 
 /// Whether this is the fastest way: decided by one picture, so that batches do
 /// not change a result.
 pub(super) fn suits(g: &Geometry) -> bool {
-    let tiles = g.oh.div_ceil(TILE) * g.ow.div_ceil(TILE);
     (g.kh, g.kw, g.config.stride) == (3, 3, 1)
+        && g.batch > 0
         && g.in_channels.min(g.out_channels) >= MIN_CHANNELS
         // Of the tiles' pixels, enough are in the picture.
-        && 5 * g.out_pixels() >= 2 * TILE * TILE * tiles
+        && 5 * g.batch * g.out_pixels() >= 2 * TILE * TILE * Grid::new(g).len()
+}
+
+fn input_maps<'a>(g: &Geometry, x: &'a [f32]) -> Maps<'a> {
+    let before = (g.config.padding.top, g.config.padding.left);
+    Maps { data: x, channels: g.in_channels, h: g.h, w: g.w, before }
+}
+
+/// One convolution under way.
+struct Job<'a> {
+    isa: Option<Isa>,
+    g: &'a Geometry,
+    grid: Grid,
+    x: &'a [f32],
+    weight: &'a [f32],
+    bias: Option<&'a [f32]>,
+    y: SharedMut,
 }
 
 /// `[B, in, H, W]` to `[B, out, H', W']`, kernel 3x3, stride 1.
@@ -50,61 +74,104 @@ pub(super) fn forward(
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
     let mut y = vec![0.0; g.batch * g.out_channels * g.out_pixels()];
-    let job = Job { isa, g, x, weight, bias, y: SharedMut::new(&mut y) };
-    if job.tiles() <= FEW_TILES {
-        few_tiles(&job)
+    let grid = Grid::new(g);
+    let job = Job { isa, g, grid, x, weight, bias, y: SharedMut::new(&mut y) };
+    if grid.len() <= FEW_TILES {
+        job.few_tiles()
     } else {
-        many_tiles(&job)
+        job.many_tiles()
     }
     y
 }
 
-/// First all tiles, then every task its output channels.
-fn few_tiles(job: &Job) {
-    let count = job.tiles();
-    with_scratch(FREQUENCIES * Tiles::element(job.g, count), |data| {
-        let tiles = Tiles::new(job.g, count, data);
-        let step = count.div_ceil(TASKS);
-        (0..count.div_ceil(step)).into_par_iter().for_each(|task| {
-            let first = task * step;
-            let range = Range { first, count: step.min(count - first) };
-            job.run(Step::Input { range, to: tiles, at: first });
-        });
-        (0..job.g.out_channels.div_ceil(job.block_channels())).into_par_iter().for_each(|block| {
-            with_scratch(job.weights_len(), |weights| {
-                job.run(Step::Weights { block, to: weights });
-                with_scratch(job.products_len(count), |products| {
-                    let range = Range { first: 0, count };
-                    job.run(Step::Outputs { range, block, tiles, weights, products });
+impl Job<'_> {
+    fn lanes(&self) -> usize {
+        lanes(self.isa)
+    }
+
+    /// Blocks of output channels.
+    fn blocks(&self) -> usize {
+        self.g.out_channels.div_ceil(2 * self.lanes())
+    }
+
+    fn transform_tiles(&self, range: Range, to: Tiles, at: usize) {
+        let (part, maps) = (Part::Input, input_maps(self.g, self.x));
+        run(self.isa, Transform { grid: self.grid, part, maps, range, to, at });
+    }
+
+    fn transform_weights(&self, block: usize, inputs: std::ops::Range<usize>, to: &mut [f32]) {
+        let Geometry { in_channels, out_channels, .. } = *self.g;
+        let weight = self.weight;
+        run(self.isa, weights::Transform { weight, in_channels, out_channels, block, inputs, to });
+    }
+
+    fn finish(&self, range: Range, block: usize, products: &[f32]) {
+        let Self { g, grid, bias, y, .. } = *self;
+        run(self.isa, Finish { g, grid, range, block, products, bias, y });
+    }
+
+    /// First all tiles, then every task its output channels.
+    fn few_tiles(&self) {
+        let (count, in_channels) = (self.grid.len(), self.g.in_channels);
+        with_scratch(Tiles::len(in_channels, count), |data| {
+            let tiles = Tiles::new(in_channels, count, data);
+            let step = count.div_ceil(TASKS);
+            (0..count.div_ceil(step)).into_par_iter().for_each(|task| {
+                let first = task * step;
+                let range = Range { first, count: step.min(count - first) };
+                self.transform_tiles(range, tiles, first);
+            });
+            let range = Range { first: 0, count };
+            (0..self.blocks()).into_par_iter().for_each(|block| {
+                let products_len = outputs::len(count, self.lanes());
+                let weights_len = weights::len(FEW_CHANNELS, self.lanes());
+                with_scratch(products_len + weights_len, |scratch| {
+                    let (products, weights) = scratch.split_at_mut(products_len);
+                    for channel in (0..in_channels).step_by(FEW_CHANNELS) {
+                        let channels = FEW_CHANNELS.min(in_channels - channel);
+                        self.transform_weights(block, channel..channel + channels, weights);
+                        let adds = channel > 0;
+                        let (weights, products) = (&*weights, &mut *products);
+                        run(
+                            self.isa,
+                            Multiply { count, tiles, channel, channels, weights, products, adds },
+                        );
+                    }
+                    self.finish(range, block, products);
                 });
             });
         });
-    });
-}
+    }
 
-/// First all weights, then every task its tiles.
-fn many_tiles(job: &Job) {
-    let count = job.tiles();
-    let blocks = job.g.out_channels.div_ceil(job.block_channels());
-    let len = job.weights_len();
-    with_scratch(blocks * len, |weights| {
-        weights.par_chunks_exact_mut(len).enumerate().for_each(|(block, to)| {
-            job.run(Step::Weights { block, to });
-        });
-        let fitting = TASK_FLOATS / (FREQUENCIES * Tiles::pitch(job.g));
-        let step = fitting.max(MIN_TILES).min(count.div_ceil(TASKS));
-        (0..count.div_ceil(step)).into_par_iter().for_each(|task| {
-            let first = task * step;
-            let range = Range { first, count: step.min(count - first) };
-            with_scratch(FREQUENCIES * Tiles::element(job.g, range.count), |data| {
-                let tiles = Tiles::new(job.g, range.count, data);
-                job.run(Step::Input { range, to: tiles, at: 0 });
-                with_scratch(job.products_len(range.count), |products| {
+    /// First all weights, then every task its tiles.
+    fn many_tiles(&self) {
+        let (all, channels) = (self.grid.len(), self.g.in_channels);
+        let len = weights::len(channels, self.lanes());
+        with_scratch(self.blocks() * len, |weights| {
+            weights.par_chunks_exact_mut(len).enumerate().for_each(|(block, to)| {
+                self.transform_weights(block, 0..channels, to);
+            });
+            let fitting = TASK_FLOATS / Tiles::len(channels, 1);
+            let step = fitting.max(MIN_TILES).min(all.div_ceil(TASKS));
+            let products_len = outputs::len(step, self.lanes());
+            (0..all.div_ceil(step)).into_par_iter().for_each(|task| {
+                let first = task * step;
+                let range = Range { first, count: step.min(all - first) };
+                with_scratch(products_len + Tiles::len(channels, range.count), |scratch| {
+                    let (products, data) = scratch.split_at_mut(products_len);
+                    let tiles = Tiles::new(channels, range.count, data);
+                    self.transform_tiles(range, tiles, 0);
                     for (block, weights) in weights.chunks_exact(len).enumerate() {
-                        job.run(Step::Outputs { range, block, tiles, weights, products });
+                        let (count, channel, adds) = (range.count, 0, false);
+                        let products = &mut *products;
+                        run(
+                            self.isa,
+                            Multiply { count, tiles, channel, channels, weights, products, adds },
+                        );
+                        self.finish(range, block, products);
                     }
                 });
             });
         });
-    });
+    }
 }

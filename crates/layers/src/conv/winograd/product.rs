@@ -1,65 +1,83 @@
 //! The matrix product of one element of all transformed tiles: registers hold a
-//! block of tiles x two vectors of output channels.
+//! block of rows x two vectors of columns.
 
 use super::super::vector::Vector;
 
-/// Tiles of one block, at most.
-pub const MAX_TILES: usize = 12;
+/// Rows of a left matrix, element `(m, k)` at `data + m * row + k * depth`.
+#[derive(Clone, Copy)]
+pub struct Left {
+    pub data: *const f32,
+    pub row: usize,
+    pub depth: usize,
+}
 
-/// `out[t][o] = Σ_k tiles[t][k] weights[k][o]` for `count` tiles and two vectors of
-/// outputs. Rows of `tiles` are `stride` floats apart, those of `weights` and `out`
-/// two vectors. The order of the sum depends on nothing but `depth`.
+/// Rows of two vectors: element `(k, n)` at `data + k * row + n`.
+#[derive(Clone, Copy)]
+pub struct Right {
+    pub data: *const f32,
+    pub row: usize,
+}
+
+/// `out[m][n] = Σ_k left[m][k] right[k][n]`, or `+=` where it `adds`, for `rows`
+/// rows and two vectors of columns; rows of `out` are two vectors. The order of the
+/// sum depends on nothing but `depth`.
 ///
 /// # Safety
-/// The machine must have the instruction set; `count` rows of `depth` floats of
-/// `tiles` and `depth` rows of `weights` must be readable, `count` rows of `out`
-/// writable; `count` is 1 to [`MAX_TILES`].
+/// The machine must have the instruction set; all that is named must be readable,
+/// `out` writable; `rows` is 1 to [`Vector::PAIRS`].
 #[inline(always)]
 pub unsafe fn product<S: Vector>(
-    count: usize,
-    tiles: *const f32,
-    stride: usize,
-    weights: *const f32,
+    rows: usize,
+    left: Left,
+    right: Right,
     depth: usize,
     out: *mut f32,
+    adds: bool,
 ) {
     // SAFETY: this function's contract.
     unsafe {
-        match count {
-            1 => block::<S, 1>(tiles, stride, weights, depth, out),
-            2 => block::<S, 2>(tiles, stride, weights, depth, out),
-            3 => block::<S, 3>(tiles, stride, weights, depth, out),
-            4 => block::<S, 4>(tiles, stride, weights, depth, out),
-            5 => block::<S, 5>(tiles, stride, weights, depth, out),
-            6 => block::<S, 6>(tiles, stride, weights, depth, out),
-            7 => block::<S, 7>(tiles, stride, weights, depth, out),
-            8 => block::<S, 8>(tiles, stride, weights, depth, out),
-            9 => block::<S, 9>(tiles, stride, weights, depth, out),
-            10 => block::<S, 10>(tiles, stride, weights, depth, out),
-            11 => block::<S, 11>(tiles, stride, weights, depth, out),
-            _ => block::<S, MAX_TILES>(tiles, stride, weights, depth, out),
+        match rows {
+            1 => block::<S, 1>(left, right, depth, out, adds),
+            2 => block::<S, 2>(left, right, depth, out, adds),
+            3 => block::<S, 3>(left, right, depth, out, adds),
+            4 => block::<S, 4>(left, right, depth, out, adds),
+            5 => block::<S, 5>(left, right, depth, out, adds),
+            6 => block::<S, 6>(left, right, depth, out, adds),
+            7 => block::<S, 7>(left, right, depth, out, adds),
+            8 => block::<S, 8>(left, right, depth, out, adds),
+            9 => block::<S, 9>(left, right, depth, out, adds),
+            10 => block::<S, 10>(left, right, depth, out, adds),
+            11 => block::<S, 11>(left, right, depth, out, adds),
+            _ => block::<S, 12>(left, right, depth, out, adds),
         }
     }
 }
 
 #[inline(always)]
 unsafe fn block<S: Vector, const M: usize>(
-    tiles: *const f32,
-    stride: usize,
-    weights: *const f32,
+    left: Left,
+    right: Right,
     depth: usize,
     out: *mut f32,
+    adds: bool,
 ) {
-    // SAFETY: within the rows (contract of `product`).
+    // SAFETY: within the matrices (contract of `product`).
     unsafe {
         let mut sums = [[S::splat(0.0); 2]; M];
-        for k in 0..depth {
-            let row = weights.add(k * 2 * S::LANES);
-            let (a, b) = (S::load(row), S::load(row.add(S::LANES)));
+        if adds {
             for (m, sums) in sums.iter_mut().enumerate() {
-                let tile = S::splat(*tiles.add(m * stride + k));
-                sums[0] = tile.mul_add(a, sums[0]);
-                sums[1] = tile.mul_add(b, sums[1]);
+                let row = out.add(m * 2 * S::LANES);
+                *sums = [S::load(row), S::load(row.add(S::LANES))];
+            }
+        }
+        for k in 0..depth {
+            let row = right.data.add(k * right.row);
+            let (a, b) = (S::load(row), S::load(row.add(S::LANES)));
+            let column = left.data.add(k * left.depth);
+            for (m, sums) in sums.iter_mut().enumerate() {
+                let value = S::splat(*column.add(m * left.row));
+                sums[0] = value.mul_add(a, sums[0]);
+                sums[1] = value.mul_add(b, sums[1]);
             }
         }
         for (m, sums) in sums.into_iter().enumerate() {
@@ -68,4 +86,9 @@ unsafe fn block<S: Vector, const M: usize>(
             sums[1].store(row.add(S::LANES));
         }
     }
+}
+
+/// How many rows the blocks of `count` rows have, so that they are all alike.
+pub fn block_rows<S: Vector>(count: usize) -> usize {
+    count.div_ceil(count.div_ceil(S::PAIRS).max(1)).max(1)
 }

@@ -1,4 +1,4 @@
-//! The three linear maps of F(4x4, 3x3), on tiles whose elements are vectors of
+//! The linear maps of F(4x4, 3x3) and of its gradient to the weight, on tiles whose elements are vectors of
 //! channels.
 //!
 //! With the points 0, ±a, ±b and infinity, a = 1/√2 and b = √2 (Cook-Toom). The
@@ -70,6 +70,43 @@ unsafe fn output_line<S: Vector>(m: [S; 6]) -> [S; 4] {
             difference_a.mul_add(a, difference_b.mul_add(b, zero)),
             sum_a.mul_add(half, sum_b.mul_add(two, zero)),
             difference_a.mul_add(half_a, difference_b.mul_add(two_b, m[5])),
+        ]
+    }
+}
+
+/// A y: four pixels of the output's gradient.
+#[inline(always)]
+unsafe fn gradient_line<S: Vector>(y: [S; 4]) -> [S; 6] {
+    // SAFETY: as above.
+    unsafe {
+        let (half, two) = (S::splat(0.5), S::splat(2.0));
+        let (even_a, odd_a) = (y[2].mul_add(half, y[0]), y[3].mul_add(half, y[1]));
+        let (even_b, odd_b) = (y[2].mul_add(two, y[0]), y[3].mul_add(two, y[1]));
+        [
+            y[0],
+            odd_a.mul_add(S::splat(A), even_a),
+            odd_a.mul_add(S::splat(-A), even_a),
+            odd_b.mul_add(S::splat(B), even_b),
+            odd_b.mul_add(S::splat(-B), even_b),
+            y[3],
+        ]
+    }
+}
+
+/// Gᵀ u: the gradient to three weights.
+#[inline(always)]
+unsafe fn weight_gradient_line<S: Vector>(u: [S; 6]) -> [S; 3] {
+    // SAFETY: as above.
+    unsafe {
+        let (sum_a, difference_a) = (u[1].plus(u[2]), u[1].minus(u[2]));
+        let (sum_b, difference_b) = (u[3].plus(u[4]), u[3].minus(u[4]));
+        let (third, sixth) = (S::splat(1.0 / 3.0), S::splat(1.0 / 6.0));
+        let zero = S::splat(0.0);
+        [
+            sum_a.mul_add(S::splat(-2.0 / 3.0), sum_b.mul_add(sixth, u[0])),
+            difference_a
+                .mul_add(S::splat(-A * 2.0 / 3.0), difference_b.mul_add(S::splat(B / 6.0), zero)),
+            sum_b.minus(sum_a).mul_add(third, u[5]),
         ]
     }
 }
@@ -152,6 +189,65 @@ pub unsafe fn output_tile<S: Vector>(
             let row = output_line(columns.map(|column| column[y]));
             for (x, value) in row.into_iter().enumerate() {
                 value.plus(bias).store(to.add(y * pitch + x * S::LANES));
+            }
+        }
+    }
+}
+
+/// A y Aᵀ of a tile of 4 x 4 pixels of the output's gradient, rows `pitch` floats
+/// apart, pixels one vector apart; element `f` of the result goes to
+/// `to + f * stride`.
+///
+/// # Safety
+/// As for [`input_tile`].
+#[inline(always)]
+pub unsafe fn gradient_tile<S: Vector>(
+    from: *const f32,
+    pitch: usize,
+    to: *mut f32,
+    stride: usize,
+) {
+    // SAFETY: within the tile and its result (contract).
+    unsafe {
+        let mut columns = [[S::splat(0.0); 6]; 4];
+        for (x, column) in columns.iter_mut().enumerate() {
+            let pixel = |y: usize| S::load(from.add(y * pitch + x * S::LANES));
+            *column = gradient_line([pixel(0), pixel(1), pixel(2), pixel(3)]);
+        }
+        for y in 0..6 {
+            let row = gradient_line(columns.map(|column| column[y]));
+            for (x, value) in row.into_iter().enumerate() {
+                value.store(to.add((6 * y + x) * stride));
+            }
+        }
+    }
+}
+
+/// Gᵀ u G of the gradient to a transformed kernel, elements `stride` floats apart:
+/// the gradient to its 3 x 3 weights, one vector apart.
+///
+/// # Safety
+/// As for [`input_tile`].
+#[inline(always)]
+pub unsafe fn weight_gradient_tile<S: Vector>(from: *const f32, stride: usize, to: *mut f32) {
+    // SAFETY: within the transformed kernel and its weights (contract).
+    unsafe {
+        let mut columns = [[S::splat(0.0); 3]; 6];
+        for (x, column) in columns.iter_mut().enumerate() {
+            let element = |y: usize| S::load(from.add((6 * y + x) * stride));
+            *column = weight_gradient_line([
+                element(0),
+                element(1),
+                element(2),
+                element(3),
+                element(4),
+                element(5),
+            ]);
+        }
+        for y in 0..3 {
+            let row = weight_gradient_line(columns.map(|column| column[y]));
+            for (x, value) in row.into_iter().enumerate() {
+                value.store(to.add((3 * y + x) * S::LANES));
             }
         }
     }

@@ -1,0 +1,214 @@
+//! Transformed tiles of a feature map, and how they are made.
+
+use super::super::geometry::Geometry;
+use super::super::kernels::SharedMut;
+use super::super::vector::{Kernel, MAX_LANES, Vector};
+use super::transforms::{FREQUENCIES, gradient_tile, input_tile};
+
+/// Pixels of the side of an output tile.
+pub const TILE: usize = 4;
+/// Columns of the buffers that hold a row of tiles between NCHW and vectors of
+/// channels: a multiple of every vector's lanes.
+pub const COLUMNS: usize = 48;
+/// Tiles of such a row: the 6 columns of the last one must fit.
+const ROW_TILES: usize = (COLUMNS - 2) / TILE;
+
+/// The output tiles of all pictures, row by row.
+#[derive(Clone, Copy)]
+pub struct Grid {
+    columns: usize,
+    rows: usize,
+    batch: usize,
+}
+
+/// Neighbouring tiles of a [`Grid`].
+#[derive(Clone, Copy)]
+pub struct Range {
+    pub first: usize,
+    pub count: usize,
+}
+
+/// Tiles of a range that stand in one row.
+pub struct Run {
+    /// Tiles of the range before these.
+    pub done: usize,
+    pub picture: usize,
+    /// In tiles.
+    pub row: usize,
+    /// In tiles.
+    pub column: usize,
+    pub count: usize,
+}
+
+impl Grid {
+    pub fn new(g: &Geometry) -> Self {
+        Self { columns: g.ow.div_ceil(TILE), rows: g.oh.div_ceil(TILE), batch: g.batch }
+    }
+
+    /// Tiles of one picture.
+    pub fn per_picture(self) -> usize {
+        self.columns * self.rows
+    }
+
+    /// All tiles.
+    pub fn len(self) -> usize {
+        self.batch * self.per_picture()
+    }
+
+    /// The tiles of `range` in runs.
+    pub fn runs(self, range: Range) -> impl Iterator<Item = Run> {
+        let mut done = 0;
+        std::iter::from_fn(move || {
+            let (left, tile) = (range.count - done, range.first + done);
+            let (row, column) = (tile / self.columns, tile % self.columns);
+            let count = left.min(self.columns - column).min(ROW_TILES);
+            let (picture, row) = (row / self.rows, row % self.rows);
+            let run = Run { done, picture, row, column, count };
+            done += count;
+            (left > 0).then_some(run)
+        })
+    }
+}
+
+/// Transformed tiles: tile `t`, element `f`, channel `c` at
+/// `f * element + t * tile + c`.
+#[derive(Clone, Copy)]
+pub struct Tiles {
+    pub data: SharedMut,
+    pub element: usize,
+    pub tile: usize,
+}
+
+impl Tiles {
+    /// Floats of `count` tiles of `channels` channels.
+    pub fn len(channels: usize, count: usize) -> usize {
+        FREQUENCIES * Self::element(channels, count)
+    }
+
+    /// Floats from one tile to the next: a line more than the channels, so that the
+    /// same channel of many tiles does not fall into one set of the cache.
+    fn pitch(channels: usize) -> usize {
+        channels.next_multiple_of(MAX_LANES) + 16
+    }
+
+    fn element(channels: usize, count: usize) -> usize {
+        count * Self::pitch(channels) + 16
+    }
+
+    /// `count` tiles of `channels` channels in `data`, which holds [`Tiles::len`].
+    pub fn new(channels: usize, count: usize, data: &mut [f32]) -> Self {
+        assert!(data.len() >= Self::len(channels, count), "too few floats for {count} tiles");
+        let (element, tile) = (Self::element(channels, count), Self::pitch(channels));
+        Self { data: SharedMut::new(data), element, tile }
+    }
+}
+
+/// Feature maps of which tiles are made: `[batch, channels, h, w]`.
+#[derive(Clone, Copy)]
+pub struct Maps<'a> {
+    pub data: &'a [f32],
+    pub channels: usize,
+    pub h: usize,
+    pub w: usize,
+    /// Rows above and columns left of the map, where the first tile starts.
+    pub before: (usize, usize),
+}
+
+/// What tiles are made of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// 6 x 6 pixels of the convolution's input, 4 pixels apart.
+    Input,
+    /// 4 x 4 pixels of the gradient to its output.
+    Gradient,
+}
+
+/// Transforms the tiles of `range`; the first becomes tile `at` of `to`.
+pub struct Transform<'a> {
+    pub grid: Grid,
+    pub part: Part,
+    pub maps: Maps<'a>,
+    pub range: Range,
+    pub to: Tiles,
+    pub at: usize,
+}
+
+impl Kernel for Transform<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Vector>(self) {
+        let Maps { data, channels, h, w, before } = self.maps;
+        let (side, pitch) = (if self.part == Part::Input { 6 } else { TILE }, COLUMNS * S::LANES);
+        let mut pixels = [0.0_f32; 6 * COLUMNS * MAX_LANES];
+        for run in self.grid.runs(self.range) {
+            for first in (0..channels).step_by(S::LANES) {
+                let planes = &data[(run.picture * channels + first) * h * w..]
+                    [..S::LANES.min(channels - first) * h * w];
+                for (y, target) in pixels.chunks_exact_mut(pitch).take(side).enumerate() {
+                    let y = (TILE * run.row + y).checked_sub(before.0);
+                    match y.filter(|&y| y < h) {
+                        Some(y) => {
+                            let columns = (TILE * run.column, TILE * (run.count - 1) + side);
+                            // SAFETY: the machine has the instruction set.
+                            unsafe { self.maps.vectors::<S>(planes, y, columns, target) }
+                        }
+                        None => target.fill(0.0),
+                    }
+                }
+                for tile in 0..run.count {
+                    let target =
+                        self.to.data.at((self.at + run.done + tile) * self.to.tile + first);
+                    // SAFETY: `pixels` holds all columns of each tile; `to` holds this tile's
+                    // vectors (its pitch is a multiple of the lanes) for every element, and no
+                    // other task has them.
+                    unsafe {
+                        let from = pixels.as_ptr().add(TILE * tile * S::LANES);
+                        match self.part {
+                            Part::Input => input_tile::<S>(from, pitch, target, self.to.element),
+                            Part::Gradient => {
+                                gradient_tile::<S>(from, pitch, target, self.to.element);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Maps<'_> {
+    /// Row `y` of the channels `planes`, `columns.1` columns from `columns.0` on
+    /// (counted from the first tile's first), as vectors of channels; zeros outside.
+    #[inline(always)]
+    unsafe fn vectors<S: Vector>(
+        &self,
+        planes: &[f32],
+        y: usize,
+        columns: (usize, usize),
+        target: &mut [f32],
+    ) {
+        let (w, left, plane) = (self.w, self.before.1, self.h * self.w);
+        let whole = planes.len() == S::LANES * plane;
+        for at in (0..columns.1).step_by(S::LANES) {
+            let start = columns.0 + at;
+            let target = target[at * S::LANES..][..S::LANES * S::LANES].as_mut_ptr();
+            if whole && start >= left && start + S::LANES <= left + w {
+                let from = &planes[y * w + start - left..];
+                assert!(from.len() >= (S::LANES - 1) * plane + S::LANES);
+                // SAFETY: the rows are within `planes` (asserted), the block within `target`.
+                unsafe { S::transpose(from.as_ptr(), plane, target, S::LANES) }
+                continue;
+            }
+            let mut block = [0.0_f32; MAX_LANES * MAX_LANES];
+            let inside = start.max(left)..(start + S::LANES).min(left + w);
+            if !inside.is_empty() {
+                let rows = planes.chunks_exact(plane).zip(block.chunks_exact_mut(S::LANES));
+                for (plane, row) in rows {
+                    let source = &plane[y * w + inside.start - left..][..inside.len()];
+                    row[inside.start - start..][..inside.len()].copy_from_slice(source);
+                }
+            }
+            // SAFETY: both are `LANES` rows of `LANES`.
+            unsafe { S::transpose(block.as_ptr(), S::LANES, target, S::LANES) }
+        }
+    }
+}
