@@ -49,6 +49,12 @@ pub(super) trait Vector: Copy {
     /// As for [`Vector::splat`].
     unsafe fn mul_add(self, by: Self, plus: Self) -> Self;
 
+    /// Asks for the line of the cache that holds `address`, which may be anything.
+    #[inline(always)]
+    fn prefetch(address: *const f32) {
+        let _ = address;
+    }
+
     /// Transposes the `LANES` x `LANES` floats at `from`, rows `from_stride`
     /// apart, to `to`, rows `to_stride` apart.
     ///
@@ -205,6 +211,12 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn prefetch(address: *const f32) {
+            // SAFETY: a hint, which reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+        }
+
+        #[inline(always)]
         unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
             // SAFETY: as above; all rows are readable and writable by contract. Four rows
             // become 4x4 blocks within 128-bit lanes, then the lanes change places.
@@ -280,6 +292,12 @@ mod x86 {
         unsafe fn mul_add(self, by: Self, plus: Self) -> Self {
             // SAFETY: as above.
             unsafe { _mm256_fmadd_ps(self, by, plus) }
+        }
+
+        #[inline(always)]
+        fn prefetch(address: *const f32) {
+            // SAFETY: a hint, which reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
         }
 
         #[inline(always)]

@@ -23,14 +23,14 @@ use super::simd::Isa;
 use super::vector::{lanes, run};
 use crate::scratch::with_scratch;
 use outputs::{Finish, Multiply};
-use tiles::{Grid, Maps, Part, Range, TILE, Tiles, Transform};
+use tiles::{Grid, Maps, Order, Part, Range, TILE, Tiles, Transform};
 
 /// Channels from which the transforms are paid for by the products they save.
 const MIN_CHANNELS: usize = 32;
 /// Floats of the transformed tiles of one task: a share of the second-level cache.
-const TASK_FLOATS: usize = 320 << 10;
+const TASK_FLOATS: usize = 200 << 10;
 /// Tiles of one task, at least.
-const MIN_TILES: usize = 24;
+const MIN_TILES: usize = 16;
 /// Up to so many tiles all of them are transformed first, and tasks share out the
 /// output channels, so that no task reads all weights.
 const FEW_TILES: usize = 128;
@@ -114,7 +114,7 @@ impl Job<'_> {
     fn few_tiles(&self) {
         let (count, in_channels) = (self.grid.len(), self.g.in_channels);
         with_scratch(Tiles::len(in_channels, count), |data| {
-            let tiles = Tiles::new(in_channels, count, data);
+            let tiles = Tiles::new(Order::Tiles, in_channels, count, data);
             let step = count.div_ceil(TASKS);
             (0..count.div_ceil(step)).into_par_iter().for_each(|task| {
                 let first = task * step;
@@ -159,7 +159,7 @@ impl Job<'_> {
                 let range = Range { first, count: step.min(all - first) };
                 with_scratch(products_len + Tiles::len(channels, range.count), |scratch| {
                     let (products, data) = scratch.split_at_mut(products_len);
-                    let tiles = Tiles::new(channels, range.count, data);
+                    let tiles = Tiles::new(Order::Tiles, channels, range.count, data);
                     self.transform_tiles(range, tiles, 0);
                     for (block, weights) in weights.chunks_exact(len).enumerate() {
                         let (count, channel, adds) = (range.count, 0, false);

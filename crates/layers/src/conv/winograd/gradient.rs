@@ -8,7 +8,7 @@ use super::super::kernels::SharedMut;
 use super::super::simd::Isa;
 use super::super::vector::{Kernel, Vector, lanes, run};
 use super::product::{Left, Right, block_rows, product};
-use super::tiles::{Grid, Maps, Part, Range, Tiles, Transform};
+use super::tiles::{Grid, Maps, Order, Part, Range, Tiles, Transform};
 use super::transforms::FREQUENCIES;
 use super::weights::Back;
 use super::{TASKS, input_maps};
@@ -35,8 +35,8 @@ pub fn weight_gradient(isa: Option<Isa>, g: &Geometry, x: &[f32], grad: &[f32]) 
     with_scratch(FREQUENCIES * element + inputs_len + gradients_len, |scratch| {
         let (sums, scratch) = scratch.split_at_mut(FREQUENCIES * element);
         let (inputs, gradients) = scratch.split_at_mut(inputs_len);
-        let inputs = Tiles::new(g.in_channels, step, inputs);
-        let gradients = Tiles::new(g.out_channels, step, gradients);
+        let inputs = Tiles::new(Order::Elements, g.in_channels, step, inputs);
+        let gradients = Tiles::new(Order::Elements, g.out_channels, step, gradients);
         let maps = Maps { data: grad, channels: g.out_channels, h: g.oh, w: g.ow, before: (0, 0) };
         let parts = [(Part::Input, input_maps(g, x), inputs), (Part::Gradient, maps, gradients)];
         for first in (0..grid.len()).step_by(step) {

@@ -3,6 +3,9 @@
 
 use super::super::vector::Vector;
 
+/// Rows of the right matrix that are asked for ahead of their use.
+const AHEAD: usize = 12;
+
 /// Rows of a left matrix, element `(m, k)` at `data + m * row + k * depth`.
 #[derive(Clone, Copy)]
 pub struct Left {
@@ -73,6 +76,8 @@ unsafe fn block<S: Vector, const M: usize>(
         for k in 0..depth {
             let row = right.data.add(k * right.row);
             let (a, b) = (S::load(row), S::load(row.add(S::LANES)));
+            S::prefetch(row.wrapping_add(AHEAD * right.row));
+            S::prefetch(row.wrapping_add(AHEAD * right.row + S::LANES));
             let column = left.data.add(k * left.depth);
             for (m, sums) in sums.iter_mut().enumerate() {
                 let value = S::splat(*column.add(m * left.row));

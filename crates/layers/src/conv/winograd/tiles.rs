@@ -79,26 +79,35 @@ pub struct Tiles {
     pub tile: usize,
 }
 
+/// What lies side by side in memory, so that few pages are in use at a time.
+#[derive(Clone, Copy)]
+pub enum Order {
+    /// The elements of a tile.
+    Tiles,
+    /// The tiles of an element.
+    Elements,
+}
+
 impl Tiles {
     /// Floats of `count` tiles of `channels` channels.
     pub fn len(channels: usize, count: usize) -> usize {
-        FREQUENCIES * Self::element(channels, count)
+        FREQUENCIES * (count * Self::pitch(channels) + 16)
     }
 
-    /// Floats from one tile to the next: a line more than the channels, so that the
-    /// same channel of many tiles does not fall into one set of the cache.
+    /// Floats of one element of one tile: a line more than the channels, so that many
+    /// of them do not fall into one set of the cache.
     fn pitch(channels: usize) -> usize {
         channels.next_multiple_of(MAX_LANES) + 16
     }
 
-    fn element(channels: usize, count: usize) -> usize {
-        count * Self::pitch(channels) + 16
-    }
-
     /// `count` tiles of `channels` channels in `data`, which holds [`Tiles::len`].
-    pub fn new(channels: usize, count: usize, data: &mut [f32]) -> Self {
+    pub fn new(order: Order, channels: usize, count: usize, data: &mut [f32]) -> Self {
         assert!(data.len() >= Self::len(channels, count), "too few floats for {count} tiles");
-        let (element, tile) = (Self::element(channels, count), Self::pitch(channels));
+        let pitch = Self::pitch(channels);
+        let (element, tile) = match order {
+            Order::Tiles => (pitch, FREQUENCIES * pitch),
+            Order::Elements => (count * pitch + 16, pitch),
+        };
         Self { data: SharedMut::new(data), element, tile }
     }
 }
@@ -136,27 +145,30 @@ pub struct Transform<'a> {
 impl Kernel for Transform<'_> {
     #[inline(always)]
     unsafe fn run<S: Vector>(self) {
-        let Maps { data, channels, h, w, before } = self.maps;
+        let Maps { channels, h, w, before, .. } = self.maps;
         let (side, pitch) = (if self.part == Part::Input { 6 } else { TILE }, COLUMNS * S::LANES);
         let mut pixels = [0.0_f32; 6 * COLUMNS * MAX_LANES];
         for run in self.grid.runs(self.range) {
-            for first in (0..channels).step_by(S::LANES) {
-                let planes = &data[(run.picture * channels + first) * h * w..]
-                    [..S::LANES.min(channels - first) * h * w];
-                for (y, target) in pixels.chunks_exact_mut(pitch).take(side).enumerate() {
-                    let y = (TILE * run.row + y).checked_sub(before.0);
-                    match y.filter(|&y| y < h) {
+            let columns = (TILE * run.column, TILE * (run.count - 1) + side);
+            let y = |y: usize| (TILE * run.row + y).checked_sub(before.0).filter(|&y| y < h);
+            for channel in (0..channels).step_by(S::LANES) {
+                let first = (run.picture * channels + channel) * h * w;
+                let width = S::LANES.min(channels - channel);
+                for (row, target) in pixels.chunks_exact_mut(pitch).take(side).enumerate() {
+                    match y(row) {
                         Some(y) => {
-                            let columns = (TILE * run.column, TILE * (run.count - 1) + side);
                             // SAFETY: the machine has the instruction set.
-                            unsafe { self.maps.vectors::<S>(planes, y, columns, target) }
+                            unsafe { self.maps.vectors::<S>((first, width), y, columns, target) }
+                            // The next channels: they are too far apart for the machine to
+                            // guess.
+                            self.maps.prefetch::<S>(first + width * h * w, y, columns);
                         }
                         None => target.fill(0.0),
                     }
                 }
                 for tile in 0..run.count {
-                    let target =
-                        self.to.data.at((self.at + run.done + tile) * self.to.tile + first);
+                    let at = (self.at + run.done + tile) * self.to.tile + channel;
+                    let target = self.to.data.at(at);
                     // SAFETY: `pixels` holds all columns of each tile; `to` holds this tile's
                     // vectors (its pitch is a multiple of the lanes) for every element, and no
                     // other task has them.
@@ -176,39 +188,64 @@ impl Kernel for Transform<'_> {
 }
 
 impl Maps<'_> {
-    /// Row `y` of the channels `planes`, `columns.1` columns from `columns.0` on
-    /// (counted from the first tile's first), as vectors of channels; zeros outside.
+    /// Row `y` of up to one vector of channels, whose planes start at `first`, as
+    /// vectors of channels: `columns.1` columns from `columns.0` on (counted from the
+    /// first tile's first), zeros outside the map.
     #[inline(always)]
     unsafe fn vectors<S: Vector>(
         &self,
-        planes: &[f32],
+        (first, channels): (usize, usize),
         y: usize,
         columns: (usize, usize),
         target: &mut [f32],
     ) {
         let (w, left, plane) = (self.w, self.before.1, self.h * self.w);
-        let whole = planes.len() == S::LANES * plane;
         for at in (0..columns.1).step_by(S::LANES) {
             let start = columns.0 + at;
-            let target = target[at * S::LANES..][..S::LANES * S::LANES].as_mut_ptr();
-            if whole && start >= left && start + S::LANES <= left + w {
-                let from = &planes[y * w + start - left..];
-                assert!(from.len() >= (S::LANES - 1) * plane + S::LANES);
-                // SAFETY: the rows are within `planes` (asserted), the block within `target`.
-                unsafe { S::transpose(from.as_ptr(), plane, target, S::LANES) }
+            let inside = start.max(left)..(start + S::LANES).min(left + w);
+            let target = &mut target[at * S::LANES..][..S::LANES * S::LANES];
+            // A block may reach over the ends of the row, as long as it stays in the data:
+            // what it finds there becomes zeros.
+            let from = (first + y * w + start).checked_sub(left);
+            let fits = |from: &usize| {
+                channels == S::LANES && from + (S::LANES - 1) * plane + S::LANES <= self.data.len()
+            };
+            if let Some(from) = from.filter(fits) {
+                // SAFETY: all rows are within `data` (just checked), the block is `target`.
+                unsafe {
+                    let from = self.data.as_ptr().add(from);
+                    S::transpose(from, plane, target.as_mut_ptr(), S::LANES);
+                }
+                if inside.len() < S::LANES {
+                    let inside = inside.start.min(start + S::LANES)..inside.end.max(start);
+                    target[..(inside.start - start) * S::LANES].fill(0.0);
+                    target[(inside.end - start) * S::LANES..].fill(0.0);
+                }
                 continue;
             }
             let mut block = [0.0_f32; MAX_LANES * MAX_LANES];
-            let inside = start.max(left)..(start + S::LANES).min(left + w);
             if !inside.is_empty() {
-                let rows = planes.chunks_exact(plane).zip(block.chunks_exact_mut(S::LANES));
-                for (plane, row) in rows {
+                let planes = self.data[first..].chunks(plane).take(channels);
+                for (plane, row) in planes.zip(block.chunks_exact_mut(S::LANES)) {
                     let source = &plane[y * w + inside.start - left..][..inside.len()];
                     row[inside.start - start..][..inside.len()].copy_from_slice(source);
                 }
             }
             // SAFETY: both are `LANES` rows of `LANES`.
-            unsafe { S::transpose(block.as_ptr(), S::LANES, target, S::LANES) }
+            unsafe { S::transpose(block.as_ptr(), S::LANES, target.as_mut_ptr(), S::LANES) }
+        }
+    }
+
+    /// Asks for a row of the planes from `first` on, ahead of its use.
+    #[inline(always)]
+    fn prefetch<S: Vector>(&self, first: usize, y: usize, columns: (usize, usize)) {
+        let column = columns.0.saturating_sub(self.before.1).min(self.w);
+        let width = columns.1.min(self.w - column);
+        for channel in 0..S::LANES {
+            let row = first + channel * self.h * self.w + y * self.w + column;
+            for at in (0..width).step_by(MAX_LANES) {
+                S::prefetch(self.data.as_ptr().wrapping_add(row + at));
+            }
         }
     }
 }
