@@ -10,6 +10,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// Keeps freed memory for the next tensor of its size: with the system's allocator
+/// every large tensor is made of new pages, and touching those costs more than most
+/// layers compute.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(name = "xtask", about = "Chores: train models, render example pictures")]
 struct Arguments {

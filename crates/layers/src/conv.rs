@@ -5,6 +5,7 @@ use candle_nn::{Init, Module, VarBuilder};
 
 mod direct;
 mod fast;
+mod fused;
 mod geometry;
 mod kernels;
 pub mod plain;
@@ -91,6 +92,30 @@ impl Conv2d {
     /// A convolution with the given weight `[out, in, kh, kw]` and bias `[out]`.
     pub fn new(weight: Tensor, bias: Option<Tensor>, config: Conv2dConfig) -> Self {
         Self { weight, bias, config }
+    }
+
+    /// `residual + self.forward(x)`, `residual` of the output's shape: in one pass
+    /// where no gradient is asked for.
+    ///
+    /// # Errors
+    /// As for the forward pass, and when the shapes differ.
+    pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        match fused::add(self, x, residual)? {
+            Some(y) => Ok(y),
+            None => residual + self.forward(x)?,
+        }
+    }
+
+    /// `self.forward(upsample_nearest2x(x))`: in one pass where no gradient is asked
+    /// for.
+    ///
+    /// # Errors
+    /// As for the forward pass.
+    pub fn forward_upsampled(&self, x: &Tensor) -> Result<Tensor> {
+        match fused::upsample(self, x)? {
+            Some(y) => Ok(y),
+            None => self.forward(&crate::upsample_nearest2x(x)?),
+        }
     }
 
     /// The weight, `[out, in, kh, kw]`.

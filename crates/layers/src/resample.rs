@@ -53,7 +53,7 @@ pub struct Upsample {
 impl Module for Upsample {
     /// `[B, C, H, W]` to `[B, C, 2H, 2W]`.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.conv.forward(&upsample_nearest2x(x)?)
+        self.conv.forward_upsampled(x)
     }
 }
 

@@ -286,3 +286,35 @@ proptest! {
         prop_assert!(whole.iter().zip(&parts).all(|(a, b)| a.to_bits() == b.to_bits()));
     }
 }
+
+#[test]
+fn fused_passes_equal_those_one_after_the_other() -> Result<()> {
+    // Sizes and channels that go through the fused kernels, and that do not.
+    for (channels, h, w) in [(32, 16, 16), (40, 9, 23), (64, 31, 45), (3, 8, 8)] {
+        let f32 = |tensor: Tensor| tensor.to_dtype(DType::F32);
+        let weight = f32(noise(&[channels, channels, 3, 3], 1)?)?;
+        let bias = f32(noise(&[channels], 2)?)?;
+        let x = f32(noise(&[2, channels, h, w], 3)?)?;
+        let residual = f32(noise(&[2, channels, h, w], 4)?)?;
+        for bias in [Some(bias), None] {
+            let conv = Conv2d::new(weight.clone(), bias, Conv2dConfig::same(3));
+            let apart = (conv.forward(&x)? + &residual)?;
+            let difference = (conv.forward_add(&x, &residual)? - apart)?.abs()?.max_all()?;
+            ensure!(difference.to_scalar::<f32>()? < 1e-5, "residual: {difference}");
+            let apart = conv.forward(&layers::upsample_nearest2x(&x)?)?;
+            let difference = (conv.forward_upsampled(&x)? - apart)?.abs()?.max_all()?;
+            ensure!(difference.to_scalar::<f32>()? < 1e-5, "upsampled: {difference}");
+            // A transposed view is read as it looks, and wrong shapes are errors.
+            let turned = residual.transpose(2, 3)?.contiguous()?.transpose(2, 3)?;
+            let same = (conv.forward_add(&x, &turned)? - conv.forward_add(&x, &residual)?)?;
+            ensure!(same.abs()?.max_all()?.to_scalar::<f32>()? == 0.0);
+            ensure!(conv.forward_add(&x, &residual.narrow(0, 0, 1)?.narrow(2, 0, 1)?).is_err());
+        }
+        // With gradients the parts run one after the other.
+        let var = Var::from_tensor(&x)?;
+        let conv = Conv2d::new(weight.clone(), None, Conv2dConfig::same(3));
+        let grads = conv.forward_add(var.as_tensor(), &residual)?.sum_all()?.backward()?;
+        ensure!(grads.get(&var).is_some());
+    }
+    Ok(())
+}

@@ -20,6 +20,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// Keeps freed memory for the next feature map of its size: with the system's
+/// allocator every large one is made of new pages, and touching those costs more
+/// than many layers compute.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let args = args::Args::parse();
     threads::limit(args.common.threads);

@@ -42,10 +42,10 @@ impl Block for ResnetBlock {
     /// `[B, in, H, W]` to `[B, out, H, W]`.
     fn forward(&self, x: &Tensor, whole: &mut Whole) -> Result<Tensor> {
         let h = self.conv1.forward(&whole.norm_silu(&self.norm1, x)?)?;
-        let h = self.conv2.forward(&whole.norm_silu(&self.norm2, &h)?)?;
+        let h = whole.norm_silu(&self.norm2, &h)?;
         match &self.nin_shortcut {
-            Some(shortcut) => shortcut.forward(x)? + h,
-            None => x + h,
+            Some(shortcut) => self.conv2.forward_add(&h, &shortcut.forward(x)?),
+            None => self.conv2.forward_add(&h, x),
         }
     }
 }

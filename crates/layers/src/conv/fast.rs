@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 
 use super::geometry::Geometry;
 use super::simd::Isa;
+use super::winograd::Extras;
 use super::{Conv2dConfig, Padding, direct, kernels, winograd};
 use crate::cpu;
 
@@ -82,7 +83,9 @@ impl ConvOp {
 /// The fastest forward kernel for a geometry.
 fn convolve(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
     match Isa::detect() {
-        isa if winograd::suits(g) => winograd::forward(isa, g, x, weight, bias),
+        isa if winograd::suits(g) => {
+            winograd::forward(isa, g, x, weight, Extras { bias, ..Extras::default() })
+        }
         Some(isa) if g.config.stride == 1 && g.taps() > 1 => {
             direct::forward(isa, g, x, weight, bias)
         }

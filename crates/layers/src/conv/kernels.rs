@@ -80,6 +80,11 @@ impl SharedMut {
         Self { first: buffer.as_mut_ptr(), len: buffer.len() }
     }
 
+    /// All that `buffer` has room for, not yet written: for [`Self::at`] only.
+    pub fn new_spare(buffer: &mut Vec<f32>) -> Self {
+        Self { first: buffer.as_mut_ptr(), len: buffer.capacity() }
+    }
+
     /// A pointer to element `offset`.
     pub fn at(self, offset: usize) -> *mut f32 {
         assert!(offset <= self.len, "offset {offset} of {}", self.len);

@@ -5,6 +5,7 @@ use candle_core::{Result, Shape};
 
 use super::geometry::Geometry;
 use super::simd::Isa;
+use super::winograd::Extras;
 use super::{Conv2dConfig, Padding, direct, kernels, winograd};
 
 fn noise(len: usize, seed: f32) -> Vec<f32> {
@@ -96,7 +97,8 @@ fn winograd_equals_the_sum_in_f64_on_every_instruction_set() -> Result<()> {
                 let name = format!("{isa:?} {x:?} {weight:?} {padding:?}");
                 let (x, weight) = (noise(x.elem_count(), 1.0), noise(weight.elem_count(), 2.0));
                 let bias = noise(out_channels, 3.0);
-                let y = winograd::forward(isa, &g, &x, &weight, Some(&bias));
+                let extras = Extras { bias: Some(&bias), ..Extras::default() };
+                let y = winograd::forward(isa, &g, &x, &weight, extras);
                 assert_close(&name, &y, &kernels::forward(&g, &x, &weight, Some(&bias)));
                 for at in (0..y.len()).step_by(997) {
                     let expected = exact(&g, &x, &weight, &bias, at);
@@ -110,8 +112,7 @@ fn winograd_equals_the_sum_in_f64_on_every_instruction_set() -> Result<()> {
                 // A picture alone gives the same bits as in a batch.
                 let len = in_channels * h * w;
                 let alone = Geometry { batch: 1, ..g };
-                let last =
-                    winograd::forward(isa, &alone, &x[(batch - 1) * len..], &weight, Some(&bias));
+                let last = winograd::forward(isa, &alone, &x[(batch - 1) * len..], &weight, extras);
                 assert_eq!(y[(batch - 1) * last.len()..], last, "{name}");
             }
         }
@@ -125,7 +126,7 @@ fn winograd_does_not_depend_on_the_threads() -> Result<()> {
     let g = Geometry::new(&x, &weight, Conv2dConfig::same(3))?;
     let (x, weight) = (noise(x.elem_count(), 1.0), noise(weight.elem_count(), 2.0));
     let both = || {
-        let y = winograd::forward(Isa::detect(), &g, &x, &weight, None);
+        let y = winograd::forward(Isa::detect(), &g, &x, &weight, Extras::default());
         let dw = winograd::weight_gradient(Isa::detect(), &g, &x, &y);
         (y, dw)
     };

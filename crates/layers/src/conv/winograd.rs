@@ -49,9 +49,21 @@ pub(super) fn suits(g: &Geometry) -> bool {
         && 5 * g.batch * g.out_pixels() >= 2 * TILE * TILE * Grid::new(g).len()
 }
 
-fn input_maps<'a>(g: &Geometry, x: &'a [f32]) -> Maps<'a> {
+fn input_maps<'a>(g: &Geometry, x: &'a [f32], doubled: bool) -> Maps<'a> {
     let before = (g.config.padding.top, g.config.padding.left);
-    Maps { data: x, channels: g.in_channels, h: g.h, w: g.w, before }
+    let (h, w) = if doubled { (g.h / 2, g.w / 2) } else { (g.h, g.w) };
+    Maps { data: x, channels: g.in_channels, h, w, doubled, before }
+}
+
+/// What is done on the way, so that it needs no feature map of its own.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Extras<'a> {
+    /// `[out]`, added to every pixel.
+    pub bias: Option<&'a [f32]>,
+    /// `[B, out, H', W']`, added to the output.
+    pub residual: Option<&'a [f32]>,
+    /// Whether the input is upsampled first (nearest, 2x), from `[B, in, H/2, W/2]`.
+    pub upsample: bool,
 }
 
 /// One convolution under way.
@@ -61,7 +73,7 @@ struct Job<'a> {
     grid: Grid,
     x: &'a [f32],
     weight: &'a [f32],
-    bias: Option<&'a [f32]>,
+    extras: Extras<'a>,
     y: SharedMut,
 }
 
@@ -71,16 +83,20 @@ pub(super) fn forward(
     g: &Geometry,
     x: &[f32],
     weight: &[f32],
-    bias: Option<&[f32]>,
+    extras: Extras,
 ) -> Vec<f32> {
-    let mut y = vec![0.0; g.batch * g.out_channels * g.out_pixels()];
+    let len = g.batch * g.out_channels * g.out_pixels();
+    let mut y = Vec::with_capacity(len);
     let grid = Grid::new(g);
-    let job = Job { isa, g, grid, x, weight, bias, y: SharedMut::new(&mut y) };
+    let job = Job { isa, g, grid, x, weight, extras, y: SharedMut::new_spare(&mut y) };
     if grid.len() <= FEW_TILES {
         job.few_tiles()
     } else {
         job.many_tiles()
     }
+    // SAFETY: there is room for `len`, and every pixel of every channel was written:
+    // each is in one tile, and every block of every tile was finished.
+    unsafe { y.set_len(len) }
     y
 }
 
@@ -95,7 +111,7 @@ impl Job<'_> {
     }
 
     fn transform_tiles(&self, range: Range, to: Tiles, at: usize) {
-        let (part, maps) = (Part::Input, input_maps(self.g, self.x));
+        let (part, maps) = (Part::Input, input_maps(self.g, self.x, self.extras.upsample));
         run(self.isa, Transform { grid: self.grid, part, maps, range, to, at });
     }
 
@@ -106,8 +122,8 @@ impl Job<'_> {
     }
 
     fn finish(&self, range: Range, block: usize, products: &[f32]) {
-        let Self { g, grid, bias, y, .. } = *self;
-        run(self.isa, Finish { g, grid, range, block, products, bias, y });
+        let Self { g, grid, extras: Extras { bias, residual, .. }, y, .. } = *self;
+        run(self.isa, Finish { g, grid, range, block, products, bias, residual, y });
     }
 
     /// First all tiles, then every task its output channels.

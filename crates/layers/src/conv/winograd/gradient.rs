@@ -37,8 +37,16 @@ pub fn weight_gradient(isa: Option<Isa>, g: &Geometry, x: &[f32], grad: &[f32]) 
         let (inputs, gradients) = scratch.split_at_mut(inputs_len);
         let inputs = Tiles::new(Order::Elements, g.in_channels, step, inputs);
         let gradients = Tiles::new(Order::Elements, g.out_channels, step, gradients);
-        let maps = Maps { data: grad, channels: g.out_channels, h: g.oh, w: g.ow, before: (0, 0) };
-        let parts = [(Part::Input, input_maps(g, x), inputs), (Part::Gradient, maps, gradients)];
+        let maps = Maps {
+            data: grad,
+            channels: g.out_channels,
+            h: g.oh,
+            w: g.ow,
+            doubled: false,
+            before: (0, 0),
+        };
+        let parts =
+            [(Part::Input, input_maps(g, x, false), inputs), (Part::Gradient, maps, gradients)];
         for first in (0..grid.len()).step_by(step) {
             let count = step.min(grid.len() - first);
             let share = count.div_ceil(TASKS);

@@ -62,6 +62,8 @@ pub struct Finish<'a> {
     pub block: usize,
     pub products: &'a [f32],
     pub bias: Option<&'a [f32]>,
+    /// Added to the output, of the same shape.
+    pub residual: Option<&'a [f32]>,
     /// The whole output, of which no other task writes these tiles and channels.
     pub y: SharedMut,
 }
@@ -116,23 +118,33 @@ impl Finish<'_> {
         let pixels = self.g.out_pixels();
         for column in (0..width).step_by(S::LANES) {
             let from = from[column * S::LANES..][..S::LANES * S::LANES].as_ptr();
-            let len = S::LANES.min(width - column);
-            if channels == S::LANES && len == S::LANES {
-                // The last row ends inside the buffer.
-                self.y.at(at + column + (S::LANES - 1) * pixels + S::LANES);
-                let to = self.y.at(at + column);
-                // SAFETY: a block of vectors, and rows inside the output (checked above).
-                unsafe { S::transpose(from, S::LANES, to, pixels) }
+            let (at, len) = (at + column, S::LANES.min(width - column));
+            let whole = channels == S::LANES && len == S::LANES;
+            if whole && self.residual.is_none() {
+                // SAFETY: a block of vectors, and rows inside the output.
+                unsafe { S::transpose(from, S::LANES, self.rows(at, channels, len), pixels) }
                 continue;
             }
             let mut block = [0.0_f32; MAX_LANES * MAX_LANES];
             // SAFETY: both are `LANES` rows of `LANES`.
             unsafe { S::transpose(from, S::LANES, block.as_mut_ptr(), S::LANES) }
-            for (channel, row) in block.chunks_exact(S::LANES).take(channels).enumerate() {
-                // SAFETY: pixels that only this task writes (contract).
-                let target = unsafe { self.y.slice(at + column + channel * pixels, len) };
-                target.copy_from_slice(&row[..len]);
+            let to = self.rows(at, channels, len);
+            for (channel, row) in block.chunks_exact_mut(S::LANES).take(channels).enumerate() {
+                if let Some(residual) = self.residual {
+                    let residual = &residual[at + channel * pixels..][..len];
+                    row.iter_mut().zip(residual).for_each(|(y, residual)| *y += residual);
+                }
+                // SAFETY: `len` pixels of a row inside the output, which only this task writes.
+                unsafe { to.add(channel * pixels).copy_from_nonoverlapping(row.as_ptr(), len) }
             }
         }
+    }
+
+    /// The first of `len` pixels of `channels` planes, all inside the output.
+    #[inline(always)]
+    fn rows(&self, at: usize, channels: usize, len: usize) -> *mut f32 {
+        // Panics where the last row would end outside.
+        self.y.at(at + (channels - 1) * self.g.out_pixels() + len);
+        self.y.at(at)
     }
 }

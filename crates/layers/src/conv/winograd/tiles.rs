@@ -119,7 +119,10 @@ pub struct Maps<'a> {
     pub channels: usize,
     pub h: usize,
     pub w: usize,
-    /// Rows above and columns left of the map, where the first tile starts.
+    /// Whether every pixel stands for 2 x 2 of the map that tiles are made of
+    /// (nearest upsampling).
+    pub doubled: bool,
+    /// Rows above and columns left of that map, where the first tile starts.
     pub before: (usize, usize),
 }
 
@@ -150,18 +153,28 @@ impl Kernel for Transform<'_> {
         let mut pixels = [0.0_f32; 6 * COLUMNS * MAX_LANES];
         for run in self.grid.runs(self.range) {
             let columns = (TILE * run.column, TILE * (run.count - 1) + side);
-            let y = |y: usize| (TILE * run.row + y).checked_sub(before.0).filter(|&y| y < h);
+            let y = |y: usize| {
+                let y = (TILE * run.row + y).checked_sub(before.0)?;
+                Some(if self.maps.doubled { y / 2 } else { y }).filter(|&y| y < h)
+            };
             for channel in (0..channels).step_by(S::LANES) {
                 let first = (run.picture * channels + channel) * h * w;
                 let width = S::LANES.min(channels - channel);
                 for (row, target) in pixels.chunks_exact_mut(pitch).take(side).enumerate() {
                     match y(row) {
                         Some(y) => {
+                            let planes = (first, width);
                             // SAFETY: the machine has the instruction set.
-                            unsafe { self.maps.vectors::<S>((first, width), y, columns, target) }
-                            // The next channels: they are too far apart for the machine to
-                            // guess.
-                            self.maps.prefetch::<S>(first + width * h * w, y, columns);
+                            unsafe {
+                                if self.maps.doubled {
+                                    self.maps.doubled_vectors::<S>(planes, y, columns, target);
+                                } else {
+                                    self.maps.vectors::<S>(planes, y, columns, target);
+                                    // The next channels: they are too far apart for the machine
+                                    // to guess.
+                                    self.maps.prefetch::<S>(first + width * h * w, y, columns);
+                                }
+                            }
                         }
                         None => target.fill(0.0),
                     }
@@ -188,6 +201,31 @@ impl Kernel for Transform<'_> {
 }
 
 impl Maps<'_> {
+    /// As [`Self::vectors`], every pixel twice.
+    #[inline(always)]
+    unsafe fn doubled_vectors<S: Vector>(
+        &self,
+        planes: (usize, usize),
+        y: usize,
+        columns: (usize, usize),
+        target: &mut [f32],
+    ) {
+        // Column `j` of the doubled, padded row is pixel `(j + odd) / 2` of a row with half
+        // the padding, rounded up.
+        let left = self.before.1.div_ceil(2);
+        let odd = 2 * left - self.before.1;
+        let (first, last) = ((columns.0 + odd) / 2, (columns.0 + columns.1 - 1 + odd) / 2);
+        let single = Maps { before: (self.before.0, left), doubled: false, ..*self };
+        let mut pixels = [0.0_f32; COLUMNS * MAX_LANES];
+        // SAFETY: the machine has the instruction set.
+        unsafe { single.vectors::<S>(planes, y, (first, last - first + 1), &mut pixels) }
+        for (j, target) in target.chunks_exact_mut(S::LANES).take(columns.1).enumerate() {
+            let source = &pixels[((columns.0 + j + odd) / 2 - first) * S::LANES..];
+            // SAFETY: a vector of each.
+            unsafe { S::load(source[..S::LANES].as_ptr()).store(target.as_mut_ptr()) }
+        }
+    }
+
     /// Row `y` of up to one vector of channels, whose planes start at `first`, as
     /// vectors of channels: `columns.1` columns from `columns.0` on (counted from the
     /// first tile's first), zeros outside the map.

@@ -1,0 +1,54 @@
+//! A convolution and its neighbour in one pass, for inference on the CPU: the
+//! feature map between the two is never written. `None` where that is not to be
+//! had, and the two have to run one after the other.
+
+use candle_core::{Result, Shape, Tensor};
+
+use super::Conv2d;
+use super::geometry::Geometry;
+use super::simd::Isa;
+use super::winograd::{self, Extras};
+use crate::cpu;
+
+/// `residual + conv(x)`.
+pub(super) fn add(conv: &Conv2d, x: &Tensor, residual: &Tensor) -> Result<Option<Tensor>> {
+    let Some(g) = geometry(conv, x, x.shape())? else { return Ok(None) };
+    let fits = residual.dims() == [g.batch, g.out_channels, g.oh, g.ow];
+    if !fits || !cpu::supports(residual) || residual.track_op() {
+        return Ok(None);
+    }
+    let run = |[x, residual]: [&[f32]; 2]| {
+        convolve(conv, &g, x, Extras { residual: Some(residual), ..Extras::default() })
+    };
+    cpu::with_slices([x, residual], run)?.map(Some)
+}
+
+/// `conv` of `x` with every pixel four times.
+pub(super) fn upsample(conv: &Conv2d, x: &Tensor) -> Result<Option<Tensor>> {
+    let (b, c, h, w) = x.dims4()?;
+    let Some(g) = geometry(conv, x, &Shape::from((b, c, 2 * h, 2 * w)))? else {
+        return Ok(None);
+    };
+    let run =
+        |[x]: [&[f32]; 1]| convolve(conv, &g, x, Extras { upsample: true, ..Extras::default() });
+    cpu::with_slices([x], run)?.map(Some)
+}
+
+/// The sizes of `conv` on an input of this `shape`, if it can run fused.
+fn geometry(conv: &Conv2d, x: &Tensor, shape: &Shape) -> Result<Option<Geometry>> {
+    let bias = conv.bias.as_ref().unwrap_or(&conv.weight);
+    if [x, &conv.weight, bias].into_iter().any(|t| !cpu::supports(t) || t.track_op()) {
+        return Ok(None);
+    }
+    let g = Geometry::new(shape, conv.weight.shape(), conv.config)?;
+    Ok(Some(g).filter(winograd::suits))
+}
+
+fn convolve(conv: &Conv2d, g: &Geometry, x: &[f32], extras: Extras) -> Result<Tensor> {
+    let run = |[weight, bias]: [&[f32]; 2]| {
+        let extras = Extras { bias: conv.bias.is_some().then_some(bias), ..extras };
+        winograd::forward(Isa::detect(), g, x, weight, extras)
+    };
+    let y = cpu::with_slices([&conv.weight, conv.bias.as_ref().unwrap_or(&conv.weight)], run)?;
+    Tensor::from_vec(y, (g.batch, g.out_channels, g.oh, g.ow), conv.weight.device())
+}
