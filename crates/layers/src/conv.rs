@@ -10,7 +10,6 @@ mod geometry;
 mod kernels;
 pub mod plain;
 mod simd;
-mod vector;
 mod winograd;
 
 /// Zeros put around a feature map before a convolution, per side, in pixels.

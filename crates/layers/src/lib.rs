@@ -16,10 +16,12 @@ pub mod attention;
 pub mod conv;
 mod cpu;
 pub mod group_norm;
+mod isa;
 mod reduce;
 pub mod resample;
 mod scratch;
 mod sigmoid;
+mod vector;
 
 pub use activation::{abs, leaky_relu, relu, silu};
 pub use attention::{AttnBlock, KeysValues, attn_block};

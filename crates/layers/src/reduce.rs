@@ -6,6 +6,7 @@ const LANES: usize = 16;
 const BLOCK: usize = 64 * LANES;
 
 /// The sum of `values`.
+#[inline(always)]
 pub(crate) fn sum(values: &[f32]) -> f64 {
     sum_of(values, values, |x, _| x)
 }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::geometry::Geometry;
 use super::kernels::SharedMut;
-use super::simd::Isa;
+use crate::isa::Isa;
 use crate::scratch::with_scratch;
 
 /// Bytes of the padded planes of one band: a share of the second-level cache.

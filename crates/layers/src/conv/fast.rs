@@ -3,10 +3,10 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::geometry::Geometry;
-use super::simd::Isa;
 use super::winograd::Extras;
 use super::{Conv2dConfig, Padding, direct, kernels, winograd};
 use crate::cpu;
+use crate::isa::Isa;
 
 /// [`super::plain::conv2d`] for f32 on the CPU, with gradients.
 pub(super) fn conv2d(

@@ -6,9 +6,9 @@ use candle_core::{Result, Shape, Tensor};
 
 use super::Conv2d;
 use super::geometry::Geometry;
-use super::simd::Isa;
 use super::winograd::{self, Extras};
 use crate::cpu;
+use crate::isa::Isa;
 
 /// `residual + conv(x)`.
 pub(super) fn add(conv: &Conv2d, x: &Tensor, residual: &Tensor) -> Result<Option<Tensor>> {

@@ -5,47 +5,12 @@
 //! and no patch matrix is written. Positions beyond the right edge of the output
 //! compute nonsense that is left out, or multiplied by zeros.
 
-/// An instruction set that the kernels exist for, seen on this machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Isa {
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-}
+use crate::isa::Isa;
 
 impl Isa {
-    /// The best instruction set of this machine that there are kernels for.
-    pub fn detect() -> Option<Self> {
-        Self::available().into_iter().next()
-    }
-
-    /// All instruction sets of this machine that there are kernels for, best first.
-    pub fn available() -> Vec<Self> {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-            let avx512 = is_x86_feature_detected!("avx512f");
-            let sets = [(avx512, Self::Avx512), (avx2, Self::Avx2)];
-            sets.into_iter().filter_map(|(has, isa)| has.then_some(isa)).collect()
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        Vec::new()
-    }
-
     /// Positions of one call of [`Isa::block`]: two vectors.
     pub fn block_positions(self) -> usize {
         2 * self.lanes()
-    }
-
-    /// Floats of a vector.
-    pub fn lanes(self) -> usize {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => 16,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => 8,
-        }
     }
 
     /// Output channels of one call of [`Isa::block`], at most.

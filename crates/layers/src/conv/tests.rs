@@ -4,9 +4,9 @@
 use candle_core::{Result, Shape};
 
 use super::geometry::Geometry;
-use super::simd::Isa;
 use super::winograd::Extras;
 use super::{Conv2dConfig, Padding, direct, kernels, winograd};
+use crate::isa::Isa;
 
 fn noise(len: usize, seed: f32) -> Vec<f32> {
     (0..len).map(|i| ((i as f32 * 0.7 + seed).sin() * 437.58).fract()).collect()

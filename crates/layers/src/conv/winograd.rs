@@ -19,9 +19,9 @@ pub(super) use gradient::weight_gradient;
 
 use super::geometry::Geometry;
 use super::kernels::SharedMut;
-use super::simd::Isa;
-use super::vector::{lanes, run};
+use crate::isa::Isa;
 use crate::scratch::with_scratch;
+use crate::vector::{lanes, run};
 use outputs::{Finish, Multiply};
 use tiles::{Grid, Maps, Order, Part, Range, TILE, Tiles, Transform};
 

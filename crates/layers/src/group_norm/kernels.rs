@@ -3,8 +3,10 @@
 
 use rayon::prelude::*;
 
+use crate::isa::Isa;
 use crate::reduce::{sum, sum_of};
 use crate::sigmoid::sigmoid;
+use crate::vector::{self, Kernel, Vector};
 
 /// Shapes of one group norm of a contiguous `[batch, channels, pixels]` input.
 #[derive(Clone, Copy)]
@@ -27,6 +29,7 @@ impl Geometry {
 }
 
 /// Mean and variance of one group.
+#[inline(always)]
 fn moments(x: &[f32]) -> (f32, f64) {
     let n = x.len() as f64;
     let mean = (sum(x) / n) as f32;
@@ -40,7 +43,23 @@ pub(super) fn shift_and_scale((mean, variance): (f32, f64), eps: f64) -> (f32, f
 
 /// Mean and variance of every group of `len` elements.
 pub(super) fn all_moments(x: &[f32], len: usize) -> Vec<(f32, f64)> {
-    x.par_chunks_exact(len.max(1)).map(moments).collect()
+    let isa = Isa::detect();
+    let of_group = |x| {
+        let mut moments = (0.0, 0.0);
+        vector::run(isa, MomentsOf(x, &mut moments));
+        moments
+    };
+    x.par_chunks_exact(len.max(1)).map(of_group).collect()
+}
+
+/// [`moments`], compiled for every instruction set.
+struct MomentsOf<'a>(&'a [f32], &'a mut (f32, f64));
+
+impl Kernel for MomentsOf<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Vector>(self) {
+        *self.1 = moments(self.0);
+    }
 }
 
 /// `[B, C, H, W]` to the same shape; every picture by its own moments, or all by
@@ -56,23 +75,42 @@ pub(super) fn forward<const SILU: bool>(
     if x.is_empty() {
         return y;
     }
+    let isa = Isa::detect();
     let tasks = y.par_chunks_exact_mut(g.group_len()).zip(x.par_chunks_exact(g.group_len()));
     tasks.enumerate().for_each(|(task, (y, x))| {
-        let (mean, scale) = match given {
-            Some(groups) => groups[task % g.groups],
-            None => shift_and_scale(moments(x), g.eps),
-        };
-        let first = task % g.groups * g.group_channels();
-        let planes = y.chunks_exact_mut(g.pixels).zip(x.chunks_exact(g.pixels));
-        for (channel, (y, x)) in planes.enumerate() {
-            let (weight, bias) = (weight[first + channel], bias[first + channel]);
+        let (group, channels) = (task % g.groups, g.group_channels());
+        let channels = group * channels..(group + 1) * channels;
+        let (weight, bias) = (&weight[channels.clone()], &bias[channels]);
+        let given = given.map(|groups| groups[group]);
+        vector::run(isa, Forward::<SILU> { g, x, weight, bias, given, y });
+    });
+    y
+}
+
+/// One group of one picture.
+struct Forward<'a, const SILU: bool> {
+    g: &'a Geometry,
+    x: &'a [f32],
+    weight: &'a [f32],
+    bias: &'a [f32],
+    given: Option<(f32, f32)>,
+    y: &'a mut [f32],
+}
+
+impl<const SILU: bool> Kernel for Forward<'_, SILU> {
+    #[inline(always)]
+    unsafe fn run<S: Vector>(self) {
+        let pixels = self.g.pixels;
+        let (mean, scale) =
+            self.given.unwrap_or_else(|| shift_and_scale(moments(self.x), self.g.eps));
+        let planes = self.y.chunks_exact_mut(pixels).zip(self.x.chunks_exact(pixels));
+        for ((y, x), (&weight, &bias)) in planes.zip(self.weight.iter().zip(self.bias)) {
             for (y, &x) in y.iter_mut().zip(x) {
                 let z = (x - mean) * scale * weight + bias;
                 *y = if SILU { z * sigmoid(z) } else { z };
             }
         }
-    });
-    y
+    }
 }
 
 /// Gradients of [`forward`].
@@ -96,15 +134,15 @@ pub(super) fn backward<const SILU: bool>(
     // Per picture and channel: the gradients to weight and bias.
     let mut sums = vec![(0.0_f64, 0.0_f64); g.batch * g.channels];
     if !x.is_empty() {
-        let len = g.group_len();
+        let (isa, len) = (Isa::detect(), g.group_len());
         let inputs = x.par_chunks_exact(len).zip(dy.par_chunks_exact(len));
         let outputs =
             dx.par_chunks_exact_mut(len).zip(sums.par_chunks_exact_mut(g.group_channels()));
         inputs.zip(outputs).enumerate().for_each(|(task, ((x, dy), (dx, sums)))| {
             let first = task % g.groups * g.group_channels();
             let channels = first..first + g.group_channels();
-            let affine = (&weight[channels.clone()], &bias[channels]);
-            group_backward::<SILU>(g, x, affine, dy, dx, sums);
+            let (weight, bias) = (&weight[channels.clone()], &bias[channels]);
+            vector::run(isa, Backward::<SILU> { g, x, weight, bias, dy, dx, sums });
         });
     }
     let total = |channel: usize| {
@@ -116,44 +154,50 @@ pub(super) fn backward<const SILU: bool>(
     Gradients { x: dx, weight, bias }
 }
 
-/// One group of one picture.
-fn group_backward<const SILU: bool>(
-    g: &Geometry,
-    x: &[f32],
-    (weight, bias): (&[f32], &[f32]),
-    dy: &[f32],
-    dx: &mut [f32],
-    sums: &mut [(f64, f64)],
-) {
-    let (mean, scale) = shift_and_scale(moments(x), g.eps);
-    // Sums over the group of the gradient to the normalised input, and of the same
-    // times that input: what mean and variance pass on.
-    let (mut through_mean, mut through_variance) = (0.0_f64, 0.0_f64);
-    for (channel, sums) in sums.iter_mut().enumerate() {
-        let plane = channel * g.pixels..(channel + 1) * g.pixels;
-        let (x, dy, dz) = (&x[plane.clone()], &dy[plane.clone()], &mut dx[plane]);
-        let (weight, bias) = (weight[channel], bias[channel]);
-        for ((dz, &x), &dy) in dz.iter_mut().zip(x).zip(dy) {
-            *dz = if SILU {
-                let z = (x - mean) * scale * weight + bias;
-                let s = sigmoid(z);
-                dy * s * (1.0 + z * (1.0 - s))
-            } else {
-                dy
-            };
+/// The gradients of one group of one picture.
+struct Backward<'a, const SILU: bool> {
+    g: &'a Geometry,
+    x: &'a [f32],
+    weight: &'a [f32],
+    bias: &'a [f32],
+    dy: &'a [f32],
+    dx: &'a mut [f32],
+    /// Per channel, to weight and bias.
+    sums: &'a mut [(f64, f64)],
+}
+
+impl<const SILU: bool> Kernel for Backward<'_, SILU> {
+    #[inline(always)]
+    unsafe fn run<S: Vector>(self) {
+        let Self { g, x, weight, bias, dy, dx, sums } = self;
+        let (mean, scale) = shift_and_scale(moments(x), g.eps);
+        // Sums over the group of the gradient to the normalised input, and of the same
+        // times that input: what mean and variance pass on.
+        let (mut through_mean, mut through_variance) = (0.0_f64, 0.0_f64);
+        for (channel, sums) in sums.iter_mut().enumerate() {
+            let plane = channel * g.pixels..(channel + 1) * g.pixels;
+            let (x, dy, dz) = (&x[plane.clone()], &dy[plane.clone()], &mut dx[plane]);
+            let (weight, bias) = (weight[channel], bias[channel]);
+            for ((dz, &x), &dy) in dz.iter_mut().zip(x).zip(dy) {
+                *dz = if SILU {
+                    let z = (x - mean) * scale * weight + bias;
+                    let s = sigmoid(z);
+                    dy * s * (1.0 + z * (1.0 - s))
+                } else {
+                    dy
+                };
+            }
+            *sums = (sum_of(dz, x, |dz, x| dz * (x - mean)) * f64::from(scale), sum(dz));
+            through_variance += f64::from(weight) * sums.0;
+            through_mean += f64::from(weight) * sums.1;
         }
-        *sums = (sum_of(dz, x, |dz, x| dz * (x - mean)) * f64::from(scale), sum(dz));
-        through_variance += f64::from(weight) * sums.0;
-        through_mean += f64::from(weight) * sums.1;
-    }
-    let n = x.len() as f64;
-    let (a, b) = ((through_mean / n) as f32, (through_variance / n) as f32);
-    for (channel, (dx, x)) in
-        dx.chunks_exact_mut(g.pixels).zip(x.chunks_exact(g.pixels)).enumerate()
-    {
-        let weight = weight[channel];
-        for (dx, &x) in dx.iter_mut().zip(x) {
-            *dx = scale * (*dx * weight - a - (x - mean) * scale * b);
+        let n = x.len() as f64;
+        let (a, b) = ((through_mean / n) as f32, (through_variance / n) as f32);
+        let planes = dx.chunks_exact_mut(g.pixels).zip(x.chunks_exact(g.pixels));
+        for ((dx, x), &weight) in planes.zip(weight) {
+            for (dx, &x) in dx.iter_mut().zip(x) {
+                *dx = scale * (*dx * weight - a - (x - mean) * scale * b);
+            }
         }
     }
 }

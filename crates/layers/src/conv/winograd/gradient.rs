@@ -5,14 +5,14 @@ use rayon::prelude::*;
 
 use super::super::geometry::Geometry;
 use super::super::kernels::SharedMut;
-use super::super::simd::Isa;
-use super::super::vector::{Kernel, Vector, lanes, run};
 use super::product::{Left, Right, block_rows, product};
 use super::tiles::{Grid, Maps, Order, Part, Range, Tiles, Transform};
 use super::transforms::FREQUENCIES;
 use super::weights::Back;
 use super::{TASKS, input_maps};
+use crate::isa::Isa;
 use crate::scratch::with_scratch;
+use crate::vector::{Kernel, Vector, lanes, run};
 
 /// Floats of the transformed tiles that are multiplied at a time, of input and
 /// gradient together: a share of the third-level cache.

@@ -2,11 +2,11 @@
 
 use super::super::geometry::Geometry;
 use super::super::kernels::SharedMut;
-use super::super::vector::{Kernel, MAX_LANES, Vector};
 use super::product::{Left, Right, block_rows, product};
 use super::tiles::{COLUMNS, Grid, Range, TILE, Tiles};
 use super::transforms::{FREQUENCIES, output_tile};
 use super::weights;
+use crate::vector::{Kernel, MAX_LANES, Vector};
 
 fn element(tiles: usize, lanes: usize) -> usize {
     tiles * 2 * lanes + 16

@@ -1,7 +1,7 @@
 //! The matrix product of one element of all transformed tiles: registers hold a
 //! block of rows x two vectors of columns.
 
-use super::super::vector::Vector;
+use crate::vector::Vector;
 
 /// Rows of the right matrix that are asked for ahead of their use.
 const AHEAD: usize = 12;

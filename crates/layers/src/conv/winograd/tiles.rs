@@ -2,8 +2,8 @@
 
 use super::super::geometry::Geometry;
 use super::super::kernels::SharedMut;
-use super::super::vector::{Kernel, MAX_LANES, Vector};
 use super::transforms::{FREQUENCIES, gradient_tile, input_tile};
+use crate::vector::{Kernel, MAX_LANES, Vector};
 
 /// Pixels of the side of an output tile.
 pub const TILE: usize = 4;

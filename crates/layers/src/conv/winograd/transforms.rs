@@ -7,7 +7,7 @@
 
 use std::f32::consts::{FRAC_1_SQRT_2 as A, SQRT_2 as B};
 
-use super::super::vector::Vector;
+use crate::vector::Vector;
 
 /// Elements of a transformed tile: 6 x 6.
 pub const FREQUENCIES: usize = 36;

@@ -4,8 +4,8 @@
 use std::ops;
 
 use super::super::kernels::SharedMut;
-use super::super::vector::{Kernel, MAX_LANES, Vector};
 use super::transforms::{FREQUENCIES, weight_gradient_tile, weight_tile};
+use crate::vector::{Kernel, MAX_LANES, Vector};
 
 /// Floats from one element to the next of the transformed weights of one block and
 /// `channels` input channels: `[channels, two vectors]`, and a line, so that the

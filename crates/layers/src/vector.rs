@@ -4,10 +4,10 @@
 //! one `#[target_feature]` function per instruction set ([`run`]): inlined there,
 //! its operations become single instructions.
 
-use super::simd::Isa;
+use crate::isa::Isa;
 
 /// A register of `LANES` floats.
-pub(super) trait Vector: Copy {
+pub(crate) trait Vector: Copy {
     /// Floats in it.
     const LANES: usize;
     /// How many pairs of such registers hold sums, next to those that a product needs.
@@ -65,15 +65,15 @@ pub(super) trait Vector: Copy {
 }
 
 /// The most lanes of any vector.
-pub(super) const MAX_LANES: usize = 16;
+pub(crate) const MAX_LANES: usize = 16;
 
 /// Lanes of the vectors of an instruction set.
-pub(super) fn lanes(isa: Option<Isa>) -> usize {
+pub(crate) fn lanes(isa: Option<Isa>) -> usize {
     isa.map_or(Portable::LANES, Isa::lanes)
 }
 
 /// A part of a computation, for one thread.
-pub(super) trait Kernel {
+pub(crate) trait Kernel {
     /// Does it.
     ///
     /// # Safety
@@ -82,7 +82,7 @@ pub(super) trait Kernel {
 }
 
 /// Runs `kernel` with the vectors of an instruction set that was detected.
-pub(super) fn run(isa: Option<Isa>, kernel: impl Kernel) {
+pub(crate) fn run(isa: Option<Isa>, kernel: impl Kernel) {
     match isa {
         // SAFETY: an `Isa` is only made where it was detected.
         #[cfg(target_arch = "x86_64")]
@@ -98,7 +98,7 @@ pub(super) fn run(isa: Option<Isa>, kernel: impl Kernel) {
 /// For machines without an instruction set of their own here: arrays that the
 /// compiler puts into whatever registers there are.
 #[derive(Clone, Copy)]
-pub(super) struct Portable([f32; 8]);
+pub(crate) struct Portable([f32; 8]);
 
 impl Vector for Portable {
     const LANES: usize = 8;
