@@ -8,7 +8,7 @@ use crate::nearest::rows::Rows;
 /// Codes of a block where scores are written out before they are compared.
 const SCORED_CODES: usize = 16;
 /// A multiple of the vectors of a tile, in all kernels.
-const TILES_MULTIPLE: usize = 32;
+const TILES_MULTIPLE: usize = 64;
 /// About the vectors of a register.
 const REGISTER: usize = 16;
 /// What a dot product of rows costs beside its multiply-adds, in these.
@@ -94,8 +94,8 @@ impl<'a> Group<'a> {
             return Self::new(kernel, rows, buffer);
         };
         let (mut pairs, mut lost) = (Vec::new(), Vec::with_capacity(rows.len()));
-        kernel.round(rows, &mut pairs, |norm| lost.push(norm_limit(norm, rows.dim())));
-        write_tiles(Rows::from_slice(&pairs, rows.dim().div_ceil(2)), sweep.tile, buffer);
+        let pairs = kernel.round(rows, &mut pairs, |norm| lost.push(norm_limit(norm, rows.dim())));
+        write_tiles(pairs, sweep.tile, buffer);
         let layout = GroupLayout::Tiles { values: buffer, sweep };
         Self { kernel, rows, layout, lost: Some(lost) }
     }
@@ -120,9 +120,8 @@ impl<'a> Group<'a> {
             GroupLayout::Tiles { values, sweep } if self.lost.is_some() => {
                 let mut rounded = std::mem::take(&mut summary.rounded);
                 let mut lost = 0.0_f32;
-                self.kernel.round(codes, &mut rounded, |norm| lost = lost.max(norm));
+                let pairs = self.kernel.round(codes, &mut rounded, |norm| lost = lost.max(norm));
                 summary.codes_lost = lost;
-                let pairs = Rows::from_slice(&rounded, codes.dim().div_ceil(2));
                 sweep_tiles(sweep, values, pairs, starts, summary);
                 summary.rounded = rounded;
             }

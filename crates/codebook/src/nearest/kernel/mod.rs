@@ -1,6 +1,8 @@
 //! Scores of a group of vectors with a chunk of codes, reduced while they are in
 //! registers to what the search needs: no matrix of scores is written out.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod gemm;
 mod group;
 mod simd;
@@ -21,6 +23,9 @@ const COARSE_DIM: usize = 24;
 /// The inner loops, by instruction set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kernel {
+    /// AVX-512 that also multiplies tiles of bf16.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     /// AVX-512 that also multiplies bf16.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
@@ -37,6 +42,9 @@ impl Kernel {
         let mut kernels = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
+            if amx::is_available() {
+                kernels.push(Self::Amx);
+            }
             if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16") {
                 kernels.push(Self::Avx512Bf16);
             }
@@ -59,6 +67,8 @@ impl Kernel {
     /// `None` for the kernel without own loops.
     fn loops(self) -> Option<Loops> {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Some(amx::loops()),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => Some(simd::avx512bf16::LOOPS),
             #[cfg(target_arch = "x86_64")]
@@ -106,16 +116,28 @@ impl Kernel {
         coarse && vectors >= COARSE_VECTORS && dim >= COARSE_DIM
     }
 
-    /// Rounds rows to pairs of bf16 for the coarse sweep. Calls `lost` with the
-    /// squared norm of what rounding took from each row.
-    pub fn round(self, rows: Rows<f32>, pairs: &mut Vec<f32>, mut lost: impl FnMut(f32)) {
-        let Some((_, round)) = self.loops().and_then(|loops| loops.coarse) else { return };
-        let len = rows.dim().div_ceil(2);
+    /// Rounds rows to pairs of bf16 for the coarse sweep, filled up with zeros to what
+    /// that reads. Calls `lost` with the squared norm of what rounding took from each
+    /// row.
+    pub fn round<'a>(
+        self,
+        rows: Rows<f32>,
+        pairs: &'a mut Vec<f32>,
+        mut lost: impl FnMut(f32),
+    ) -> Rows<'a, f32> {
+        let used = rows.dim().div_ceil(2);
+        let Some((sweep, round)) = self.loops().and_then(|loops| loops.coarse) else {
+            return Rows::from_slice(&[], used);
+        };
+        let len = used.next_multiple_of(sweep.pairs);
         pairs.resize(rows.len() * len, 0.0);
         for (row, pairs) in rows.iter().zip(pairs.chunks_exact_mut(len)) {
+            let (pairs, rest) = pairs.split_at_mut(used);
+            rest.fill(0.0);
             // SAFETY: `available` lists only what the machine has.
             lost(unsafe { round(row, pairs) });
         }
+        Rows::from_slice(pairs, len)
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Sweep {
     pub tile: usize,
     /// Codes of a block.
     pub codes: usize,
+    /// A multiple of the values of a row, in a coarse sweep.
+    pub pairs: usize,
     /// Tile, dimension, codes, and what is updated.
     pub run: unsafe fn(&[f32], usize, Blocks, Seen),
 }
@@ -174,7 +176,7 @@ pub(super) mod avx512 {
     use super::{Blocks, Loops, Seen, Sweep};
 
     pub const LOOPS: Loops = Loops {
-        sweep: Sweep { tile: TILE, codes: CODES, run: sweep },
+        sweep: Sweep { tile: TILE, codes: CODES, pairs: 1, run: sweep },
         coarse: None,
         four_dots: dots::<4>,
         one_dot: dots::<1>,
@@ -217,7 +219,7 @@ pub(super) mod avx512bf16 {
     use super::{Blocks, Loops, Seen, Sweep};
 
     pub const LOOPS: Loops = Loops {
-        coarse: Some((Sweep { tile: TILE, codes: CODES, run: sweep }, round)),
+        coarse: Some((Sweep { tile: TILE, codes: CODES, pairs: 1, run: sweep }, round)),
         ..super::avx512::LOOPS
     };
 
@@ -294,7 +296,7 @@ pub(super) mod avx2 {
     use super::{Blocks, Loops, Seen, Sweep};
 
     pub const LOOPS: Loops = Loops {
-        sweep: Sweep { tile: TILE, codes: CODES, run: sweep },
+        sweep: Sweep { tile: TILE, codes: CODES, pairs: 1, run: sweep },
         coarse: None,
         four_dots: dots::<4>,
         one_dot: dots::<1>,
