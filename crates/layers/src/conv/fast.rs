@@ -16,13 +16,22 @@ pub(super) fn conv2d(
     config: Conv2dConfig,
 ) -> Result<Tensor> {
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    let trains = [Some(&x), Some(&weight), bias].into_iter().flatten().any(Tensor::track_op);
+    let op = ConvOp { config, trains };
     match bias {
-        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, ConvOp(config)),
-        None => x.apply_op2(&weight, ConvOp(config)),
+        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, op),
+        None => x.apply_op2(&weight, op),
     }
 }
 
-struct ConvOp(Conv2dConfig);
+struct ConvOp {
+    config: Conv2dConfig,
+    /// Whether gradients will be asked for. Adam divides gradients by their own size,
+    /// so that it turns the rounding of the smallest into steps as long as any: what a
+    /// gradient goes through is summed directly. The gradient to the weight, the last
+    /// of its way, is not.
+    trains: bool,
+}
 
 impl ConvOp {
     fn forward(
@@ -31,12 +40,12 @@ impl ConvOp {
         (weight, weight_layout): (&CpuStorage, &Layout),
         bias: Option<&[f32]>,
     ) -> Result<(CpuStorage, Shape)> {
-        let g = Geometry::new(x_layout.shape(), weight_layout.shape(), self.0)?;
+        let g = Geometry::new(x_layout.shape(), weight_layout.shape(), self.config)?;
         if bias.is_some_and(|bias| bias.len() != g.out_channels) {
             candle_core::bail!("conv2d: the bias does not have {} elements", g.out_channels)
         }
         let (x, weight) = (cpu::slice(x, x_layout)?, cpu::slice(weight, weight_layout)?);
-        let y = convolve(&g, x, weight, bias);
+        let y = convolve(&g, x, weight, bias, !self.trains);
         Ok((CpuStorage::F32(y), Shape::from((g.batch, g.out_channels, g.oh, g.ow))))
     }
 
@@ -47,7 +56,7 @@ impl ConvOp {
         weight: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let g = Geometry::new(x.shape(), weight.shape(), self.0)?;
+        let g = Geometry::new(x.shape(), weight.shape(), self.config)?;
         let dx = x.track_op().then(|| self.input_gradient(&g, x, weight, grad)).transpose()?;
         let dw = weight.track_op().then(|| -> Result<Tensor> {
             let dw = cpu::with_slices([x, grad], |[x, grad]| weight_gradient(&g, x, grad))?;
@@ -70,7 +79,9 @@ impl ConvOp {
                 let flipped = cpu::with_slices([weight], |[weight]| flip(g, weight))?;
                 let shape = Shape::from((g.in_channels, g.out_channels, g.kh, g.kw));
                 let transposed = Geometry::new(grad.shape(), &shape, config)?;
-                cpu::with_slices([grad], |[grad]| convolve(&transposed, grad, &flipped, None))?
+                cpu::with_slices([grad], |[grad]| {
+                    convolve(&transposed, grad, &flipped, None, false)
+                })?
             }
             None => cpu::with_slices([weight, grad], |[weight, grad]| {
                 kernels::input_gradient(g, weight, grad)
@@ -80,10 +91,17 @@ impl ConvOp {
     }
 }
 
-/// The fastest forward kernel for a geometry.
-fn convolve(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+/// The fastest forward kernel for a geometry, with the rounding of `transforms` or
+/// without.
+fn convolve(
+    g: &Geometry,
+    x: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    transforms: bool,
+) -> Vec<f32> {
     match Isa::detect() {
-        isa if winograd::suits(g) => {
+        isa if transforms && winograd::suits(g) => {
             winograd::forward(isa, g, x, weight, Extras { bias, ..Extras::default() })
         }
         Some(isa) if g.config.stride == 1 && g.taps() > 1 => {
@@ -182,7 +200,7 @@ impl CustomOp3 for ConvOp {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (dx, dw) = self.backward(x, weight, grad)?;
-        let g = Geometry::new(x.shape(), weight.shape(), self.0)?;
+        let g = Geometry::new(x.shape(), weight.shape(), self.config)?;
         let db = bias.track_op().then(|| -> Result<Tensor> {
             let db = cpu::with_slices([grad], |[grad]| kernels::bias_gradient(&g, grad))?;
             Tensor::from_vec(db, bias.shape(), bias.device())
