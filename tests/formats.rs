@@ -74,7 +74,7 @@ fn small_photos() -> Result<()> {
 
 /// Fifty megapixels: run with `--ignored`.
 #[test]
-#[ignore = "takes ten minutes on two cores"]
+#[ignore = "takes two and a half minutes on two quiet cores"]
 fn large_photos() -> Result<()> {
     photos(&|pixels| pixels > QUICK_PIXELS)
 }
