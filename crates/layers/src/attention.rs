@@ -5,6 +5,7 @@ use candle_nn::{Module, VarBuilder};
 
 use crate::conv::{Conv2d, Conv2dConfig, conv2d};
 use crate::group_norm::{GroupNorm, group_norm};
+use crate::tape::{Tape, Taped};
 
 /// The reference's `AttnBlock`: single-head attention over all positions, scaled
 /// by `C^-1/2`, added to its input; keys `norm`, `q`, `k`, `v`, `proj_out`.
@@ -68,6 +69,12 @@ impl Module for AttnBlock {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let normed = self.norm.forward(x)?;
         self.attend(x, &normed, &self.keys_values(&normed)?)
+    }
+}
+
+impl Taped for AttnBlock {
+    fn forward_taped(&self, x: &Tensor, tape: &mut Tape) -> Result<Tensor> {
+        tape.record(x, |x| self.forward(x))
     }
 }
 

@@ -10,6 +10,7 @@ mod geometry;
 mod kernels;
 pub mod plain;
 mod simd;
+mod taped;
 mod winograd;
 
 /// Zeros put around a feature map before a convolution, per side, in pixels.

@@ -7,6 +7,7 @@ mod fast;
 mod kernels;
 mod moments;
 pub mod plain;
+mod taped;
 
 pub use moments::Moments;
 

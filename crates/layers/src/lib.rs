@@ -6,6 +6,7 @@
 //! | [`mod@group_norm`] | group norm, alone or with SiLU behind it |
 //! | [`resample`] | nearest upsampling, the reference's strided downsampling |
 //! | [`attention`] | single-head attention over a feature map |
+//! | [`mod@tape`] | gradients of chains of these layers without candle's graph |
 //! | [`activation`] | SiLU, ReLU, leaky ReLU, absolute value with right gradients at 0 |
 //!
 //! Every block takes a [`candle_nn::VarBuilder`] last; the checkpoint key is the
@@ -21,6 +22,7 @@ mod reduce;
 pub mod resample;
 mod scratch;
 mod sigmoid;
+pub mod tape;
 mod vector;
 
 pub use activation::{abs, leaky_relu, relu, silu};
@@ -28,3 +30,4 @@ pub use attention::{AttnBlock, KeysValues, attn_block};
 pub use conv::{Conv2d, Conv2dConfig, Padding, conv2d, conv2d_no_bias};
 pub use group_norm::{GroupNorm, Moments, group_norm};
 pub use resample::{Downsample, Upsample, downsample, max_pool2x2, upsample, upsample_nearest2x};
+pub use tape::{Gradients, Tape, Taped};

@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 
 use crate::conv::{Conv2d, Conv2dConfig, Padding, conv2d};
+use crate::tape::{Tape, Taped, sum};
 
 mod fast;
 pub mod plain;
@@ -50,6 +51,19 @@ pub struct Upsample {
     conv: Conv2d,
 }
 
+impl Taped for Upsample {
+    fn forward_taped(&self, x: &Tensor, tape: &mut Tape) -> Result<Tensor> {
+        let larger = if crate::cpu::supports(x) {
+            let larger = upsample_nearest2x(&x.detach())?;
+            tape.push(|dy, plus, _| Ok(Some(sum(fast::gradient(dy)?, plus)?)));
+            larger
+        } else {
+            tape.record(x, upsample_nearest2x)?
+        };
+        self.conv.forward_taped(&larger, tape)
+    }
+}
+
 impl Module for Upsample {
     /// `[B, C, H, W]` to `[B, C, 2H, 2W]`.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
@@ -70,6 +84,12 @@ pub fn upsample(channels: usize, vb: VarBuilder) -> Result<Upsample> {
 #[derive(Clone, Debug)]
 pub struct Downsample {
     conv: Conv2d,
+}
+
+impl Taped for Downsample {
+    fn forward_taped(&self, x: &Tensor, tape: &mut Tape) -> Result<Tensor> {
+        self.conv.forward_taped(x, tape)
+    }
 }
 
 impl Module for Downsample {

@@ -4,7 +4,8 @@
 //! first differentiated down to the reconstruction itself, each on its own
 //! (pixels and LPIPS; the discriminator); eq. 7 of the paper compares the two
 //! at the last layer, and only their weighted sum goes back through the
-//! autoencoder.
+//! autoencoder. Encoder and decoder run on tapes of [`layers`]; losses, quantizer and
+//! discriminator use candle's graph.
 
 mod adversary;
 mod reconstruction;
@@ -12,6 +13,7 @@ mod reconstruction;
 use anyhow::{Context, Result};
 use candle_core::{Tensor, Var};
 use codebook::{CodeGrid, Quantizer};
+use layers::{Gradients, Tape};
 use vq_autoencoder::VqModel;
 
 pub use adversary::Adversary;
@@ -83,20 +85,23 @@ impl VqTrainer {
     pub fn step(&mut self, images: &Tensor, lr: f64, step: u64) -> Result<StepOutcome> {
         let mut terms = Terms::from([("lr", lr)]);
 
-        let z = self.model.pre_quant(images)?;
-        let quantized = self.model.quantizer().quantize(&z)?;
-        let hidden = self.model.decode_hidden(&quantized.embeddings)?;
-        let made = self.model.last_convolution(&hidden)?;
+        let mut encoder = Tape::from_data();
+        let z = Var::from_tensor(&self.model.pre_quant_taped(images, &mut encoder)?)?;
+        let quantized = self.model.quantizer().quantize(z.as_tensor())?;
+        let mut decoder = Tape::default();
+        let embeddings = quantized.embeddings.detach();
+        let hidden = self.model.decode_hidden_taped(&embeddings, &mut decoder)?;
+        let made = self.model.last_convolution_taped(&hidden, &mut decoder)?;
 
         // A leaf in place of the reconstruction, to collect gradients at.
-        let leaf = Var::from_tensor(&made.detach())?;
+        let leaf = Var::from_tensor(&made)?;
         let nll = self.loss.nll(images, leaf.as_tensor(), &mut terms)?;
         let mut upstream = gradient_at(&nll, &leaf)?;
         let mut total = f64::from(nll.to_scalar::<f32>()?);
         terms.insert("nll_loss", total);
 
         if let Some(adversary) = &self.adversary {
-            let last = || self.last_layer_gradients(&hidden);
+            let last = |upstream: &Tensor| self.model.last_layer_gradient(&hidden, upstream);
             let term = adversary.generator_term(&leaf, &upstream, last, step, &mut terms)?;
             if let Some(term) = term {
                 total += term.value;
@@ -110,9 +115,17 @@ impl VqTrainer {
         total += self.codebook_weight * quantizer_value;
         terms.insert("total_loss", total);
 
+        let mut gradients = Gradients::default();
+        let upstream = decoder.backward(&upstream, &mut gradients)?;
+        let upstream = upstream.context("the decoder's input has no gradient")?;
         // Its gradient is that of the total loss, by the chain rule.
-        let surrogate = ((made * upstream)?.sum_all()? + (quantizer_loss * self.codebook_weight)?)?;
-        let gradients = self.parameters.gradients(&surrogate.backward()?);
+        let reconstruction = (quantized.embeddings * upstream)?.sum_all()?;
+        let surrogate = (reconstruction + (quantizer_loss * self.codebook_weight)?)?;
+        let mut store = surrogate.backward()?;
+        let upstream = store.remove(z.as_tensor()).context("the encoder gets no gradient")?;
+        gradients.extend(store)?;
+        encoder.backward(&upstream, &mut gradients)?;
+        let gradients = self.parameters.gradients(|parameter| gradients.get(parameter));
         let size = norm(gradients.iter().map(|(_, gradient)| gradient))?;
         terms.insert("grad_norm", size);
 
@@ -131,7 +144,7 @@ impl VqTrainer {
         if let Some(adversary) = &mut self.adversary {
             let made = match adversary.order() {
                 UpdateOrder::SingleForward => leaf.as_detached_tensor(),
-                UpdateOrder::Reference => self.model.forward_train(images)?.0.detach(),
+                UpdateOrder::Reference => reconstruct(&self.model, images)?,
             };
             outcome.critic_gradients =
                 adversary.learn(images, &made, lr, step, self.clip, &mut outcome.terms)?;
@@ -139,21 +152,14 @@ impl VqTrainer {
         }
         Ok(outcome)
     }
+}
 
-    /// A function from a gradient at the reconstruction to the gradient at the
-    /// weight of the decoder's last convolution, given that layer's input.
-    fn last_layer_gradients(
-        &self,
-        hidden: &Tensor,
-    ) -> Result<impl Fn(&Tensor) -> Result<Tensor> + use<'_>> {
-        let made = self.model.last_convolution(&hidden.detach())?;
-        let weight = self.model.last_layer();
-        Ok(move |upstream: &Tensor| {
-            let gradients = (&made * upstream)?.sum_all()?.backward()?;
-            let gradient = gradients.get(weight);
-            Ok(gradient.context("the decoder's last layer has no gradient")?.clone())
-        })
-    }
+/// What the autoencoder makes of `images`; the way back is not kept.
+fn reconstruct(model: &VqModel, images: &Tensor) -> Result<Tensor> {
+    let z = model.pre_quant_taped(images, &mut Tape::from_data())?;
+    let embeddings = model.quantizer().quantize(&z)?.embeddings.detach();
+    let hidden = model.decode_hidden_taped(&embeddings, &mut Tape::default())?;
+    Ok(model.last_convolution_taped(&hidden, &mut Tape::default())?)
 }
 
 /// The gradient of the scalar `loss` at `leaf`.

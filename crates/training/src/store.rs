@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Result, bail, ensure};
-use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
@@ -78,11 +77,14 @@ impl ParameterStore {
         self.lock().iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect()
     }
 
-    /// The gradients of the parameters that have one, sorted by name.
-    pub fn gradients(&self, store: &GradStore) -> Vec<(String, Tensor)> {
+    /// The gradients of the parameters for which `find` has one, sorted by name.
+    pub fn gradients<'a>(
+        &self,
+        find: impl Fn(&Tensor) -> Option<&'a Tensor>,
+    ) -> Vec<(String, Tensor)> {
         let parameters = self.parameters().into_iter();
         parameters
-            .filter_map(|(name, var)| store.get(var.as_tensor()).map(|grad| (name, grad.clone())))
+            .filter_map(|(name, var)| find(var.as_tensor()).map(|grad| (name, grad.clone())))
             .collect()
     }
 

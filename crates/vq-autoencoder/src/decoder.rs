@@ -93,6 +93,11 @@ impl Decoder {
         self.conv_out.forward(hidden, pass)
     }
 
+    /// The gradient to that weight, for the layer's input and the gradient to its output.
+    pub(crate) fn last_layer_gradient(&self, hidden: &Tensor, upstream: &Tensor) -> Result<Tensor> {
+        self.conv_out.module.weight_gradient(hidden, upstream)
+    }
+
     /// The weight of the last convolution, `[out_channels, ch * ch_mult[0], 3, 3]`:
     /// the layer at which the adversarial weight of eq. 7 compares gradients.
     pub(crate) fn last_layer(&self) -> &Tensor {

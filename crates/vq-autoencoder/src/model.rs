@@ -3,7 +3,7 @@
 use candle_core::{DType, Module, Tensor};
 use candle_nn::VarBuilder;
 use codebook::{AnyQuantizer, CodeGrid, Quantized, Quantizer};
-use layers::{Conv2d, Conv2dConfig, conv2d};
+use layers::{Conv2d, Conv2dConfig, Tape, conv2d};
 
 use crate::codec::ImageCodec;
 use crate::config::VqConfig;
@@ -128,11 +128,7 @@ impl VqModel {
         x: &Tensor,
         quantize: impl FnOnce(&AnyQuantizer, &Tensor) -> codebook::Result<Quantized>,
     ) -> Result<(Tensor, Quantized)> {
-        if self.config.dropout != 0.0 {
-            let rule = "training with dropout is not supported: set it to 0, as every published \
-                        model does";
-            return Err(Error::config("dropout", self.config.dropout, rule));
-        }
+        self.check_trains()?;
         let quantized = quantize(&self.quantizer, &self.pre_quant(x)?)?;
         let reconstruction = self.decode_embeddings(&quantized.embeddings)?;
         Ok((reconstruction, quantized))
@@ -174,6 +170,55 @@ impl VqModel {
     /// If the channels are not `ch * ch_mult[0]`.
     pub fn last_convolution(&self, hidden: &Tensor) -> Result<Tensor> {
         Ok(self.decoder.last(hidden, &mut Pass::plain())?)
+    }
+
+    /// [`pre_quant`](Self::pre_quant) for training, without candle's graph: the way
+    /// back is put on `tape`, which should be one made from data.
+    ///
+    /// # Errors
+    /// As [`forward_train`](Self::forward_train).
+    pub fn pre_quant_taped(&self, x: &Tensor, tape: &mut Tape) -> Result<Tensor> {
+        self.check_trains()?;
+        self.pre_quant_in(x, &mut Pass::taped(tape))
+    }
+
+    /// [`decode_hidden`](Self::decode_hidden) for training, as
+    /// [`pre_quant_taped`](Self::pre_quant_taped).
+    ///
+    /// # Errors
+    /// As [`forward_train`](Self::forward_train).
+    pub fn decode_hidden_taped(&self, embeddings: &Tensor, tape: &mut Tape) -> Result<Tensor> {
+        self.check_trains()?;
+        let pass = &mut Pass::taped(tape);
+        let z = self.post_quant_conv.forward(embeddings, pass)?;
+        Ok(self.decoder.hidden(&z, pass)?)
+    }
+
+    /// [`last_convolution`](Self::last_convolution) for training, as
+    /// [`pre_quant_taped`](Self::pre_quant_taped).
+    ///
+    /// # Errors
+    /// As [`last_convolution`](Self::last_convolution).
+    pub fn last_convolution_taped(&self, hidden: &Tensor, tape: &mut Tape) -> Result<Tensor> {
+        Ok(self.decoder.last(hidden, &mut Pass::taped(tape))?)
+    }
+
+    /// The gradient to the weight of the last convolution, for its input `hidden` and
+    /// the gradient `upstream` to the pictures it makes: what eq. 7 compares.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn last_layer_gradient(&self, hidden: &Tensor, upstream: &Tensor) -> Result<Tensor> {
+        Ok(self.decoder.last_layer_gradient(hidden, upstream)?)
+    }
+
+    fn check_trains(&self) -> Result<()> {
+        if self.config.dropout == 0.0 {
+            return Ok(());
+        }
+        let rule = "training with dropout is not supported: set it to 0, as every published \
+                    model does";
+        Err(Error::config("dropout", self.config.dropout, rule))
     }
 
     /// The weight of the decoder's last convolution,

@@ -1,8 +1,9 @@
-//! One forward pass: who looks on, and what it knows beyond its feature map.
+//! One forward pass: who looks on, what it knows beyond its feature map, and whether
+//! it is to be gone back.
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
-use layers::{AttnBlock, GroupNorm};
+use layers::{AttnBlock, GroupNorm, Tape, Taped};
 
 use crate::picture_context::PictureContext;
 
@@ -14,6 +15,7 @@ type See<'a> = &'a mut dyn FnMut(&str, &Tensor);
 pub(crate) struct Pass<'a> {
     see: Option<See<'a>>,
     whole: Whole<'a>,
+    tape: Option<&'a mut Tape>,
 }
 
 impl<'a> Pass<'a> {
@@ -24,12 +26,17 @@ impl<'a> Pass<'a> {
 
     /// `see(name, output)` is called for every named module, in order.
     pub(crate) fn observed(see: See<'a>) -> Self {
-        Self { see: Some(see), whole: Whole(None) }
+        Self { see: Some(see), ..Self::default() }
     }
 
     /// The pass of a tile.
     pub(crate) fn tile(context: &'a mut PictureContext) -> Self {
-        Self { see: None, whole: Whole(Some(context)) }
+        Self { whole: Whole(Some(context)), ..Self::default() }
+    }
+
+    /// A pass without candle's graph, whose way back is put on `tape`.
+    pub(crate) fn taped(tape: &'a mut Tape) -> Self {
+        Self { tape: Some(tape), ..Self::default() }
     }
 
     /// Shows an output that the pass computes anyway.
@@ -67,11 +74,18 @@ impl Whole<'_> {
 pub(crate) trait Block {
     /// The block's output for `x` `[B, C, H, W]`.
     fn forward(&self, x: &Tensor, whole: &mut Whole) -> Result<Tensor>;
+
+    /// The same without candle's graph: the way back is put on `tape`.
+    fn forward_taped(&self, x: &Tensor, tape: &mut Tape) -> Result<Tensor>;
 }
 
 impl Block for AttnBlock {
     fn forward(&self, x: &Tensor, whole: &mut Whole) -> Result<Tensor> {
         whole.attention(self, x)
+    }
+
+    fn forward_taped(&self, x: &Tensor, tape: &mut Tape) -> Result<Tensor> {
+        Taped::forward_taped(self, x, tape)
     }
 }
 
@@ -91,8 +105,11 @@ impl<M> Named<M> {
     }
 }
 
-impl<M: Module> Named<M> {
+impl<M: Taped> Named<M> {
     pub(crate) fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+        if let Some(tape) = &mut pass.tape {
+            return self.module.forward_taped(x, tape);
+        }
         let y = self.module.forward(x)?;
         pass.show(&self.name, &y);
         Ok(y)
@@ -102,6 +119,9 @@ impl<M: Module> Named<M> {
 impl<M: Block> Named<M> {
     /// As [`forward`](Named::forward), of a block.
     pub(crate) fn forward_block(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+        if let Some(tape) = &mut pass.tape {
+            return self.module.forward_taped(x, tape);
+        }
         let y = self.module.forward(x, &mut pass.whole)?;
         pass.show(&self.name, &y);
         Ok(y)
@@ -111,6 +131,9 @@ impl<M: Block> Named<M> {
 impl Named<GroupNorm> {
     /// Norm and SiLU of `x`; an onlooker is shown what lies between them.
     pub(crate) fn forward_silu(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+        if let Some(tape) = &mut pass.tape {
+            return self.module.forward_silu_taped(x, tape);
+        }
         if let Some(see) = &mut pass.see {
             see(&self.name, &self.module.forward(x)?);
         }

@@ -2,7 +2,7 @@
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
-use layers::{Conv2d, Conv2dConfig, GroupNorm, conv2d, group_norm};
+use layers::{Conv2d, Conv2dConfig, GroupNorm, Tape, Taped, conv2d, group_norm};
 
 use crate::pass::{Block, Whole};
 
@@ -47,5 +47,22 @@ impl Block for ResnetBlock {
             Some(shortcut) => self.conv2.forward_add(&h, &shortcut.forward(x)?),
             None => self.conv2.forward_add(&h, x),
         }
+    }
+
+    fn forward_taped(&self, x: &Tensor, tape: &mut Tape) -> Result<Tensor> {
+        let (mut main, mut side) = (Tape::default(), Tape::default());
+        let h = self.norm1.forward_silu_taped(x, &mut main)?;
+        let h = self.conv1.forward_taped(&h, &mut main)?;
+        let h = self.norm2.forward_silu_taped(&h, &mut main)?;
+        let shortcut = match &self.nin_shortcut {
+            Some(shortcut) => &shortcut.forward_taped(x, &mut side)?,
+            None => x,
+        };
+        let y = self.conv2.forward_add_taped(&h, shortcut, &mut main)?;
+        tape.push(move |dy, plus, gradients| {
+            let aside = side.backward_add(dy, plus, gradients)?;
+            main.backward_add(dy, aside.as_ref(), gradients)
+        });
+        Ok(y)
     }
 }

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::geometry::Geometry;
 use super::kernels::SharedMut;
+use super::winograd::Extras;
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
 
@@ -99,7 +100,7 @@ pub(super) fn forward(
     g: &Geometry,
     x: &[f32],
     weight: &[f32],
-    bias: Option<&[f32]>,
+    extras: Extras,
 ) -> Vec<f32> {
     let pitch = g.w + g.config.padding.left + g.config.padding.right;
     let cached = (BAND_BYTES / (4 * pitch * g.in_channels)).saturating_sub(g.kh - 1);
@@ -112,8 +113,9 @@ pub(super) fn forward(
             channel * bands.plane + tap / g.kw * pitch + tap % g.kw
         })
         .collect();
-    let mut y = vec![0.0; g.batch * g.out_channels * g.out_pixels()];
-    let target = SharedMut::new(&mut y);
+    let len = g.batch * g.out_channels * g.out_pixels();
+    let mut y = Vec::with_capacity(len);
+    let target = SharedMut::new_spare(&mut y);
     (0..g.batch * bands.per_picture).into_par_iter().for_each(|task| {
         let (picture, rows) = (task / bands.per_picture, bands.range(g, task % bands.per_picture));
         let image = &x[picture * g.in_channels * g.in_pixels()..][..g.in_channels * g.in_pixels()];
@@ -134,19 +136,31 @@ pub(super) fn forward(
                         isa.block(channels, input, &offsets, weights, &mut sums);
                     }
                     for (channel, sums) in (first..first + channels).zip(sums.chunks_exact(step)) {
-                        let bias = bias.map_or(0.0, |bias| bias[channel]);
+                        let bias = extras.bias.map_or(0.0, |bias| bias[channel]);
                         let plane = (picture * g.out_channels + channel) * g.out_pixels();
                         for &(at, pixel, len) in &runs {
-                            // SAFETY: pixels of this band and channel, inside `y`; no other task
-                            // has them.
-                            let row = unsafe { target.slice(plane + pixel, len) };
-                            row.iter_mut().zip(&sums[at..]).for_each(|(y, sum)| *y = sum + bias);
+                            let (first, sums) = (plane + pixel, &sums[at..at + len]);
+                            let sums = sums.iter().map(|sum| sum + bias);
+                            // SAFETY: as many pixels, of this band and channel; no other task has
+                            // them.
+                            unsafe {
+                                match extras.residual {
+                                    Some(residual) => {
+                                        let residual = &residual[first..first + len];
+                                        let sums = sums.zip(residual).map(|(sum, r)| sum + r);
+                                        target.write(first, len, sums);
+                                    }
+                                    None => target.write(first, len, sums),
+                                }
+                            }
                         }
                     }
                 }
             }
         });
     });
+    // SAFETY: there is room for `len`, and every pixel of every channel was written.
+    unsafe { y.set_len(len) }
     y
 }
 

@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 
 use super::geometry::Geometry;
 use super::winograd::Extras;
-use super::{Conv2dConfig, Padding, direct, kernels, winograd};
+use super::{Conv2d, Conv2dConfig, Padding, direct, kernels, winograd};
 use crate::cpu;
 use crate::isa::Isa;
 
@@ -45,7 +45,7 @@ impl ConvOp {
             candle_core::bail!("conv2d: the bias does not have {} elements", g.out_channels)
         }
         let (x, weight) = (cpu::slice(x, x_layout)?, cpu::slice(weight, weight_layout)?);
-        let y = convolve(&g, x, weight, bias, !self.trains);
+        let y = convolve(&g, x, weight, Extras { bias, ..Extras::default() }, !self.trains);
         Ok((CpuStorage::F32(y), Shape::from((g.batch, g.out_channels, g.oh, g.ow))))
     }
 
@@ -57,38 +57,65 @@ impl ConvOp {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let g = Geometry::new(x.shape(), weight.shape(), self.config)?;
-        let dx = x.track_op().then(|| self.input_gradient(&g, x, weight, grad)).transpose()?;
-        let dw = weight.track_op().then(|| -> Result<Tensor> {
-            let dw = cpu::with_slices([x, grad], |[x, grad]| weight_gradient(&g, x, grad))?;
-            Tensor::from_vec(dw, weight.shape(), weight.device())
-        });
-        Ok((dx, dw.transpose()?))
+        let dx = x.track_op().then(|| input_gradient(&g, weight, grad)).transpose()?;
+        let dw = weight.track_op().then(|| weight_gradient(&g, x, grad)).transpose()?;
+        Ok((dx, dw))
     }
+}
 
-    fn input_gradient(
-        &self,
-        g: &Geometry,
-        x: &Tensor,
-        weight: &Tensor,
-        grad: &Tensor,
-    ) -> Result<Tensor> {
-        let dx = match full_padding(g) {
-            // With stride 1 it is a convolution of the gradient with the flipped kernel.
-            Some(padding) => {
-                let config = Conv2dConfig { stride: 1, padding };
-                let flipped = cpu::with_slices([weight], |[weight]| flip(g, weight))?;
-                let shape = Shape::from((g.in_channels, g.out_channels, g.kh, g.kw));
-                let transposed = Geometry::new(grad.shape(), &shape, config)?;
-                cpu::with_slices([grad], |[grad]| {
-                    convolve(&transposed, grad, &flipped, None, false)
-                })?
-            }
-            None => cpu::with_slices([weight, grad], |[weight, grad]| {
-                kernels::input_gradient(g, weight, grad)
-            })?,
-        };
-        Tensor::from_vec(dx, x.shape(), x.device())
-    }
+/// The forward pass of what gradients will be asked for, but without a graph.
+pub(super) fn forward_untracked(
+    g: &Geometry,
+    x: &Tensor,
+    conv: &Conv2d,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    // Tensors that are there stand in for those that are not.
+    let bias = conv.bias.as_ref().unwrap_or(&conv.weight);
+    let tensors = [x, &conv.weight, bias, residual.unwrap_or(x)];
+    let y = cpu::with_slices(tensors, |[x, weight, bias, other]| {
+        let bias = conv.bias.is_some().then_some(bias);
+        let residual = residual.is_some().then_some(other);
+        convolve(g, x, weight, Extras { bias, residual, ..Extras::default() }, false)
+    })?;
+    Tensor::from_vec(y, (g.batch, g.out_channels, g.oh, g.ow), x.device())
+}
+
+/// The gradient to the input, `[B, in, H, W]`, for `grad` `[B, out, H', W']`.
+pub(super) fn input_gradient(g: &Geometry, weight: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    let dx = match full_padding(g) {
+        // With stride 1 it is a convolution of the gradient with the flipped kernel.
+        Some(padding) => {
+            let config = Conv2dConfig { stride: 1, padding };
+            let flipped = cpu::with_slices([weight], |[weight]| flip(g, weight))?;
+            let shape = Shape::from((g.in_channels, g.out_channels, g.kh, g.kw));
+            let transposed = Geometry::new(grad.shape(), &shape, config)?;
+            cpu::with_slices([grad], |[grad]| {
+                convolve(&transposed, grad, &flipped, Extras::default(), false)
+            })?
+        }
+        None => cpu::with_slices([weight, grad], |[weight, grad]| {
+            kernels::input_gradient(g, weight, grad)
+        })?,
+    };
+    Tensor::from_vec(dx, (g.batch, g.in_channels, g.h, g.w), grad.device())
+}
+
+/// The gradient to the weight, `[out, in, kh, kw]`, for an input `x` and `grad`
+/// `[B, out, H', W']`.
+pub(super) fn weight_gradient(g: &Geometry, x: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    let dw = cpu::with_slices([x, grad], |[x, grad]| match Isa::detect() {
+        isa if winograd::suits(g) => winograd::weight_gradient(isa, g, x, grad),
+        Some(isa) if g.config.stride == 1 && g.kw == 3 => direct::weight_gradient(isa, g, x, grad),
+        _ => kernels::weight_gradient(g, x, grad),
+    })?;
+    Tensor::from_vec(dw, (g.out_channels, g.in_channels, g.kh, g.kw), x.device())
+}
+
+/// The gradient to the bias, `[out]`, for `grad` `[B, out, H', W']`.
+pub(super) fn bias_gradient(g: &Geometry, grad: &Tensor) -> Result<Tensor> {
+    let db = cpu::with_slices([grad], |[grad]| kernels::bias_gradient(g, grad))?;
+    Tensor::from_vec(db, g.out_channels, grad.device())
 }
 
 /// The fastest forward kernel for a geometry, with the rounding of `transforms` or
@@ -97,15 +124,13 @@ fn convolve(
     g: &Geometry,
     x: &[f32],
     weight: &[f32],
-    bias: Option<&[f32]>,
+    extras: Extras,
     transforms: bool,
 ) -> Vec<f32> {
     match Isa::detect() {
-        isa if transforms && winograd::suits(g) => {
-            winograd::forward(isa, g, x, weight, Extras { bias, ..Extras::default() })
-        }
-        Some(isa) if direct_pays(g) => direct::forward(isa, g, x, weight, bias),
-        _ => kernels::forward(g, x, weight, bias),
+        isa if transforms && winograd::suits(g) => winograd::forward(isa, g, x, weight, extras),
+        Some(isa) if direct_pays(g) => direct::forward(isa, g, x, weight, extras),
+        _ => kernels::forward(g, x, weight, extras),
     }
 }
 
@@ -116,15 +141,6 @@ fn convolve(
 fn direct_pays(g: &Geometry) -> bool {
     const FEW_OUTPUTS: usize = 16;
     g.config.stride == 1 && g.taps() > 1 && (g.kw <= 3 || g.out_channels < FEW_OUTPUTS)
-}
-
-/// The fastest kernel of the weight gradient for a geometry.
-fn weight_gradient(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
-    match Isa::detect() {
-        isa if winograd::suits(g) => winograd::weight_gradient(isa, g, x, grad),
-        Some(isa) if g.config.stride == 1 && g.kw == 3 => direct::weight_gradient(isa, g, x, grad),
-        _ => kernels::weight_gradient(g, x, grad),
-    }
 }
 
 /// The padding that turns the gradient to the input into a convolution, if there
@@ -208,10 +224,7 @@ impl CustomOp3 for ConvOp {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (dx, dw) = self.backward(x, weight, grad)?;
         let g = Geometry::new(x.shape(), weight.shape(), self.config)?;
-        let db = bias.track_op().then(|| -> Result<Tensor> {
-            let db = cpu::with_slices([grad], |[grad]| kernels::bias_gradient(&g, grad))?;
-            Tensor::from_vec(db, bias.shape(), bias.device())
-        });
+        let db = bias.track_op().then(|| bias_gradient(&g, grad));
         Ok((dx, dw, db.transpose()?))
     }
 }

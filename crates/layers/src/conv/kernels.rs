@@ -7,6 +7,7 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::geometry::Geometry;
+use super::winograd::Extras;
 use crate::scratch::with_scratch;
 
 /// Bytes of the patch matrix of one tile: a share of the second-level cache.
@@ -80,7 +81,8 @@ impl SharedMut {
         Self { first: buffer.as_mut_ptr(), len: buffer.len() }
     }
 
-    /// All that `buffer` has room for, not yet written: for [`Self::at`] only.
+    /// All that `buffer` has room for, not yet written: for [`Self::at`] and
+    /// [`Self::write`] only.
     pub fn new_spare(buffer: &mut Vec<f32>) -> Self {
         Self { first: buffer.as_mut_ptr(), len: buffer.capacity() }
     }
@@ -90,6 +92,20 @@ impl SharedMut {
         assert!(offset <= self.len, "offset {offset} of {}", self.len);
         // SAFETY: within the buffer (asserted).
         unsafe { self.first.add(offset) }
+    }
+
+    /// Writes `len` values to `offset` and behind; what was there is not read.
+    ///
+    /// # Safety
+    /// `values` must be as many as `len`, the buffer must be there still, and nothing
+    /// else may use these elements meanwhile.
+    #[inline(always)]
+    pub unsafe fn write(self, offset: usize, len: usize, values: impl Iterator<Item = f32>) {
+        assert!(offset + len <= self.len, "elements {offset}..+{len} of {}", self.len);
+        // SAFETY: within the buffer (asserted).
+        let first = unsafe { self.first.add(offset) };
+        // SAFETY: there are `len` values at most (contract), so all writes are within.
+        values.enumerate().for_each(|(i, value)| unsafe { first.add(i).write(value) });
     }
 
     /// The elements `offset..offset + len`.
@@ -111,26 +127,30 @@ fn tile_pixels(depth: usize) -> usize {
 }
 
 /// `[B, in, H, W]` to `[B, out, H', W']`.
-pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], extras: Extras) -> Vec<f32> {
     let (depth, pixels) = (g.depth(), g.out_pixels());
-    let mut y = vec![0.0; g.batch * g.out_channels * pixels];
+    let len = g.batch * g.out_channels * pixels;
+    let mut y = Vec::with_capacity(len);
     let tile = tile_pixels(depth);
     let tiles = pixels.div_ceil(tile);
-    let target = SharedMut::new(&mut y);
+    let target = SharedMut::new_spare(&mut y);
     (0..g.batch * tiles).into_par_iter().for_each(|task| {
         let (picture, start) = (task / tiles, task % tiles * tile);
         let range = start..(start + tile).min(pixels);
         let n = range.len();
         let image = &x[picture * g.in_channels * g.in_pixels()..][..g.in_channels * g.in_pixels()];
         let first = picture * g.out_channels * pixels + start;
-        if let Some(bias) = bias {
-            for (channel, &value) in bias.iter().enumerate() {
-                // SAFETY: `n` elements of this picture, channel and tile, inside `y`; no
-                // other task has them.
-                let row = unsafe {
-                    std::slice::from_raw_parts_mut(target.at(first + channel * pixels), n)
-                };
-                row.fill(value);
+        for channel in 0..g.out_channels {
+            let at = first + channel * pixels;
+            let bias = extras.bias.map_or(0.0, |bias| bias[channel]);
+            // SAFETY: `n` elements of this picture, channel and tile; no other task has them.
+            unsafe {
+                match extras.residual {
+                    Some(residual) => {
+                        target.write(at, n, residual[at..at + n].iter().map(|r| r + bias));
+                    }
+                    None => target.write(at, n, std::iter::repeat_n(bias, n)),
+                }
             }
         }
         let multiply = |columns: View| {
@@ -156,6 +176,8 @@ pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f3
             });
         }
     });
+    // SAFETY: there is room for `len`, and every pixel of every channel was written.
+    unsafe { y.set_len(len) }
     y
 }
 

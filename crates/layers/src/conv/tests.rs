@@ -38,8 +38,8 @@ fn direct_kernels_equal_patches_on_every_instruction_set() -> Result<()> {
                     let name = format!("{isa:?} {x:?} {weight:?} {padding:?}");
                     let (x, weight) = (noise(x.elem_count(), 1.0), noise(weight.elem_count(), 2.0));
                     let bias = noise(out_channels, 3.0);
-                    let y = direct::forward(isa, &g, &x, &weight, Some(&bias));
-                    assert_close(&name, &y, &kernels::forward(&g, &x, &weight, Some(&bias)));
+                    let y = direct::forward(isa, &g, &x, &weight, biased(&bias));
+                    assert_close(&name, &y, &kernels::forward(&g, &x, &weight, biased(&bias)));
                     if kw == 3 {
                         let dw = direct::weight_gradient(isa, &g, &x, &y);
                         assert_close(&name, &dw, &kernels::weight_gradient(&g, &x, &y));
@@ -99,7 +99,7 @@ fn winograd_equals_the_sum_in_f64_on_every_instruction_set() -> Result<()> {
                 let bias = noise(out_channels, 3.0);
                 let extras = Extras { bias: Some(&bias), ..Extras::default() };
                 let y = winograd::forward(isa, &g, &x, &weight, extras);
-                assert_close(&name, &y, &kernels::forward(&g, &x, &weight, Some(&bias)));
+                assert_close(&name, &y, &kernels::forward(&g, &x, &weight, biased(&bias)));
                 for at in (0..y.len()).step_by(997) {
                     let expected = exact(&g, &x, &weight, &bias, at);
                     let error = (f64::from(y[at]) - expected).abs();
@@ -148,11 +148,15 @@ fn nan_stays_where_it_belongs() -> Result<()> {
     let mut x = noise(81, 1.0);
     x[4 * 9 + 8] = f32::NAN;
     for isa in Isa::available() {
-        let y = direct::forward(isa, &g, &x, &noise(9, 2.0), None);
+        let y = direct::forward(isa, &g, &x, &noise(9, 2.0), Extras::default());
         for (i, y) in y.iter().enumerate() {
             let covered = (3..=5).contains(&(i / 9)) && i % 9 >= 7;
             assert_eq!(y.is_nan(), covered, "{isa:?} pixel {i}");
         }
     }
     Ok(())
+}
+
+fn biased(bias: &[f32]) -> Extras<'_> {
+    Extras { bias: Some(bias), ..Extras::default() }
 }

@@ -17,6 +17,38 @@ pub(super) fn group_norm(
     x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
 }
 
+/// Gradients of [`group_norm`] to input, weight and bias for the gradient `dy` of its
+/// output, `plus` added to the first.
+pub(super) fn gradients(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    dy: &Tensor,
+    plus: Option<&Tensor>,
+    GroupNormOp { groups, eps, silu }: GroupNormOp,
+) -> Result<[Tensor; 3]> {
+    let g = geometry((x.shape(), weight.shape(), bias.shape()), groups, eps)?;
+    if [Some(dy), plus].into_iter().flatten().any(|t| t.shape() != x.shape()) {
+        candle_core::bail!("group_norm: a gradient {:?} for {:?}", dy.shape(), x.shape())
+    }
+    // `x` stands in for what is not there.
+    let tensors = [x, weight, bias, dy, plus.unwrap_or(x)];
+    let found = cpu::with_slices(tensors, |[x, weight, bias, dy, other]| {
+        let plus = plus.is_some().then_some(other);
+        if silu {
+            kernels::backward::<true>(&g, x, weight, bias, dy, plus)
+        } else {
+            kernels::backward::<false>(&g, x, weight, bias, dy, plus)
+        }
+    })?;
+    let kernels::Gradients { x: dx, weight: dweight, bias: dbias } = found;
+    Ok([
+        Tensor::from_vec(dx, x.shape(), x.device())?,
+        Tensor::from_vec(dweight, weight.shape(), x.device())?,
+        Tensor::from_vec(dbias, bias.shape(), x.device())?,
+    ])
+}
+
 /// [`super::plain::moments`] for f32 on the CPU.
 pub(super) fn moments(x: &Tensor, groups: usize) -> Result<Vec<(f64, f64)>> {
     let len = x.elem_count() / groups;
@@ -89,6 +121,8 @@ impl CustomOp3 for GivenNormOp {
     }
 }
 
+/// A norm by the moments of its input.
+#[derive(Clone, Copy)]
 pub(super) struct GroupNormOp {
     pub groups: usize,
     pub eps: f64,
@@ -129,18 +163,11 @@ impl CustomOp3 for GroupNormOp {
         _y: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let g = geometry((x.shape(), weight.shape(), bias.shape()), self.groups, self.eps)?;
-        let grads = cpu::with_slices([x, weight, bias, grad], |[x, weight, bias, grad]| {
-            if self.silu {
-                kernels::backward::<true>(&g, x, weight, bias, grad)
-            } else {
-                kernels::backward::<false>(&g, x, weight, bias, grad)
-            }
-        })?;
-        let tensor = |data: Vec<f32>, like: &Tensor| {
-            let wanted = like.track_op();
-            wanted.then(|| Tensor::from_vec(data, like.shape(), like.device())).transpose()
-        };
-        Ok((tensor(grads.x, x)?, tensor(grads.weight, weight)?, tensor(grads.bias, bias)?))
+        let [dx, dweight, dbias] = gradients(x, weight, bias, grad, None, *self)?;
+        Ok((
+            x.track_op().then_some(dx),
+            weight.track_op().then_some(dweight),
+            bias.track_op().then_some(dbias),
+        ))
     }
 }

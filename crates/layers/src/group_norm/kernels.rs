@@ -113,7 +113,7 @@ impl<const SILU: bool> Kernel for Forward<'_, SILU> {
     }
 }
 
-/// Gradients of [`forward`].
+/// Gradients of [`forward`], see [`backward`].
 pub(super) struct Gradients {
     /// To the input, `[B, C, H, W]`.
     pub x: Vec<f32>,
@@ -123,12 +123,15 @@ pub(super) struct Gradients {
     pub bias: Vec<f32>,
 }
 
+/// From the gradient `dy` of the output to those of input, to which `plus` is added,
+/// and parameters.
 pub(super) fn backward<const SILU: bool>(
     g: &Geometry,
     x: &[f32],
     weight: &[f32],
     bias: &[f32],
     dy: &[f32],
+    plus: Option<&[f32]>,
 ) -> Gradients {
     let mut dx = vec![0.0; x.len()];
     // Per picture and channel: the gradients to weight and bias.
@@ -142,7 +145,8 @@ pub(super) fn backward<const SILU: bool>(
             let first = task % g.groups * g.group_channels();
             let channels = first..first + g.group_channels();
             let (weight, bias) = (&weight[channels.clone()], &bias[channels]);
-            vector::run(isa, Backward::<SILU> { g, x, weight, bias, dy, dx, sums });
+            let plus = plus.map(|plus| &plus[task * len..(task + 1) * len]);
+            vector::run(isa, Backward::<SILU> { g, x, weight, bias, dy, plus, dx, sums });
         });
     }
     let total = |channel: usize| {
@@ -161,6 +165,8 @@ struct Backward<'a, const SILU: bool> {
     weight: &'a [f32],
     bias: &'a [f32],
     dy: &'a [f32],
+    /// Added to the gradient of the input.
+    plus: Option<&'a [f32]>,
     dx: &'a mut [f32],
     /// Per channel, to weight and bias.
     sums: &'a mut [(f64, f64)],
@@ -169,7 +175,7 @@ struct Backward<'a, const SILU: bool> {
 impl<const SILU: bool> Kernel for Backward<'_, SILU> {
     #[inline(always)]
     unsafe fn run<S: Vector>(self) {
-        let Self { g, x, weight, bias, dy, dx, sums } = self;
+        let Self { g, x, weight, bias, dy, plus, dx, sums } = self;
         let (mean, scale) = shift_and_scale(moments(x), g.eps);
         // Sums over the group of the gradient to the normalised input, and of the same
         // times that input: what mean and variance pass on.
@@ -194,9 +200,17 @@ impl<const SILU: bool> Kernel for Backward<'_, SILU> {
         let n = x.len() as f64;
         let (a, b) = ((through_mean / n) as f32, (through_variance / n) as f32);
         let planes = dx.chunks_exact_mut(g.pixels).zip(x.chunks_exact(g.pixels));
-        for ((dx, x), &weight) in planes.zip(weight) {
-            for (dx, &x) in dx.iter_mut().zip(x) {
-                *dx = scale * (*dx * weight - a - (x - mean) * scale * b);
+        for (channel, ((dx, x), &weight)) in planes.zip(weight).enumerate() {
+            let through =
+                |dz: f32, x: f32| scale * (dz * weight - a - (x - mean) * scale * b);
+            match plus {
+                Some(plus) => {
+                    let plus = &plus[channel * g.pixels..(channel + 1) * g.pixels];
+                    for ((dx, &x), plus) in dx.iter_mut().zip(x).zip(plus) {
+                        *dx = through(*dx, x) + plus;
+                    }
+                }
+                None => dx.iter_mut().zip(x).for_each(|(dx, &x)| *dx = through(*dx, x)),
             }
         }
     }

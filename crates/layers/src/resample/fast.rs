@@ -29,23 +29,29 @@ impl CustomOp1 for UpsampleOp {
         Ok((CpuStorage::F32(y), Shape::from((b, c, 2 * h, 2 * w))))
     }
 
-    fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let (_, _, h, w) = x.dims4()?;
-        let mut dx = vec![0.0_f32; x.elem_count()];
-        if !dx.is_empty() {
-            cpu::with_slices([grad], |[dy]| {
-                let planes = dx.par_chunks_exact_mut(h * w).zip(dy.par_chunks_exact(4 * h * w));
-                planes.for_each(|(dx, dy)| {
-                    for (dx, dy) in dx.chunks_exact_mut(w).zip(dy.chunks_exact(4 * w)) {
-                        let (above, below) = dy.split_at(2 * w);
-                        let pairs = above.chunks_exact(2).zip(below.chunks_exact(2));
-                        for (dx, (a, b)) in dx.iter_mut().zip(pairs) {
-                            *dx = (a[0] + a[1]) + (b[0] + b[1]);
-                        }
-                    }
-                });
-            })?;
-        }
-        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+    fn bwd(&self, _x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        gradient(grad).map(Some)
     }
+}
+
+/// The sums of 2x2 blocks: `[B, C, 2H, 2W]` to `[B, C, H, W]`.
+pub(super) fn gradient(grad: &Tensor) -> Result<Tensor> {
+    let (b, c, h2, w2) = grad.dims4()?;
+    let (h, w) = (h2 / 2, w2 / 2);
+    let mut dx = vec![0.0_f32; b * c * h * w];
+    if !dx.is_empty() {
+        cpu::with_slices([grad], |[dy]| {
+            let planes = dx.par_chunks_exact_mut(h * w).zip(dy.par_chunks_exact(4 * h * w));
+            planes.for_each(|(dx, dy)| {
+                for (dx, dy) in dx.chunks_exact_mut(w).zip(dy.chunks_exact(4 * w)) {
+                    let (above, below) = dy.split_at(2 * w);
+                    let pairs = above.chunks_exact(2).zip(below.chunks_exact(2));
+                    for (dx, (a, b)) in dx.iter_mut().zip(pairs) {
+                        *dx = (a[0] + a[1]) + (b[0] + b[1]);
+                    }
+                }
+            });
+        })?;
+    }
+    Tensor::from_vec(dx, (b, c, h, w), grad.device())
 }

@@ -58,19 +58,15 @@ impl Adversary {
     /// discriminator takes no part.
     ///
     /// `nll_gradient` is the gradient of the other losses at `leaf`, and
-    /// `last_layer` makes the function that takes such a gradient to the
-    /// decoder's last layer.
-    pub(super) fn generator_term<F>(
+    /// `last_layer` takes such a gradient to the weight of the decoder's last layer.
+    pub(super) fn generator_term(
         &self,
         leaf: &Var,
         nll_gradient: &Tensor,
-        last_layer: impl FnOnce() -> Result<F>,
+        last_layer: impl Fn(&Tensor) -> vq_autoencoder::Result<Tensor>,
         step: u64,
         terms: &mut Terms,
-    ) -> Result<Option<GeneratorTerm>>
-    where
-        F: Fn(&Tensor) -> Result<Tensor>,
-    {
+    ) -> Result<Option<GeneratorTerm>> {
         if self.sleeps(step) {
             return Ok(None);
         }
@@ -79,7 +75,6 @@ impl Adversary {
         let gradient = gradient_at(&loss, leaf)?;
         let mut weight = self.config.weight;
         if self.config.adaptive {
-            let last_layer = last_layer()?;
             let ratio = adaptive_weight(&last_layer(nll_gradient)?, &last_layer(&gradient)?)?;
             weight *= f64::from(ratio.to_scalar::<f32>()?);
         }
@@ -118,7 +113,8 @@ impl Adversary {
         terms.insert("logits_fake", mean(&fake)?);
         // How often it is right: a discriminator that always is has won.
         terms.insert("disc_accuracy", 0.5 * (above_zero(&real)? + 1.0 - above_zero(&fake)?));
-        let gradients = self.parameters.gradients(&loss.backward()?);
+        let store = loss.backward()?;
+        let gradients = self.parameters.gradients(|parameter| store.get(parameter));
         let size = norm(gradients.iter().map(|(_, gradient)| gradient))?;
         terms.insert("disc_grad_norm", size);
         if size.is_finite() {

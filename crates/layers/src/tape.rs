@@ -1,0 +1,166 @@
+//! Gradients of a chain of layers without candle's graph.
+//!
+//! candle's backward pass fills zeros for every gradient it meets and then adds to
+//! them: on a CPU, whose time goes into memory, a third of a training step. A layer
+//! that is run on a [`Tape`] leaves a function there which takes the gradient of its
+//! output to the gradient of its input, and puts those of its parameters into
+//! [`Gradients`]. [`Tape::backward`] runs them in reverse. What is computed is the
+//! same; tests compare the two.
+
+use std::collections::HashMap;
+
+use candle_core::backprop::GradStore;
+use candle_core::{Module, Result, Tensor, TensorId, Var};
+
+/// The way back through one layer, or through a block of several.
+///
+/// Gets the gradient of the output, and what is to be added to the gradient of the
+/// input (another branch's, of the same input); returns that sum, or nothing where
+/// nobody asks for it.
+type Step =
+    Box<dyn FnOnce(&Tensor, Option<&Tensor>, &mut Gradients) -> Result<Option<Tensor>> + Send>;
+
+/// The way back through layers that were run one after the other.
+#[derive(Default)]
+pub struct Tape {
+    steps: Vec<Step>,
+    /// Whether nobody asks for the gradient of the first layer's input.
+    starts_with_data: bool,
+}
+
+impl Tape {
+    /// A tape whose first input is data: no gradient to it is computed.
+    pub fn from_data() -> Self {
+        Self { steps: Vec::new(), starts_with_data: true }
+    }
+
+    /// Whether the layer that is recorded next has to find the gradient of its input.
+    pub fn wants_input(&self) -> bool {
+        !(self.starts_with_data && self.steps.is_empty())
+    }
+
+    /// Records the way back through a layer: see [`Tape::backward_add`] for what it
+    /// gets and returns.
+    pub fn push(
+        &mut self,
+        step: impl FnOnce(&Tensor, Option<&Tensor>, &mut Gradients) -> Result<Option<Tensor>>
+        + Send
+        + 'static,
+    ) {
+        self.steps.push(Box::new(step));
+    }
+
+    /// Runs `layer` with candle's own graph, which [`Tape::backward`] then goes
+    /// through: for layers that have nothing faster.
+    ///
+    /// # Errors
+    /// What `layer` returns.
+    pub fn record(
+        &mut self,
+        x: &Tensor,
+        layer: impl FnOnce(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let leaf = Var::from_tensor(x)?;
+        let y = layer(leaf.as_tensor())?;
+        let output = y.detach();
+        self.push(move |dy, plus, gradients| {
+            let mut store = (&y * dy)?.sum_all()?.backward()?;
+            let dx = store.remove(leaf.as_tensor());
+            gradients.extend(store)?;
+            dx.map(|dx| sum(dx, plus)).transpose()
+        });
+        Ok(output)
+    }
+
+    /// From the gradient of the last output to that of the first input, `None` where
+    /// the tape was made [`from_data`](Self::from_data). Gradients of parameters are
+    /// added to `gradients`.
+    ///
+    /// # Errors
+    /// When `dy` does not have the last output's shape.
+    pub fn backward(self, dy: &Tensor, gradients: &mut Gradients) -> Result<Option<Tensor>> {
+        self.backward_add(dy, None, gradients)
+    }
+
+    /// [`backward`](Self::backward), with `plus` added to the gradient of the first
+    /// input.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn backward_add(
+        self,
+        dy: &Tensor,
+        plus: Option<&Tensor>,
+        gradients: &mut Gradients,
+    ) -> Result<Option<Tensor>> {
+        let mut gradient = Some(dy.clone());
+        let count = self.steps.len();
+        for (back, step) in self.steps.into_iter().rev().enumerate() {
+            let Some(dy) = gradient else { break };
+            gradient = step(&dy, plus.filter(|_| back + 1 == count), gradients)?;
+        }
+        if count == 0 { gradient.map(|dy| sum(dy, plus)).transpose() } else { Ok(gradient) }
+    }
+}
+
+/// `gradient + plus`.
+pub(crate) fn sum(gradient: Tensor, plus: Option<&Tensor>) -> Result<Tensor> {
+    match plus {
+        Some(plus) => gradient + plus,
+        None => Ok(gradient),
+    }
+}
+
+/// Gradients of parameters.
+#[derive(Debug, Default)]
+pub struct Gradients(HashMap<TensorId, Tensor>);
+
+impl Gradients {
+    /// Adds to the gradient of a parameter.
+    ///
+    /// # Errors
+    /// When it has one of another shape.
+    pub fn add(&mut self, parameter: &Tensor, gradient: Tensor) -> Result<()> {
+        self.add_id(parameter.id(), gradient)
+    }
+
+    /// Adds all that candle's own backward pass left.
+    ///
+    /// # Errors
+    /// As for [`add`](Self::add).
+    pub fn extend(&mut self, store: GradStore) -> Result<()> {
+        let found = store.get_ids().filter_map(|&id| Some((id, store.get_id(id)?.clone())));
+        found.into_iter().try_for_each(|(id, gradient)| self.add_id(id, gradient))
+    }
+
+    /// The gradient of a parameter, if it has one.
+    pub fn get(&self, parameter: &Tensor) -> Option<&Tensor> {
+        self.0.get(&parameter.id())
+    }
+
+    fn add_id(&mut self, id: TensorId, gradient: Tensor) -> Result<()> {
+        let gradient = sum(gradient, self.0.get(&id))?;
+        self.0.insert(id, gradient);
+        Ok(())
+    }
+}
+
+/// Whether a gradient of `parameter` is to be found.
+///
+/// # Errors
+/// When it was computed from variables: a tape does not know its way back to them.
+pub(crate) fn is_trained(parameter: &Tensor) -> Result<bool> {
+    if parameter.track_op() && !parameter.is_variable() {
+        candle_core::bail!("a tape takes parameters that are variables, not computed from some")
+    }
+    Ok(parameter.is_variable())
+}
+
+/// A layer that runs on a [`Tape`].
+pub trait Taped: Module {
+    /// The forward pass, without candle's graph; the way back is put on `tape`.
+    ///
+    /// # Errors
+    /// As for the forward pass, and when a parameter was computed from variables.
+    fn forward_taped(&self, x: &Tensor, tape: &mut Tape) -> Result<Tensor>;
+}
