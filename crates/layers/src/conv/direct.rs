@@ -81,17 +81,45 @@ impl Bands {
     }
 }
 
-/// `weight` `[out, depth]` as blocks of `channels` rows, each `[depth, rows]`.
-fn pack(weight: &[f32], depth: usize, channels: usize) -> Vec<f32> {
-    let mut packed = vec![0.0; weight.len()];
-    let blocks = packed.par_chunks_mut(channels * depth).zip(weight.par_chunks(channels * depth));
-    blocks.for_each(|(packed, block)| {
-        let rows = block.len() / depth;
-        for (m, row) in block.chunks_exact(depth).enumerate() {
-            packed[m..].iter_mut().step_by(rows).zip(row).for_each(|(packed, w)| *packed = *w);
-        }
-    });
-    packed
+/// The weight of a convolution of stride 1.
+#[derive(Clone, Copy)]
+pub(super) struct Weight<'a> {
+    /// `[out, in, kh, kw]`, or where `flipped` `[in, out, kh, kw]` with both axes of
+    /// the kernel the other way round: the gradient to the input is such a convolution
+    /// of the gradient to the output.
+    pub data: &'a [f32],
+    /// See above.
+    pub flipped: bool,
+}
+
+impl Weight<'_> {
+    /// Blocks of `channels` outputs, each `[in, kh, kw, outputs]`.
+    fn pack(self, g: &Geometry, channels: usize) -> Vec<f32> {
+        let (depth, taps) = (g.depth(), g.taps());
+        let mut packed = vec![0.0; g.out_channels * depth];
+        packed.par_chunks_mut(channels * depth).enumerate().for_each(|(block, packed)| {
+            let rows = packed.len() / depth;
+            for m in 0..rows {
+                let output = block * channels + m;
+                let mut column = packed[m..].iter_mut().step_by(rows);
+                for input in 0..g.in_channels {
+                    let at = if self.flipped {
+                        input * g.out_channels + output
+                    } else {
+                        output * g.in_channels + input
+                    };
+                    let kernel = &self.data[at * taps..][..taps];
+                    let column = column.by_ref().take(taps);
+                    if self.flipped {
+                        column.zip(kernel.iter().rev()).for_each(|(to, from)| *to = *from);
+                    } else {
+                        column.zip(kernel).for_each(|(to, from)| *to = *from);
+                    }
+                }
+            }
+        });
+        packed
+    }
 }
 
 /// `[B, in, H, W]` to `[B, out, H', W']`, stride 1.
@@ -99,14 +127,15 @@ pub(super) fn forward(
     isa: Isa,
     g: &Geometry,
     x: &[f32],
-    weight: &[f32],
+    weight: Weight,
     extras: Extras,
 ) -> Vec<f32> {
     let pitch = g.w + g.config.padding.left + g.config.padding.right;
     let cached = (BAND_BYTES / (4 * pitch * g.in_channels)).saturating_sub(g.kh - 1);
     let bands = Bands::new(g, cached.max(2).min(g.oh.div_ceil(MIN_TASKS.div_ceil(g.batch.max(1)))));
-    let channels = isa.block_channels();
-    let packed = pack(weight, g.depth(), channels);
+    // Blocks of about the same size.
+    let channels = g.out_channels.div_ceil(g.out_channels.div_ceil(isa.block_channels()).max(1));
+    let packed = weight.pack(g, channels.max(1));
     let offsets: Vec<usize> = (0..g.depth())
         .map(|k| {
             let (channel, tap) = (k / g.taps(), k % g.taps());
@@ -210,8 +239,8 @@ pub(super) fn weight_gradient(isa: Isa, g: &Geometry, x: &[f32], grad: &[f32]) -
                 bands.pad(g, image, inputs.clone(), &rows, planes);
                 spread(g, pitch, grad, &rows, grads, row_len);
                 let len = bands.positions(g, rows.len()).next_multiple_of(lanes);
-                for first in (0..g.out_channels).step_by(isa.block_channels()) {
-                    let outputs = isa.block_channels().min(g.out_channels - first);
+                for first in (0..g.out_channels).step_by(isa.tap_channels()) {
+                    let outputs = isa.tap_channels().min(g.out_channels - first);
                     for (input, plane) in inputs.clone().zip(planes.chunks_exact(bands.plane)) {
                         for ky in 0..g.kh {
                             let mut sums = [[0.0; 3]; 8];

@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
+use super::direct::Weight;
 use super::geometry::Geometry;
 use super::winograd::Extras;
 use super::{Conv2d, Conv2dConfig, Padding, direct, kernels, winograd};
@@ -83,22 +84,23 @@ pub(super) fn forward_untracked(
 
 /// The gradient to the input, `[B, in, H, W]`, for `grad` `[B, out, H', W']`.
 pub(super) fn input_gradient(g: &Geometry, weight: &Tensor, grad: &Tensor) -> Result<Tensor> {
-    let dx = match full_padding(g) {
-        // With stride 1 it is a convolution of the gradient with the flipped kernel.
-        Some(padding) => {
-            let config = Conv2dConfig { stride: 1, padding };
-            let flipped = cpu::with_slices([weight], |[weight]| flip(g, weight))?;
-            let shape = Shape::from((g.in_channels, g.out_channels, g.kh, g.kw));
-            let transposed = Geometry::new(grad.shape(), &shape, config)?;
-            cpu::with_slices([grad], |[grad]| {
-                convolve(&transposed, grad, &flipped, Extras::default(), false)
-            })?
+    let shape = (g.batch, g.in_channels, g.h, g.w);
+    // With stride 1 it is a convolution of the gradient with the flipped kernel.
+    let transposed = full_padding(g).map(|padding| {
+        let kernel = Shape::from((g.in_channels, g.out_channels, g.kh, g.kw));
+        Geometry::new(grad.shape(), &kernel, Conv2dConfig { stride: 1, padding })
+    });
+    let transposed = transposed.transpose()?.filter(direct_pays);
+    let dx = cpu::with_slices([weight, grad], |[weight, grad]| {
+        match (Isa::detect(), &transposed) {
+            (Some(isa), Some(transposed)) => {
+                let weight = Weight { data: weight, flipped: true };
+                direct::forward(isa, transposed, grad, weight, Extras::default())
+            }
+            _ => kernels::input_gradient(g, weight, grad),
         }
-        None => cpu::with_slices([weight, grad], |[weight, grad]| {
-            kernels::input_gradient(g, weight, grad)
-        })?,
-    };
-    Tensor::from_vec(dx, (g.batch, g.in_channels, g.h, g.w), grad.device())
+    })?;
+    Tensor::from_vec(dx, shape, grad.device())
 }
 
 /// The gradient to the weight, `[out, in, kh, kw]`, for an input `x` and `grad`
@@ -129,7 +131,9 @@ fn convolve(
 ) -> Vec<f32> {
     match Isa::detect() {
         isa if transforms && winograd::suits(g) => winograd::forward(isa, g, x, weight, extras),
-        Some(isa) if direct_pays(g) => direct::forward(isa, g, x, weight, extras),
+        Some(isa) if direct_pays(g) => {
+            direct::forward(isa, g, x, Weight { data: weight, flipped: false }, extras)
+        }
         _ => kernels::forward(g, x, weight, extras),
     }
 }
@@ -156,18 +160,6 @@ fn full_padding(g: &Geometry) -> Option<Padding> {
         left: (g.kw - 1).checked_sub(left)?,
         right: (g.kw - 1).checked_sub(right)?,
     })
-}
-
-/// `[out, in, kh, kw]` to `[in, out, kh, kw]` with both kernel axes reversed.
-fn flip(g: &Geometry, weight: &[f32]) -> Vec<f32> {
-    let taps = g.taps();
-    let mut flipped = Vec::with_capacity(weight.len());
-    for i in 0..g.in_channels {
-        for o in 0..g.out_channels {
-            flipped.extend(weight[(o * g.in_channels + i) * taps..][..taps].iter().rev());
-        }
-    }
-    flipped
 }
 
 impl CustomOp2 for ConvOp {

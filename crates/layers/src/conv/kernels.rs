@@ -198,13 +198,22 @@ pub(super) fn input_gradient(g: &Geometry, weight: &[f32], grad: &[f32]) -> Vec<
             let offset = (picture * g.in_channels + first) * g.in_pixels();
             target.slice(offset, channels * g.in_pixels())
         };
+        let left = (&weight[first * g.taps()..], 1, depth);
+        if g.is_pointwise() {
+            // SAFETY: `planes` has `rows` rows of `pixels` floats, this task's alone.
+            unsafe {
+                let target = planes.as_mut_ptr();
+                let sizes = (rows, pixels, g.out_channels);
+                add_product(sizes, target, pixels, left, (grad, pixels, 1));
+            }
+            return;
+        }
         let tile = tile_pixels(rows);
         for start in (0..pixels).step_by(tile) {
             let range = start..(start + tile).min(pixels);
             let n = range.len();
             with_scratch(rows * n, |columns| {
                 columns.fill(0.0);
-                let left = (&weight[first * g.taps()..], 1, depth);
                 let right = (&grad[start..], pixels, 1);
                 // SAFETY: `columns` is this thread's scratch, `rows` rows of `n` floats.
                 unsafe {

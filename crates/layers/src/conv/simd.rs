@@ -17,6 +17,16 @@ impl Isa {
     pub fn block_channels(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => 12,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => 4,
+        }
+    }
+
+    /// Output channels of one call of [`Isa::taps`], at most.
+    pub fn tap_channels(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512 => 8,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => 4,
@@ -47,6 +57,10 @@ impl Isa {
             match self {
                 #[cfg(target_arch = "x86_64")]
                 Self::Avx512 => match channels {
+                    12 => avx512::block::<12>(input, offsets, weights, out),
+                    11 => avx512::block::<11>(input, offsets, weights, out),
+                    10 => avx512::block::<10>(input, offsets, weights, out),
+                    9 => avx512::block::<9>(input, offsets, weights, out),
                     8 => avx512::block::<8>(input, offsets, weights, out),
                     7 => avx512::block::<7>(input, offsets, weights, out),
                     6 => avx512::block::<6>(input, offsets, weights, out),
@@ -72,7 +86,7 @@ impl Isa {
     ///
     /// # Safety
     /// `input .. + len + 2` and `grad + m * grad_stride .. + len` must be readable;
-    /// `len` is a multiple of `lanes()`; `channels` is 1 to `block_channels()`.
+    /// `len` is a multiple of `lanes()`; `channels` is 1 to `tap_channels()`.
     pub unsafe fn taps(
         self,
         channels: usize,
