@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Result, Tensor, Var};
 use candle_nn::{Init, ModuleT, VarBuilder};
+use layers::{BatchNormLeaky, Tape, leaky_relu};
 
 /// PyTorch's epsilon, added to the variance.
 const EPS: f64 = 1e-5;
@@ -61,12 +62,31 @@ impl BatchNorm {
         let centred = x.sub(&spread(&mean, x)?)?;
         let var = centred.sqr()?.mean(2)?.mean(0)?;
         let unbiased = (var.detach() * (count as f64 / (count - 1) as f64))?;
-        follow(&self.running_mean, &mean.detach())?;
-        follow(&self.running_var, &unbiased)?;
-        let seen = self.num_batches_tracked.as_detached_tensor();
-        self.num_batches_tracked.set(&(&seen + seen.ones_like()?)?)?;
-
+        self.learn(&mean.detach(), &unbiased)?;
         self.affine(&centred, &var)
+    }
+
+    /// Moves the running statistics towards a batch's.
+    fn learn(&self, mean: &Tensor, unbiased_variance: &Tensor) -> Result<()> {
+        follow(&self.running_mean, mean)?;
+        follow(&self.running_var, unbiased_variance)?;
+        let seen = self.num_batches_tracked.as_detached_tensor();
+        self.num_batches_tracked.set(&(&seen + seen.ones_like()?)?)
+    }
+
+    /// The norm in training, then a leaky ReLU of `slope`, on a tape.
+    ///
+    /// # Errors
+    /// As for the forward pass in training.
+    pub fn forward_leaky_taped(&self, x: &Tensor, slope: f64, tape: &mut Tape) -> Result<Tensor> {
+        let (weight, bias) = (self.weight.clone(), self.bias.clone());
+        let norm = BatchNormLeaky { weight, bias, eps: EPS, slope };
+        if !norm.supports(x) {
+            return tape.record(x, |x| leaky_relu(&self.forward_t(x, true)?, slope));
+        }
+        let (y, statistics) = norm.forward_taped(x, tape)?;
+        self.learn(&statistics.mean, &statistics.unbiased_variance)?;
+        Ok(y)
     }
 
     /// `[B, C, N]` by the running statistics.

@@ -35,6 +35,7 @@ pub use losses::{
 pub use patchgan::{Norm, PatchGan, PatchGanConfig};
 
 use candle_core::{Result, Tensor};
+use layers::Tape;
 
 /// Judges images patch by patch.
 pub trait Critic: Send + Sync {
@@ -47,6 +48,13 @@ pub trait Critic: Send + Sync {
     /// # Errors
     /// When the images do not fit the network.
     fn logits(&self, images: &Tensor, train: bool) -> Result<Tensor>;
+
+    /// [`logits`](Self::logits) in training, without candle's graph: the way back is
+    /// put on `tape`.
+    ///
+    /// # Errors
+    /// As [`logits`](Self::logits).
+    fn logits_taped(&self, images: &Tensor, tape: &mut Tape) -> Result<Tensor>;
 }
 
 /// Whether the tensor `key` of a discriminator is a buffer: written by training

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, Module, ModuleT, VarBuilder};
-use layers::{Conv2d, Conv2dConfig, GroupNorm, Padding, leaky_relu};
+use layers::{Conv2d, Conv2dConfig, GroupNorm, Padding, Tape, Taped, leaky_relu};
 use serde::{Deserialize, Serialize};
 
 use crate::{ActNorm, BatchNorm, Critic};
@@ -148,6 +148,16 @@ impl Critic for PatchGan {
         }
         self.last.forward(&x)
     }
+
+    fn logits_taped(&self, images: &Tensor, tape: &mut Tape) -> Result<Tensor> {
+        self.check(images)?;
+        let first = self.first.forward_taped(images, tape)?;
+        let mut x = layers::activation::leaky_relu_taped(&first, SLOPE, tape)?;
+        for (conv, norm) in &self.inner {
+            x = norm.forward_leaky_taped(&conv.forward_taped(&x, tape)?, tape)?;
+        }
+        self.last.forward_taped(&x, tape)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -170,6 +180,18 @@ impl NormLayer {
                 Self::Group(GroupNorm::new(weight, bias, groups, layers::group_norm::EPS)?)
             }
         })
+    }
+}
+
+impl NormLayer {
+    /// The norm in training, then the leaky ReLU, on a tape.
+    fn forward_leaky_taped(&self, x: &Tensor, tape: &mut Tape) -> Result<Tensor> {
+        match self {
+            Self::Batch(norm) => norm.forward_leaky_taped(x, SLOPE, tape),
+            Self::Act(_) | Self::Group(_) => {
+                tape.record(x, |x| leaky_relu(&self.forward_t(x, true)?, SLOPE))
+            }
+        }
     }
 }
 

@@ -4,6 +4,10 @@
 //! and dead features hit all the time.
 
 use candle_core::{Result, Tensor};
+use rayon::prelude::*;
+
+use crate::cpu;
+use crate::tape::{Tape, sum};
 
 /// `x * sigmoid(x)`, in any shape.
 ///
@@ -28,6 +32,40 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
 pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
     let positive = x.gt(0.0)?.to_dtype(x.dtype())?;
     x.mul(&((positive * (1.0 - slope))? + slope)?)
+}
+
+/// [`leaky_relu`] on a tape.
+///
+/// # Errors
+/// As there.
+pub fn leaky_relu_taped(x: &Tensor, slope: f64, tape: &mut Tape) -> Result<Tensor> {
+    if !cpu::supports(x) {
+        return tape.record(x, |x| leaky_relu(x, slope));
+    }
+    let slope = slope as f32;
+    let y = zip([x, x], |x, _| if x > 0.0 { x } else { x * slope })?;
+    let x = x.detach();
+    tape.push(move |dy, plus, _| {
+        let dx = zip([&x, dy], |x, dy| if x > 0.0 { dy } else { dy * slope })?;
+        sum(dx, plus).map(Some)
+    });
+    Ok(y)
+}
+
+/// `f` of each pair of elements, of f32 tensors of one shape on the CPU.
+fn zip(tensors: [&Tensor; 2], f: impl Fn(f32, f32) -> f32 + Sync) -> Result<Tensor> {
+    /// Elements a thread takes at a time.
+    const CHUNK: usize = 1 << 14;
+    let (shape, device) = (tensors[0].shape(), tensors[0].device());
+    let values = cpu::with_slices(tensors, |[a, b]| {
+        let mut values = vec![0.0; a.len()];
+        let sources = a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK));
+        values.par_chunks_mut(CHUNK).zip(sources).for_each(|(to, (a, b))| {
+            to.iter_mut().zip(a.iter().zip(b)).for_each(|(to, (a, b))| *to = f(*a, *b));
+        });
+        values
+    })?;
+    Tensor::from_vec(values, shape, device)
 }
 
 /// `|x|`, in any shape; the gradient at 0 is 0.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`conv`] | convolution with any kernel, stride and (asymmetric) padding |
 //! | [`mod@group_norm`] | group norm, alone or with SiLU behind it |
+//! | [`mod@batch_norm`] | batch norm with leaky ReLU, for training |
 //! | [`resample`] | nearest upsampling, the reference's strided downsampling |
 //! | [`attention`] | single-head attention over a feature map |
 //! | [`mod@tape`] | gradients of chains of these layers without candle's graph |
@@ -14,6 +15,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod batch_norm;
 pub mod conv;
 mod cpu;
 pub mod group_norm;
@@ -21,12 +23,14 @@ mod isa;
 mod reduce;
 pub mod resample;
 mod scratch;
+mod shared_mut;
 mod sigmoid;
 pub mod tape;
 mod vector;
 
 pub use activation::{abs, leaky_relu, relu, silu};
 pub use attention::{AttnBlock, KeysValues, attn_block};
+pub use batch_norm::{BatchNormLeaky, BatchStatistics};
 pub use conv::{Conv2d, Conv2dConfig, Padding, conv2d, conv2d_no_bias};
 pub use group_norm::{GroupNorm, Moments, group_norm};
 pub use resample::{Downsample, Upsample, downsample, max_pool2x2, upsample, upsample_nearest2x};

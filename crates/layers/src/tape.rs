@@ -26,17 +26,36 @@ pub struct Tape {
     steps: Vec<Step>,
     /// Whether nobody asks for the gradient of the first layer's input.
     starts_with_data: bool,
+    /// Whether nobody asks for the gradients of parameters.
+    frozen: bool,
 }
 
 impl Tape {
     /// A tape whose first input is data: no gradient to it is computed.
     pub fn from_data() -> Self {
-        Self { steps: Vec::new(), starts_with_data: true }
+        Self { starts_with_data: true, ..Self::default() }
+    }
+
+    /// A tape that finds the gradient of its first input only: parameters are taken for
+    /// constants.
+    pub fn frozen() -> Self {
+        Self { frozen: true, ..Self::default() }
     }
 
     /// Whether the layer that is recorded next has to find the gradient of its input.
     pub fn wants_input(&self) -> bool {
         !(self.starts_with_data && self.steps.is_empty())
+    }
+
+    /// Whether the layer that is recorded next has to find the gradient of `parameter`.
+    ///
+    /// # Errors
+    /// When that was computed from variables: a tape does not know its way back to them.
+    pub fn wants(&self, parameter: &Tensor) -> Result<bool> {
+        if parameter.track_op() && !parameter.is_variable() {
+            candle_core::bail!("a tape takes parameters that are variables, not computed from some")
+        }
+        Ok(parameter.is_variable() && !self.frozen)
     }
 
     /// Records the way back through a layer: see [`Tape::backward_add`] for what it
@@ -63,10 +82,14 @@ impl Tape {
         let leaf = Var::from_tensor(x)?;
         let y = layer(leaf.as_tensor())?;
         let output = y.detach();
+        let frozen = self.frozen;
         self.push(move |dy, plus, gradients| {
             let mut store = (&y * dy)?.sum_all()?.backward()?;
-            let dx = store.remove(leaf.as_tensor());
-            gradients.extend(store)?;
+            // candle leaves gradients of variables in a graph of their own.
+            let dx = store.remove(leaf.as_tensor()).map(|dx| dx.detach());
+            if !frozen {
+                gradients.extend(store)?;
+            }
             dx.map(|dx| sum(dx, plus)).transpose()
         });
         Ok(output)
@@ -93,7 +116,7 @@ impl Tape {
         plus: Option<&Tensor>,
         gradients: &mut Gradients,
     ) -> Result<Option<Tensor>> {
-        let mut gradient = Some(dy.clone());
+        let mut gradient = Some(dy.detach());
         let count = self.steps.len();
         for (back, step) in self.steps.into_iter().rev().enumerate() {
             let Some(dy) = gradient else { break };
@@ -129,7 +152,7 @@ impl Gradients {
     /// # Errors
     /// As for [`add`](Self::add).
     pub fn extend(&mut self, store: GradStore) -> Result<()> {
-        let found = store.get_ids().filter_map(|&id| Some((id, store.get_id(id)?.clone())));
+        let found = store.get_ids().filter_map(|&id| Some((id, store.get_id(id)?.detach())));
         found.into_iter().try_for_each(|(id, gradient)| self.add_id(id, gradient))
     }
 
@@ -143,17 +166,6 @@ impl Gradients {
         self.0.insert(id, gradient);
         Ok(())
     }
-}
-
-/// Whether a gradient of `parameter` is to be found.
-///
-/// # Errors
-/// When it was computed from variables: a tape does not know its way back to them.
-pub(crate) fn is_trained(parameter: &Tensor) -> Result<bool> {
-    if parameter.track_op() && !parameter.is_variable() {
-        candle_core::bail!("a tape takes parameters that are variables, not computed from some")
-    }
-    Ok(parameter.is_variable())
 }
 
 /// A layer that runs on a [`Tape`].

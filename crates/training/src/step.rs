@@ -102,7 +102,7 @@ impl VqTrainer {
 
         if let Some(adversary) = &self.adversary {
             let last = |upstream: &Tensor| self.model.last_layer_gradient(&hidden, upstream);
-            let term = adversary.generator_term(&leaf, &upstream, last, step, &mut terms)?;
+            let term = adversary.generator_term(&made, &upstream, last, step, &mut terms)?;
             if let Some(term) = term {
                 total += term.value;
                 upstream = (upstream + term.gradient)?;

@@ -7,7 +7,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::geometry::Geometry;
-use super::kernels::SharedMut;
+use crate::shared_mut::SharedMut;
 use super::winograd::Extras;
 use crate::isa::Isa;
 use crate::scratch::with_scratch;

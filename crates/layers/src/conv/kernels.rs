@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::geometry::Geometry;
 use super::winograd::Extras;
 use crate::scratch::with_scratch;
+use crate::shared_mut::SharedMut;
 
 /// Bytes of the patch matrix of one tile: a share of the second-level cache.
 const TILE_BYTES: usize = 640 << 10;
@@ -62,61 +63,6 @@ unsafe fn add_product(
             false,
             Parallelism::None,
         );
-    }
-}
-
-/// A buffer that tasks may share because each writes elements of its own.
-#[derive(Clone, Copy)]
-pub(super) struct SharedMut {
-    first: *mut f32,
-    len: usize,
-}
-// SAFETY: every use names the disjoint elements that its task writes.
-unsafe impl Send for SharedMut {}
-// SAFETY: as above.
-unsafe impl Sync for SharedMut {}
-
-impl SharedMut {
-    pub fn new(buffer: &mut [f32]) -> Self {
-        Self { first: buffer.as_mut_ptr(), len: buffer.len() }
-    }
-
-    /// All that `buffer` has room for, not yet written: for [`Self::at`] and
-    /// [`Self::write`] only.
-    pub fn new_spare(buffer: &mut Vec<f32>) -> Self {
-        Self { first: buffer.as_mut_ptr(), len: buffer.capacity() }
-    }
-
-    /// A pointer to element `offset`.
-    pub fn at(self, offset: usize) -> *mut f32 {
-        assert!(offset <= self.len, "offset {offset} of {}", self.len);
-        // SAFETY: within the buffer (asserted).
-        unsafe { self.first.add(offset) }
-    }
-
-    /// Writes `len` values to `offset` and behind; what was there is not read.
-    ///
-    /// # Safety
-    /// `values` must be as many as `len`, the buffer must be there still, and nothing
-    /// else may use these elements meanwhile.
-    #[inline(always)]
-    pub unsafe fn write(self, offset: usize, len: usize, values: impl Iterator<Item = f32>) {
-        assert!(offset + len <= self.len, "elements {offset}..+{len} of {}", self.len);
-        // SAFETY: within the buffer (asserted).
-        let first = unsafe { self.first.add(offset) };
-        // SAFETY: there are `len` values at most (contract), so all writes are within.
-        values.enumerate().for_each(|(i, value)| unsafe { first.add(i).write(value) });
-    }
-
-    /// The elements `offset..offset + len`.
-    ///
-    /// # Safety
-    /// The buffer must outlive the slice, and nothing else may use these elements
-    /// meanwhile.
-    pub unsafe fn slice<'a>(self, offset: usize, len: usize) -> &'a mut [f32] {
-        assert!(offset + len <= self.len, "elements {offset}..+{len} of {}", self.len);
-        // SAFETY: within the buffer (asserted), exclusive by this function's contract.
-        unsafe { std::slice::from_raw_parts_mut(self.first.add(offset), len) }
     }
 }
 

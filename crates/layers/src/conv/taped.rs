@@ -6,7 +6,7 @@ use candle_nn::Module;
 use super::geometry::Geometry;
 use super::{Conv2d, fast};
 use crate::cpu;
-use crate::tape::{Tape, Taped, is_trained, sum};
+use crate::tape::{Tape, Taped, sum};
 
 impl Taped for Conv2d {
     fn forward_taped(&self, x: &Tensor, tape: &mut Tape) -> Result<Tensor> {
@@ -73,9 +73,9 @@ fn forward(
         candle_core::bail!("conv2d: {:?} for {} output channels", bias.shape(), g.out_channels)
     }
     let y = fast::forward_untracked(&g, x, conv, residual)?;
-    let trains_weight = is_trained(&conv.weight)?;
+    let trains_weight = tape.wants(&conv.weight)?;
     let bias = conv.bias.as_ref();
-    let trained_bias = bias.map(is_trained).transpose()?.unwrap_or(false).then_some(bias).flatten();
+    let trained_bias = bias.map(|bias| tape.wants(bias)).transpose()?.unwrap_or(false).then_some(bias).flatten();
     let (conv, x, bias) = (conv.clone(), x.detach(), trained_bias.cloned());
     let wants_input = tape.wants_input();
     tape.push(move |dy, plus, gradients| {

@@ -18,7 +18,7 @@ use rayon::prelude::*;
 pub(super) use gradient::weight_gradient;
 
 use super::geometry::Geometry;
-use super::kernels::SharedMut;
+use crate::shared_mut::SharedMut;
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
 use crate::vector::{lanes, run};

@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use super::GroupNorm;
 use super::fast::{self, GroupNormOp};
 use crate::cpu;
-use crate::tape::{Tape, is_trained};
+use crate::tape::Tape;
 
 impl GroupNorm {
     /// [`GroupNorm::forward_silu`] on a tape.
@@ -20,7 +20,7 @@ impl GroupNorm {
         let (x, weight, bias) = (x.detach(), self.weight.detach(), self.bias.detach());
         let y = fast::group_norm(&x, &weight, &bias, op)?;
         let trained = [&self.weight, &self.bias].map(|parameter| -> Result<Option<Tensor>> {
-            Ok(is_trained(parameter)?.then(|| parameter.clone()))
+            Ok(tape.wants(parameter)?.then(|| parameter.clone()))
         });
         let [train_weight, train_bias] = trained;
         let (train_weight, train_bias) = (train_weight?, train_bias?);

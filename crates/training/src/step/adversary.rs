@@ -1,8 +1,9 @@
 //! The discriminator's part in a step.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candle_core::{Tensor, Var};
 use discriminator::{Critic, adaptive_weight, adopt_weight};
+use layers::{Gradients, Tape};
 
 use super::{clip_factor, gradient_at};
 use crate::adam::{Adam, AdamConfig};
@@ -54,14 +55,14 @@ impl Adversary {
         self.config.sleep && step < self.config.start
     }
 
-    /// The adversarial term for the reconstruction `leaf`; `None` while the
+    /// The adversarial term for the reconstruction `made`; `None` while the
     /// discriminator takes no part.
     ///
-    /// `nll_gradient` is the gradient of the other losses at `leaf`, and
+    /// `nll_gradient` is the gradient of the other losses at `made`, and
     /// `last_layer` takes such a gradient to the weight of the decoder's last layer.
     pub(super) fn generator_term(
         &self,
-        leaf: &Var,
+        made: &Tensor,
         nll_gradient: &Tensor,
         last_layer: impl Fn(&Tensor) -> vq_autoencoder::Result<Tensor>,
         step: u64,
@@ -70,9 +71,12 @@ impl Adversary {
         if self.sleeps(step) {
             return Ok(None);
         }
-        let logits = self.critic.logits(leaf.as_tensor(), true)?;
-        let loss = self.config.generator_loss.loss(&logits)?;
-        let gradient = gradient_at(&loss, leaf)?;
+        let mut tape = Tape::frozen();
+        let logits = Var::from_tensor(&self.critic.logits_taped(made, &mut tape)?)?;
+        let loss = self.config.generator_loss.loss(logits.as_tensor())?;
+        let upstream = gradient_at(&loss, &logits)?;
+        let gradient = tape.backward(&upstream, &mut Gradients::default())?;
+        let gradient = gradient.context("the discriminator gives no gradient")?;
         let mut weight = self.config.weight;
         if self.config.adaptive {
             let ratio = adaptive_weight(&last_layer(nll_gradient)?, &last_layer(&gradient)?)?;
@@ -104,8 +108,9 @@ impl Adversary {
         if self.sleeps(step) {
             return Ok(Vec::new());
         }
-        let real = self.critic.logits(images, true)?;
-        let fake = self.critic.logits(made, true)?;
+        let (mut real_tape, mut fake_tape) = (Tape::from_data(), Tape::from_data());
+        let real = Var::from_tensor(&self.critic.logits_taped(images, &mut real_tape)?)?;
+        let fake = Var::from_tensor(&self.critic.logits_taped(made, &mut fake_tape)?)?;
         let weight = self.config.critic_weight * self.factor(step);
         let loss = (self.config.critic_loss.loss(&real, &fake)? * weight)?;
         terms.insert("disc_loss", f64::from(loss.to_scalar::<f32>()?));
@@ -113,8 +118,15 @@ impl Adversary {
         terms.insert("logits_fake", mean(&fake)?);
         // How often it is right: a discriminator that always is has won.
         terms.insert("disc_accuracy", 0.5 * (above_zero(&real)? + 1.0 - above_zero(&fake)?));
+        let mut gradients = Gradients::default();
         let store = loss.backward()?;
-        let gradients = self.parameters.gradients(|parameter| store.get(parameter));
+        for (logits, tape) in [(&real, real_tape), (&fake, fake_tape)] {
+            // candle leaves out what is multiplied by 0: the loss before the first step.
+            if let Some(upstream) = store.get(logits.as_tensor()) {
+                tape.backward(upstream, &mut gradients)?;
+            }
+        }
+        let gradients = self.parameters.gradients(|parameter| gradients.get(parameter));
         let size = norm(gradients.iter().map(|(_, gradient)| gradient))?;
         terms.insert("disc_grad_norm", size);
         if size.is_finite() {

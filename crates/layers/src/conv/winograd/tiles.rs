@@ -1,7 +1,7 @@
 //! Transformed tiles of a feature map, and how they are made.
 
 use super::super::geometry::Geometry;
-use super::super::kernels::SharedMut;
+use crate::shared_mut::SharedMut;
 use super::transforms::{FREQUENCIES, gradient_tile, input_tile};
 use crate::vector::{Kernel, MAX_LANES, Vector};
 

@@ -3,7 +3,7 @@
 
 use std::ops;
 
-use super::super::kernels::SharedMut;
+use crate::shared_mut::SharedMut;
 use super::transforms::{FREQUENCIES, weight_gradient_tile, weight_tile};
 use crate::vector::{Kernel, MAX_LANES, Vector};
 
