@@ -3,13 +3,13 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, Module, VarBuilder};
 
-mod direct;
 mod fast;
 mod fused;
 mod geometry;
 mod kernels;
+mod panels;
 pub mod plain;
-mod simd;
+mod product;
 mod taped;
 mod winograd;
 

@@ -29,6 +29,12 @@ impl SharedMut {
         unsafe { self.first.add(offset) }
     }
 
+    /// A pointer to elements `offset..offset + len`, which are there.
+    pub fn range(self, offset: usize, len: usize) -> *mut f32 {
+        assert!(offset + len <= self.len, "elements {offset}..+{len} of {}", self.len);
+        self.at(offset)
+    }
+
     /// Writes `len` values to `offset` and behind; what was there is not read.
     ///
     /// # Safety

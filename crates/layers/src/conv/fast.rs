@@ -2,10 +2,10 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
-use super::direct::Weight;
 use super::geometry::Geometry;
+use super::panels::Weight;
 use super::winograd::Extras;
-use super::{Conv2d, Conv2dConfig, Padding, direct, kernels, winograd};
+use super::{Conv2d, Conv2dConfig, Padding, kernels, panels, winograd};
 use crate::cpu;
 use crate::isa::Isa;
 
@@ -90,12 +90,12 @@ pub(super) fn input_gradient(g: &Geometry, weight: &Tensor, grad: &Tensor) -> Re
         let kernel = Shape::from((g.in_channels, g.out_channels, g.kh, g.kw));
         Geometry::new(grad.shape(), &kernel, Conv2dConfig { stride: 1, padding })
     });
-    let transposed = transposed.transpose()?.filter(direct_pays);
+    let transposed = transposed.transpose()?;
     let dx = cpu::with_slices([weight, grad], |[weight, grad]| {
         match (Isa::detect(), &transposed) {
             (Some(isa), Some(transposed)) => {
                 let weight = Weight { data: weight, flipped: true };
-                direct::forward(isa, transposed, grad, weight, Extras::default())
+                panels::forward(isa, transposed, grad, weight, Extras::default())
             }
             _ => kernels::input_gradient(g, weight, grad),
         }
@@ -108,7 +108,6 @@ pub(super) fn input_gradient(g: &Geometry, weight: &Tensor, grad: &Tensor) -> Re
 pub(super) fn weight_gradient(g: &Geometry, x: &Tensor, grad: &Tensor) -> Result<Tensor> {
     let dw = cpu::with_slices([x, grad], |[x, grad]| match Isa::detect() {
         isa if winograd::suits(g) => winograd::weight_gradient(isa, g, x, grad),
-        Some(isa) if g.config.stride == 1 && g.kw == 3 => direct::weight_gradient(isa, g, x, grad),
         _ => kernels::weight_gradient(g, x, grad),
     })?;
     Tensor::from_vec(dw, (g.out_channels, g.in_channels, g.kh, g.kw), x.device())
@@ -131,20 +130,9 @@ fn convolve(
 ) -> Vec<f32> {
     match Isa::detect() {
         isa if transforms && winograd::suits(g) => winograd::forward(isa, g, x, weight, extras),
-        Some(isa) if direct_pays(g) => {
-            direct::forward(isa, g, x, Weight { data: weight, flipped: false }, extras)
-        }
-        _ => kernels::forward(g, x, weight, extras),
+        Some(isa) => panels::forward(isa, g, x, Weight { data: weight, flipped: false }, extras),
+        None => kernels::forward(g, x, weight, extras),
     }
-}
-
-/// Whether summing from padded planes is faster than a product with patches: where a
-/// patch would be used for few outputs only, and for small kernels, whose planes have
-/// little padding. (4x4, 256 to 512 channels @8, with gradients: 28 ms directly, 15 ms
-/// by patches.)
-fn direct_pays(g: &Geometry) -> bool {
-    const FEW_OUTPUTS: usize = 16;
-    g.config.stride == 1 && g.taps() > 1 && (g.kw <= 3 || g.out_channels < FEW_OUTPUTS)
 }
 
 /// The padding that turns the gradient to the input into a convolution, if there

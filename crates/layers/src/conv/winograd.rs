@@ -8,7 +8,6 @@
 
 mod gradient;
 mod outputs;
-mod product;
 mod tiles;
 mod transforms;
 mod weights;

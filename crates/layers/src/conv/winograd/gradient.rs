@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::super::geometry::Geometry;
 use crate::shared_mut::SharedMut;
-use super::product::{Left, Right, block_rows, product};
+use super::super::product::{Left, Right, block_rows, product};
 use super::tiles::{Grid, Maps, Order, Part, Range, Tiles, Transform};
 use super::transforms::FREQUENCIES;
 use super::weights::Back;

@@ -2,7 +2,7 @@
 
 use super::super::geometry::Geometry;
 use crate::shared_mut::SharedMut;
-use super::product::{Left, Right, block_rows, product};
+use super::super::product::{Left, Right, block_rows, product};
 use super::tiles::{COLUMNS, Grid, Range, TILE, Tiles};
 use super::transforms::{FREQUENCIES, output_tile};
 use super::weights;

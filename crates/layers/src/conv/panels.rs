@@ -1,0 +1,423 @@
+//! Convolution of any kernel and stride by products of weights with panels of patches.
+//!
+//! A band of rows is copied into zero-padded planes, the columns of a row sorted by
+//! their remainder by the stride: the inputs of neighbouring outputs are then
+//! neighbours for every tap. A panel holds, for two vectors of outputs and a range of
+//! (channel, tap), what each output reads: small enough for the first-level cache,
+//! where all blocks of output channels meet it. An output is one sum over (channel,
+//! tap) in that order, whatever the bands, panels and threads.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::geometry::Geometry;
+use super::product::{Left, Right, product};
+use super::winograd::Extras;
+use crate::isa::Isa;
+use crate::scratch::with_scratch;
+use crate::shared_mut::SharedMut;
+use crate::vector::{Kernel, Vector, run};
+
+/// Floats of the padded planes of one band: a share of the second-level cache.
+const BAND_FLOATS: usize = 128 << 10;
+/// (Channel, tap) pairs of a panel: for two vectors of 16 it takes 24 KiB.
+const PANEL_DEPTH: usize = 192;
+/// Floats of sums that are kept while panels change, about.
+const SUM_FLOATS: usize = 32 << 10;
+/// Panels, each of other outputs, that meet the same weights one after the other.
+const PANELS: usize = 8;
+/// Tasks to cut a small input into, so that threads share it.
+const MIN_TASKS: usize = 8;
+
+/// The weight of a convolution.
+#[derive(Clone, Copy)]
+pub(super) struct Weight<'a> {
+    /// `[out, in, kh, kw]`, or where `flipped` `[in, out, kh, kw]` with both axes of
+    /// the kernel the other way round: the gradient to the input is such a convolution
+    /// of the gradient to the output.
+    pub data: &'a [f32],
+    /// See above.
+    pub flipped: bool,
+}
+
+impl Weight<'_> {
+    /// Blocks of `rows` outputs, each `[in, kh, kw, rows]`; the last may have fewer.
+    fn pack(self, g: &Geometry, rows: usize, packed: &mut [f32]) {
+        let (depth, taps) = (g.depth(), g.taps());
+        packed.par_chunks_mut(rows * depth).enumerate().for_each(|(block, packed)| {
+            let count = packed.len() / depth;
+            for m in 0..count {
+                let output = block * rows + m;
+                let mut column = packed[m..].iter_mut().step_by(count);
+                for input in 0..g.in_channels {
+                    let at = if self.flipped {
+                        input * g.out_channels + output
+                    } else {
+                        output * g.in_channels + input
+                    };
+                    let kernel = &self.data[at * taps..][..taps];
+                    let column = column.by_ref().take(taps);
+                    if self.flipped {
+                        column.zip(kernel.iter().rev()).for_each(|(to, from)| *to = *from);
+                    } else {
+                        column.zip(kernel).for_each(|(to, from)| *to = *from);
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// Where the planes of a band have what.
+#[derive(Clone, Copy)]
+struct Planes {
+    /// Output rows of a band, at most.
+    rows: usize,
+    /// Bands of a picture.
+    bands: usize,
+    /// Floats from one remainder of columns to the next.
+    phase: usize,
+    /// Floats from one input row to the next.
+    pitch: usize,
+    /// Floats from one channel to the next.
+    plane: usize,
+    /// Whether the picture itself is such planes.
+    is_picture: bool,
+}
+
+impl Planes {
+    fn new(g: &Geometry) -> Self {
+        let stride = g.config.stride;
+        let padded = g.w + g.config.padding.left + g.config.padding.right;
+        let phase = padded.div_ceil(stride);
+        let pitch = phase * stride;
+        let cached = BAND_FLOATS / (pitch * g.in_channels).max(1);
+        let cached = cached.saturating_sub(g.kh.saturating_sub(stride)) / stride;
+        let shared = g.oh.div_ceil(MIN_TASKS.div_ceil(g.batch.max(1)));
+        let rows = cached.max(2).min(shared).clamp(1, g.oh.max(1));
+        let plane = ((rows - 1) * stride + g.kh) * pitch;
+        let p = g.config.padding;
+        let is_picture = stride == 1 && [p.top, p.bottom, p.left, p.right] == [0; 4];
+        let planes = Self { rows, bands: g.oh.div_ceil(rows), phase, pitch, plane, is_picture };
+        if is_picture { Self { plane: g.in_pixels(), ..planes } } else { planes }
+    }
+
+    /// Output rows of band `index` of a picture.
+    fn range(&self, g: &Geometry, index: usize) -> Range<usize> {
+        index * self.rows..((index + 1) * self.rows).min(g.oh)
+    }
+
+    /// Where tap `(ky, kx)` of a channel finds what the first output reads.
+    fn tap(&self, g: &Geometry, ky: usize, kx: usize) -> usize {
+        let stride = g.config.stride;
+        if stride == 1 {
+            return ky * self.pitch + kx;
+        }
+        ky * self.pitch + kx % stride * self.phase + kx / stride
+    }
+
+    /// Copies what the output rows `rows` read of one picture.
+    fn fill(&self, g: &Geometry, image: &[f32], rows: &Range<usize>, planes: &mut [f32]) {
+        let stride = g.config.stride;
+        let (top, left) = (g.config.padding.top, g.config.padding.left);
+        let first = rows.start * stride;
+        let count = (rows.len() - 1) * stride + g.kh;
+        for (source, plane) in
+            image.chunks_exact(g.in_pixels()).zip(planes.chunks_exact_mut(self.plane))
+        {
+            for (row, target) in (first..first + count).zip(plane.chunks_exact_mut(self.pitch)) {
+                let Some(row) = row.checked_sub(top).filter(|&row| row < g.h) else {
+                    target.fill(0.0);
+                    continue;
+                };
+                let source = &source[row * g.w..][..g.w];
+                if stride == 1 {
+                    target[..left].fill(0.0);
+                    target[left..left + g.w].copy_from_slice(source);
+                    target[left + g.w..].fill(0.0);
+                    continue;
+                }
+                target.fill(0.0);
+                for (phase, target) in target.chunks_exact_mut(self.phase).enumerate() {
+                    // The first column of the padded row that has this remainder and is
+                    // inside the picture.
+                    let column = left + (phase + stride - left % stride) % stride;
+                    let source = source.iter().skip(column - left).step_by(stride);
+                    let target = &mut target[column / stride..];
+                    target.iter_mut().zip(source).for_each(|(to, from)| *to = *from);
+                }
+            }
+        }
+    }
+}
+
+/// `[B, in, H, W]` to `[B, out, H', W']`.
+pub(super) fn forward(
+    isa: Isa,
+    g: &Geometry,
+    x: &[f32],
+    weight: Weight,
+    extras: Extras,
+) -> Vec<f32> {
+    let len = g.batch * g.out_channels * g.out_pixels();
+    let mut y = Vec::with_capacity(len);
+    if len > 0 && g.depth() > 0 {
+        let planes = Planes::new(g);
+        let rows = block_rows(isa.lanes(), g.out_channels);
+        let sizes = Sizes::new(g, &planes, 2 * isa.lanes());
+        let target = SharedMut::new_spare(&mut y);
+        with_scratch(g.out_channels * g.depth(), |packed| {
+            weight.pack(g, rows, packed);
+            let packed = &*packed;
+            (0..g.batch * planes.bands).into_par_iter().for_each(|task| {
+                with_scratch(sizes.all(), |scratch| {
+                    let y = target;
+                    let band = Band { g, planes, sizes, x, packed, rows, extras, task, scratch, y };
+                    run(Some(isa), band);
+                });
+            });
+        });
+    } else {
+        let bias = |channel: usize| extras.bias.map_or(0.0, |bias| bias[channel]);
+        let pixels = g.out_pixels().max(1);
+        y.extend((0..len).map(|i| {
+            bias(i / pixels % g.out_channels) + extras.residual.map_or(0.0, |r| r[i])
+        }));
+    }
+    // SAFETY: there is room for `len`, and every pixel of every channel was written.
+    unsafe { y.set_len(len) }
+    y
+}
+
+/// Output channels of a block: as many as fit the registers, or a few less where that
+/// leaves fewer in the last block.
+fn block_rows(lanes: usize, channels: usize) -> usize {
+    let most = if lanes == 16 { 12 } else { 6 };
+    let waste = |rows: usize| channels.next_multiple_of(rows) - channels;
+    let candidates = (most * 2 / 3..=most).rev().map(|rows| rows.min(channels));
+    candidates.min_by_key(|&rows| waste(rows)).unwrap_or(1)
+}
+
+/// The scratch of one task.
+#[derive(Clone, Copy)]
+struct Sizes {
+    /// Outputs of a panel: two vectors.
+    width: usize,
+    /// Panels at a time.
+    panels: usize,
+    /// Floats of a panel.
+    panel: usize,
+    /// Floats of the sums of a panel's outputs.
+    sums: usize,
+    /// Floats of the planes.
+    planes: usize,
+}
+
+impl Sizes {
+    fn new(g: &Geometry, planes: &Planes, width: usize) -> Self {
+        let sums = g.out_channels * width;
+        let needed = (planes.rows * g.ow).div_ceil(width);
+        Self {
+            width,
+            panels: (SUM_FLOATS / sums).clamp(1, PANELS).min(needed),
+            panel: PANEL_DEPTH.min(g.depth()) * width,
+            sums,
+            planes: if planes.is_picture { 0 } else { g.in_channels * planes.plane },
+        }
+    }
+
+    fn all(&self) -> usize {
+        self.planes + self.panels * (self.panel + self.sums)
+    }
+}
+
+/// One band of one picture.
+struct Band<'a> {
+    g: &'a Geometry,
+    planes: Planes,
+    sizes: Sizes,
+    x: &'a [f32],
+    packed: &'a [f32],
+    /// Output channels of a block of `packed`.
+    rows: usize,
+    extras: Extras<'a>,
+    /// Picture and band.
+    task: usize,
+    scratch: &'a mut [f32],
+    y: SharedMut,
+}
+
+impl Kernel for Band<'_> {
+    // No closures around vectors: they would be compiled without the instruction set.
+    #[inline(always)]
+    unsafe fn run<S: Vector>(self) {
+        let Self { g, planes, sizes, rows: block_rows, .. } = self;
+        let Sizes { width, panels, .. } = sizes;
+        let (picture, rows) = (self.task / planes.bands, planes.range(g, self.task % planes.bands));
+        let image = &self.x[picture * g.in_channels * g.in_pixels()..];
+        let image = &image[..g.in_channels * g.in_pixels()];
+        // Whole vectors first, so that they stay aligned.
+        let (panel, scratch) = self.scratch.split_at_mut(panels * sizes.panel);
+        let (sums, data) = scratch.split_at_mut(panels * sizes.sums);
+        // From what the band's first output reads.
+        let data = if planes.is_picture {
+            &image[rows.start * g.w..]
+        } else {
+            planes.fill(g, image, &rows, data);
+            &*data
+        };
+        let (depth, pixels) = (g.depth(), rows.len() * g.ow);
+        for start in (0..pixels).step_by(panels * width) {
+            let count = panels.min((pixels - start).div_ceil(width));
+            for first in (0..depth).step_by(PANEL_DEPTH) {
+                let range = first..(first + PANEL_DEPTH).min(depth);
+                for (i, panel) in panel.chunks_exact_mut(sizes.panel).take(count).enumerate() {
+                    let start = start + i * width;
+                    let outputs = start..(start + width).min(pixels);
+                    // SAFETY: this function's contract.
+                    unsafe { gather::<S>(g, &planes, data, outputs, range.clone(), panel) }
+                }
+                for (block, weights) in self.packed.chunks(block_rows * depth).enumerate() {
+                    let rows = weights.len() / depth;
+                    let data = weights[first * rows..].as_ptr();
+                    let left = Left { data, row: 1, depth: rows };
+                    for i in 0..count {
+                        let right = Right { data: panel[i * sizes.panel..].as_ptr(), row: width };
+                        let out = &mut sums[i * sizes.sums + block * block_rows * width..];
+                        let (out, depth) = (out[..rows * width].as_mut_ptr(), range.len());
+                        // SAFETY: weights and panel have `depth` rows from here on, `out` all
+                        // `rows`, which `block_rows` keeps within the registers.
+                        unsafe { product::<S>(rows, left, right, depth, out, first > 0) }
+                    }
+                }
+            }
+            for (i, sums) in sums.chunks_exact(sizes.sums).take(count).enumerate() {
+                let at = start + i * width;
+                let target = Target { g, extras: self.extras, picture, y: self.y };
+                let (first, len) = (rows.start * g.ow + at, width.min(pixels - at));
+                // SAFETY: this function's contract; pixels of this band.
+                unsafe { target.write::<S>(first, len, sums) }
+            }
+        }
+    }
+}
+
+/// Where a picture's outputs go.
+struct Target<'a> {
+    g: &'a Geometry,
+    extras: Extras<'a>,
+    picture: usize,
+    y: SharedMut,
+}
+
+impl Target<'_> {
+    /// `len` pixels of all channels from pixel `first` on; rows of `sums` are two
+    /// vectors.
+    ///
+    /// # Safety
+    /// The machine must have the instruction set of `S`; the pixels must be those of
+    /// one task alone.
+    #[inline(always)]
+    unsafe fn write<S: Vector>(&self, first: usize, len: usize, sums: &[f32]) {
+        let (g, width) = (self.g, 2 * S::LANES);
+        for (channel, sums) in sums.chunks_exact(width).enumerate() {
+            let bias = self.extras.bias.map_or(0.0, |bias| bias[channel]);
+            let at = (self.picture * g.out_channels + channel) * g.out_pixels() + first;
+            if len < width {
+                let sums = sums[..len].iter().map(|sum| sum + bias);
+                let residual = |i: usize| self.extras.residual.map_or(0.0, |r| r[at + i]);
+                // SAFETY: as many pixels, which are this task's alone (contract).
+                unsafe {
+                    self.y.write(at, len, sums.enumerate().map(|(i, sum)| sum + residual(i)))
+                }
+                continue;
+            }
+            // SAFETY: a row of `sums` and as many pixels of `y` and `residual`.
+            unsafe {
+                let bias = S::splat(bias);
+                for vector in [0, S::LANES] {
+                    let mut value = S::load(sums[vector..].as_ptr()).plus(bias);
+                    if let Some(residual) = self.extras.residual {
+                        let residual = &residual[at + vector..at + vector + S::LANES];
+                        value = value.plus(S::load(residual.as_ptr()));
+                    }
+                    value.store(self.y.range(at + vector, S::LANES));
+                }
+            }
+        }
+    }
+}
+
+/// A (channel, tap) pair.
+struct Tap {
+    channel: usize,
+    ky: usize,
+    kx: usize,
+}
+
+impl Tap {
+    fn of(g: &Geometry, pair: usize) -> Self {
+        let tap = pair % g.taps();
+        Self { channel: pair / g.taps(), ky: tap / g.kw, kx: tap % g.kw }
+    }
+
+    #[inline(always)]
+    fn next(&mut self, g: &Geometry) {
+        self.kx += 1;
+        if self.kx == g.kw {
+            (self.kx, self.ky) = (0, self.ky + 1);
+        }
+        if self.ky == g.kh {
+            (self.ky, self.channel) = (0, self.channel + 1);
+        }
+    }
+}
+
+/// Copies what the outputs `outputs` of a band read for the (channel, tap) pairs
+/// `range` to `panel`, rows of two vectors; beyond the last output are numbers that
+/// mean nothing.
+///
+/// # Safety
+/// The machine must have the instruction set of `S`.
+#[inline(always)]
+unsafe fn gather<S: Vector>(
+    g: &Geometry,
+    planes: &Planes,
+    data: &[f32],
+    outputs: Range<usize>,
+    range: Range<usize>,
+    panel: &mut [f32],
+) {
+    let step = g.config.stride * planes.pitch;
+    let at = |output: usize| output / g.ow * step + output % g.ow;
+    // Of each vector, where it starts, if all of it is in one row.
+    let starts: [Option<usize>; 2] = std::array::from_fn(|vector| {
+        let first = outputs.start + vector * S::LANES;
+        let last = first + S::LANES - 1;
+        (last < outputs.end && at(last) - at(first) == S::LANES - 1).then(|| at(first))
+    });
+    let mut tap = Tap::of(g, range.start);
+    for row in panel.chunks_exact_mut(2 * S::LANES).take(range.len()) {
+        let from = &data[tap.channel * planes.plane + planes.tap(g, tap.ky, tap.kx)..];
+        tap.next(g);
+        if let [Some(a), Some(b)] = starts {
+            let (a, b) = (&from[a..a + S::LANES], &from[b..b + S::LANES]);
+            // SAFETY: this function's contract; two vectors of both.
+            unsafe {
+                S::load(a.as_ptr()).store(row.as_mut_ptr());
+                S::load(b.as_ptr()).store(row[S::LANES..].as_mut_ptr());
+            }
+            continue;
+        }
+        let mut output = outputs.start;
+        while output < outputs.end {
+            let len = (g.ow - output % g.ow).min(outputs.end - output);
+            let (to, from) = (&mut row[output - outputs.start..][..len], &from[at(output)..][..len]);
+            for i in 0..len {
+                to[i] = from[i];
+            }
+            output += len;
+        }
+    }
+}
