@@ -67,12 +67,6 @@ unsafe fn block<S: Vector, const M: usize>(
     // SAFETY: within the matrices (contract of `product`).
     unsafe {
         let mut sums = [[S::splat(0.0); 2]; M];
-        if adds {
-            for (m, sums) in sums.iter_mut().enumerate() {
-                let row = out.add(m * 2 * S::LANES);
-                *sums = [S::load(row), S::load(row.add(S::LANES))];
-            }
-        }
         for k in 0..depth {
             let row = right.data.add(k * right.row);
             let (a, b) = (S::load(row), S::load(row.add(S::LANES)));
@@ -87,8 +81,12 @@ unsafe fn block<S: Vector, const M: usize>(
         }
         for (m, sums) in sums.into_iter().enumerate() {
             let row = out.add(m * 2 * S::LANES);
-            sums[0].store(row);
-            sums[1].store(row.add(S::LANES));
+            for (vector, sum) in sums.into_iter().enumerate() {
+                let to = row.add(vector * S::LANES);
+                // Last, so that a long sum is one of shorter ones, which rounds less.
+                let sum = if adds { S::load(to).plus(sum) } else { sum };
+                sum.store(to);
+            }
         }
     }
 }
