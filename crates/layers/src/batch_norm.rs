@@ -41,11 +41,7 @@ impl BatchNormLeaky {
     /// # Errors
     /// When `x` has other than `C` channels or fewer than two values in each, is not
     /// f32 on the CPU, or a parameter was computed from variables.
-    pub fn forward_taped(
-        &self,
-        x: &Tensor,
-        tape: &mut Tape,
-    ) -> Result<(Tensor, BatchStatistics)> {
+    pub fn forward_taped(&self, x: &Tensor, tape: &mut Tape) -> Result<(Tensor, BatchStatistics)> {
         let (b, c, h, w) = x.dims4()?;
         let n = b * h * w;
         if self.weight.dims() != [c] || self.bias.dims() != [c] || n < 2 {
@@ -67,7 +63,8 @@ impl BatchNormLeaky {
         };
         // Mean and reciprocal of the standard deviation.
         let eps = self.eps;
-        let scales = found.iter().map(|&(mean, var)| (mean as f32, (1.0 / (var + eps).sqrt()) as f32));
+        let scales =
+            found.iter().map(|&(mean, var)| (mean as f32, (1.0 / (var + eps).sqrt()) as f32));
         let scales: Vec<(f32, f32)> = scales.collect();
         let slope = self.slope as f32;
         let tensors = [x, &self.weight, &self.bias];
@@ -84,10 +81,11 @@ impl BatchNormLeaky {
             }
             // `x` stands in for what is not there.
             let tensors = [&x, &norm.weight, &norm.bias, dy, plus.unwrap_or(&x)];
-            let (dx, dweight, dbias) = cpu::with_slices(tensors, |[x, weight, bias, dy, other]| {
-                let plus = plus.is_some().then_some(other);
-                kernels::backward(shape, x, weight, bias, &scales, slope, dy, plus)
-            })?;
+            let (dx, dweight, dbias) =
+                cpu::with_slices(tensors, |[x, weight, bias, dy, other]| {
+                    let plus = plus.is_some().then_some(other);
+                    kernels::backward(shape, x, weight, bias, &scales, slope, dy, plus)
+                })?;
             if trains.0 {
                 gradients.add(&norm.weight, Tensor::from_vec(dweight, c, dy.device())?)?;
             }

@@ -82,7 +82,8 @@ fn convolutions() -> Result<()> {
             let x = noise(&[2, inputs, side, side], 1, dtype)?;
             let weight = variable(&[outputs, inputs, kernel, kernel], 2, dtype)?;
             let bias = variable(&[outputs], 3, dtype)?;
-            let with = Conv2d::new(weight.as_tensor().clone(), Some(bias.as_tensor().clone()), config);
+            let with =
+                Conv2d::new(weight.as_tensor().clone(), Some(bias.as_tensor().clone()), config);
             let without = Conv2d::new(weight.as_tensor().clone(), None, config);
             compare(&x, &[weight.clone(), bias], &|x| Ok(with.forward(x)?), &|x, tape| {
                 Ok(with.forward_taped(x, tape)?)
@@ -180,7 +181,12 @@ fn sampling_and_attention() -> Result<()> {
             let found = data.iter().filter(|(name, _)| name.starts_with(prefix));
             Ok(found.map(|(_, var)| var.clone()).collect())
         };
-        compare(&x, &of("up")?, &|x| Ok(up.forward(x)?), &|x, tape| Ok(up.forward_taped(x, tape)?))?;
+        compare(
+            &x,
+            &of("up")?,
+            &|x| Ok(up.forward(x)?),
+            &|x, tape| Ok(up.forward_taped(x, tape)?),
+        )?;
         compare(&x, &of("down")?, &|x| Ok(down.forward(x)?), &|x, tape| {
             Ok(down.forward_taped(x, tape)?)
         })?;

@@ -47,13 +47,20 @@ pub(super) fn moments(shape: Shape, x: &[f32]) -> Vec<(f64, f64)> {
     let isa = Isa::detect();
     let of_channel = |channel: usize| {
         let mut moments = (0.0, 0.0);
-        vector::run(isa, Compiled(#[inline(always)] || {
-            let planes = || shape.planes(channel).map(|at| &x[at..at + shape.pixels]);
-            let mean = planes().map(sum).sum::<f64>() / shape.count();
-            let centre = mean as f32;
-            let squares = planes().map(|x| sum_of(x, x, |x, _| (x - centre) * (x - centre)));
-            moments = (mean, squares.sum::<f64>() / shape.count());
-        }));
+        vector::run(
+            isa,
+            Compiled(
+                #[inline(always)]
+                || {
+                    let planes = || shape.planes(channel).map(|at| &x[at..at + shape.pixels]);
+                    let mean = planes().map(sum).sum::<f64>() / shape.count();
+                    let centre = mean as f32;
+                    let squares =
+                        planes().map(|x| sum_of(x, x, |x, _| (x - centre) * (x - centre)));
+                    moments = (mean, squares.sum::<f64>() / shape.count());
+                },
+            ),
+        );
         moments
     };
     (0..shape.channels).into_par_iter().map(of_channel).collect()
@@ -73,16 +80,22 @@ pub(super) fn forward(
     let target = SharedMut::new_spare(&mut y);
     (0..shape.channels).into_par_iter().for_each(|channel| {
         let ((mean, scale), weight, bias) = (scales[channel], weight[channel], bias[channel]);
-        vector::run(isa, Compiled(#[inline(always)] || {
-            for at in shape.planes(channel) {
-                let values = x[at..at + shape.pixels].iter().map(|x| {
-                    let z = (x - mean) * scale * weight + bias;
-                    if z > 0.0 { z } else { z * slope }
-                });
-                // SAFETY: a plane of this channel, which no other task has, and as many values.
-                unsafe { target.write(at, shape.pixels, values) };
-            }
-        }));
+        vector::run(
+            isa,
+            Compiled(
+                #[inline(always)]
+                || {
+                    for at in shape.planes(channel) {
+                        let values = x[at..at + shape.pixels].iter().map(|x| {
+                            let z = (x - mean) * scale * weight + bias;
+                            if z > 0.0 { z } else { z * slope }
+                        });
+                        // SAFETY: a plane of this channel, which no other task has, and as many values.
+                        unsafe { target.write(at, shape.pixels, values) };
+                    }
+                },
+            ),
+        );
     });
     // SAFETY: there is room for all planes, and all were written.
     unsafe { y.set_len(shape.len()) }
@@ -107,39 +120,46 @@ pub(super) fn backward(
     let of_channel = |channel: usize| {
         let ((mean, scale), weight, bias) = (scales[channel], weight[channel], bias[channel]);
         let mut sums = (0.0_f64, 0.0_f64);
-        vector::run(isa, Compiled(#[inline(always)] || {
-            // The gradient in front of the activation.
-            let before = |x: f32, dy: f32| {
-                let z = (x - mean) * scale * weight + bias;
-                if z > 0.0 { dy } else { dy * slope }
-            };
-            for at in shape.planes(channel) {
-                let (x, dy) = (&x[at..at + shape.pixels], &dy[at..at + shape.pixels]);
-                sums.0 += sum_of(x, dy, before);
-                sums.1 += sum_of(x, dy, |x, dy| before(x, dy) * ((x - mean) * scale));
-            }
-            // What passes through mean and variance.
-            let a = (sums.0 / shape.count()) as f32;
-            let b = (sums.1 / shape.count()) as f32;
-            let through = |x: f32, dy: f32| {
-                weight * scale * (before(x, dy) - a - (x - mean) * scale * b)
-            };
-            for at in shape.planes(channel) {
-                let plane = at..at + shape.pixels;
-                let values = x[plane.clone()].iter().zip(&dy[plane.clone()]);
-                let values = values.map(|(&x, &dy)| through(x, dy));
-                // SAFETY: a plane of this channel, which no other task has, and as many values.
-                unsafe {
-                    match plus {
-                        Some(plus) => {
-                            let values = values.zip(&plus[plane]).map(|(dx, plus)| dx + plus);
-                            target.write(at, shape.pixels, values);
-                        }
-                        None => target.write(at, shape.pixels, values),
+        vector::run(
+            isa,
+            Compiled(
+                #[inline(always)]
+                || {
+                    // The gradient in front of the activation.
+                    let before = |x: f32, dy: f32| {
+                        let z = (x - mean) * scale * weight + bias;
+                        if z > 0.0 { dy } else { dy * slope }
+                    };
+                    for at in shape.planes(channel) {
+                        let (x, dy) = (&x[at..at + shape.pixels], &dy[at..at + shape.pixels]);
+                        sums.0 += sum_of(x, dy, before);
+                        sums.1 += sum_of(x, dy, |x, dy| before(x, dy) * ((x - mean) * scale));
                     }
-                }
-            }
-        }));
+                    // What passes through mean and variance.
+                    let a = (sums.0 / shape.count()) as f32;
+                    let b = (sums.1 / shape.count()) as f32;
+                    let through = |x: f32, dy: f32| {
+                        weight * scale * (before(x, dy) - a - (x - mean) * scale * b)
+                    };
+                    for at in shape.planes(channel) {
+                        let plane = at..at + shape.pixels;
+                        let values = x[plane.clone()].iter().zip(&dy[plane.clone()]);
+                        let values = values.map(|(&x, &dy)| through(x, dy));
+                        // SAFETY: a plane of this channel, which no other task has, and as many values.
+                        unsafe {
+                            match plus {
+                                Some(plus) => {
+                                    let values =
+                                        values.zip(&plus[plane]).map(|(dx, plus)| dx + plus);
+                                    target.write(at, shape.pixels, values);
+                                }
+                                None => target.write(at, shape.pixels, values),
+                            }
+                        }
+                    }
+                },
+            ),
+        );
         (sums.1 as f32, sums.0 as f32)
     };
     let (dweight, dbias) =

@@ -6,6 +6,7 @@ use candle_core::{Result, Shape, Tensor};
 
 use super::Conv2d;
 use super::geometry::Geometry;
+use super::panels::Weight;
 use super::winograd::{self, Extras};
 use crate::cpu;
 use crate::isa::Isa;
@@ -47,7 +48,7 @@ fn geometry(conv: &Conv2d, x: &Tensor, shape: &Shape) -> Result<Option<Geometry>
 fn convolve(conv: &Conv2d, g: &Geometry, x: &[f32], extras: Extras) -> Result<Tensor> {
     let run = |[weight, bias]: [&[f32]; 2]| {
         let extras = Extras { bias: conv.bias.is_some().then_some(bias), ..extras };
-        winograd::forward(Isa::detect(), g, x, weight, extras)
+        winograd::forward(Isa::detect(), g, x, Weight::plain(weight), extras)
     };
     let y = cpu::with_slices([&conv.weight, conv.bias.as_ref().unwrap_or(&conv.weight)], run)?;
     Tensor::from_vec(y, (g.batch, g.out_channels, g.oh, g.ow), conv.weight.device())

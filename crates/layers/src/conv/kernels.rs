@@ -7,6 +7,7 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::geometry::Geometry;
+#[cfg(test)]
 use super::winograd::Extras;
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
@@ -72,7 +73,8 @@ fn tile_pixels(depth: usize) -> usize {
     (fitting / 16 * 16).clamp(TILE_PIXELS.0, TILE_PIXELS.1)
 }
 
-/// `[B, in, H, W]` to `[B, out, H', W']`.
+/// `[B, in, H, W]` to `[B, out, H', W']`: the twin of the fast versions.
+#[cfg(test)]
 pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], extras: Extras) -> Vec<f32> {
     let (depth, pixels) = (g.depth(), g.out_pixels());
     let len = g.batch * g.out_channels * pixels;

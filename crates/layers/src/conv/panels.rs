@@ -17,7 +17,7 @@ use super::winograd::Extras;
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
-use crate::vector::{Kernel, Vector, run};
+use crate::vector::{Kernel, Vector, lanes, run};
 
 /// Floats of the padded planes of one band: a share of the second-level cache.
 const BAND_FLOATS: usize = 128 << 10;
@@ -41,7 +41,17 @@ pub(super) struct Weight<'a> {
     pub flipped: bool,
 }
 
-impl Weight<'_> {
+impl<'a> Weight<'a> {
+    /// `[out, in, kh, kw]`.
+    pub fn plain(data: &'a [f32]) -> Self {
+        Self { data, flipped: false }
+    }
+
+    /// `[in, out, kh, kw]`, see [`Weight::flipped`].
+    pub fn flipped(data: &'a [f32]) -> Self {
+        Self { data, flipped: true }
+    }
+
     /// Blocks of `rows` outputs, each `[in, kh, kw, rows]`; the last may have fewer.
     fn pack(self, g: &Geometry, rows: usize, packed: &mut [f32]) {
         let (depth, taps) = (g.depth(), g.taps());
@@ -154,7 +164,7 @@ impl Planes {
 
 /// `[B, in, H, W]` to `[B, out, H', W']`.
 pub(super) fn forward(
-    isa: Isa,
+    isa: Option<Isa>,
     g: &Geometry,
     x: &[f32],
     weight: Weight,
@@ -164,8 +174,8 @@ pub(super) fn forward(
     let mut y = Vec::with_capacity(len);
     if len > 0 && g.depth() > 0 {
         let planes = Planes::new(g);
-        let rows = block_rows(isa.lanes(), g.out_channels);
-        let sizes = Sizes::new(g, &planes, 2 * isa.lanes());
+        let rows = block_rows(lanes(isa), g.out_channels);
+        let sizes = Sizes::new(g, &planes, 2 * lanes(isa));
         let target = SharedMut::new_spare(&mut y);
         with_scratch(g.out_channels * g.depth(), |packed| {
             weight.pack(g, rows, packed);
@@ -174,16 +184,17 @@ pub(super) fn forward(
                 with_scratch(sizes.all(), |scratch| {
                     let y = target;
                     let band = Band { g, planes, sizes, x, packed, rows, extras, task, scratch, y };
-                    run(Some(isa), band);
+                    run(isa, band);
                 });
             });
         });
     } else {
         let bias = |channel: usize| extras.bias.map_or(0.0, |bias| bias[channel]);
         let pixels = g.out_pixels().max(1);
-        y.extend((0..len).map(|i| {
-            bias(i / pixels % g.out_channels) + extras.residual.map_or(0.0, |r| r[i])
-        }));
+        y.extend(
+            (0..len)
+                .map(|i| bias(i / pixels % g.out_channels) + extras.residual.map_or(0.0, |r| r[i])),
+        );
     }
     // SAFETY: there is room for `len`, and every pixel of every channel was written.
     unsafe { y.set_len(len) }
@@ -328,9 +339,7 @@ impl Target<'_> {
                 let sums = sums[..len].iter().map(|sum| sum + bias);
                 let residual = |i: usize| self.extras.residual.map_or(0.0, |r| r[at + i]);
                 // SAFETY: as many pixels, which are this task's alone (contract).
-                unsafe {
-                    self.y.write(at, len, sums.enumerate().map(|(i, sum)| sum + residual(i)))
-                }
+                unsafe { self.y.write(at, len, sums.enumerate().map(|(i, sum)| sum + residual(i))) }
                 continue;
             }
             // SAFETY: a row of `sums` and as many pixels of `y` and `residual`.
@@ -413,7 +422,8 @@ unsafe fn gather<S: Vector>(
         let mut output = outputs.start;
         while output < outputs.end {
             let len = (g.ow - output % g.ow).min(outputs.end - output);
-            let (to, from) = (&mut row[output - outputs.start..][..len], &from[at(output)..][..len]);
+            let (to, from) =
+                (&mut row[output - outputs.start..][..len], &from[at(output)..][..len]);
             for i in 0..len {
                 to[i] = from[i];
             }

@@ -75,7 +75,8 @@ fn forward(
     let y = fast::forward_untracked(&g, x, conv, residual)?;
     let trains_weight = tape.wants(&conv.weight)?;
     let bias = conv.bias.as_ref();
-    let trained_bias = bias.map(|bias| tape.wants(bias)).transpose()?.unwrap_or(false).then_some(bias).flatten();
+    let trained_bias =
+        bias.map(|bias| tape.wants(bias)).transpose()?.unwrap_or(false).then_some(bias).flatten();
     let (conv, x, bias) = (conv.clone(), x.detach(), trained_bias.cloned());
     let wants_input = tape.wants_input();
     tape.push(move |dy, plus, gradients| {

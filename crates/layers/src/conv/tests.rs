@@ -39,7 +39,8 @@ fn panels_equal_patches_on_every_instruction_set() -> Result<()> {
                     let name = format!("{isa:?} {x:?} {weight:?} {padding:?}");
                     let (x, weight) = (noise(x.elem_count(), 1.0), noise(weight.elem_count(), 2.0));
                     let bias = noise(out_channels, 3.0);
-                    let y = panels::forward(isa, &g, &x, plain(&weight), biased(&bias));
+                    let y =
+                        panels::forward(Some(isa), &g, &x, Weight::plain(&weight), biased(&bias));
                     assert_close(&name, &y, &kernels::forward(&g, &x, &weight, biased(&bias)));
                 }
             }
@@ -95,7 +96,7 @@ fn winograd_equals_the_sum_in_f64_on_every_instruction_set() -> Result<()> {
                 let (x, weight) = (noise(x.elem_count(), 1.0), noise(weight.elem_count(), 2.0));
                 let bias = noise(out_channels, 3.0);
                 let extras = Extras { bias: Some(&bias), ..Extras::default() };
-                let y = winograd::forward(isa, &g, &x, &weight, extras);
+                let y = winograd::forward(isa, &g, &x, Weight::plain(&weight), extras);
                 assert_close(&name, &y, &kernels::forward(&g, &x, &weight, biased(&bias)));
                 for at in (0..y.len()).step_by(997) {
                     let expected = exact(&g, &x, &weight, &bias, at);
@@ -109,7 +110,13 @@ fn winograd_equals_the_sum_in_f64_on_every_instruction_set() -> Result<()> {
                 // A picture alone gives the same bits as in a batch.
                 let len = in_channels * h * w;
                 let alone = Geometry { batch: 1, ..g };
-                let last = winograd::forward(isa, &alone, &x[(batch - 1) * len..], &weight, extras);
+                let last = winograd::forward(
+                    isa,
+                    &alone,
+                    &x[(batch - 1) * len..],
+                    Weight::plain(&weight),
+                    extras,
+                );
                 assert_eq!(y[(batch - 1) * last.len()..], last, "{name}");
             }
         }
@@ -123,7 +130,7 @@ fn winograd_does_not_depend_on_the_threads() -> Result<()> {
     let g = Geometry::new(&x, &weight, Conv2dConfig::same(3))?;
     let (x, weight) = (noise(x.elem_count(), 1.0), noise(weight.elem_count(), 2.0));
     let both = || {
-        let y = winograd::forward(Isa::detect(), &g, &x, &weight, Extras::default());
+        let y = winograd::forward(Isa::detect(), &g, &x, Weight::plain(&weight), Extras::default());
         let dw = winograd::weight_gradient(Isa::detect(), &g, &x, &y);
         (y, dw)
     };
@@ -145,7 +152,8 @@ fn nan_stays_where_it_belongs() -> Result<()> {
     let mut x = noise(81, 1.0);
     x[4 * 9 + 8] = f32::NAN;
     for isa in Isa::available() {
-        let y = panels::forward(isa, &g, &x, plain(&noise(9, 2.0)), Extras::default());
+        let y =
+            panels::forward(Some(isa), &g, &x, Weight::plain(&noise(9, 2.0)), Extras::default());
         for (i, y) in y.iter().enumerate() {
             let covered = (3..=5).contains(&(i / 9)) && i % 9 >= 7;
             assert_eq!(y.is_nan(), covered, "{isa:?} pixel {i}");
@@ -156,8 +164,4 @@ fn nan_stays_where_it_belongs() -> Result<()> {
 
 fn biased(bias: &[f32]) -> Extras<'_> {
     Extras { bias: Some(bias), ..Extras::default() }
-}
-
-fn plain(data: &[f32]) -> Weight<'_> {
-    Weight { data, flipped: false }
 }

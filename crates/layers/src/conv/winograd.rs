@@ -17,9 +17,10 @@ use rayon::prelude::*;
 pub(super) use gradient::weight_gradient;
 
 use super::geometry::Geometry;
-use crate::shared_mut::SharedMut;
+use super::panels::Weight;
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
+use crate::shared_mut::SharedMut;
 use crate::vector::{lanes, run};
 use outputs::{Finish, Multiply};
 use tiles::{Grid, Maps, Order, Part, Range, TILE, Tiles, Transform};
@@ -71,7 +72,7 @@ struct Job<'a> {
     g: &'a Geometry,
     grid: Grid,
     x: &'a [f32],
-    weight: &'a [f32],
+    weight: Weight<'a>,
     extras: Extras<'a>,
     y: SharedMut,
 }
@@ -81,7 +82,7 @@ pub(super) fn forward(
     isa: Option<Isa>,
     g: &Geometry,
     x: &[f32],
-    weight: &[f32],
+    weight: Weight,
     extras: Extras,
 ) -> Vec<f32> {
     let len = g.batch * g.out_channels * g.out_pixels();

@@ -201,8 +201,7 @@ impl<const SILU: bool> Kernel for Backward<'_, SILU> {
         let (a, b) = ((through_mean / n) as f32, (through_variance / n) as f32);
         let planes = dx.chunks_exact_mut(g.pixels).zip(x.chunks_exact(g.pixels));
         for (channel, ((dx, x), &weight)) in planes.zip(weight).enumerate() {
-            let through =
-                |dz: f32, x: f32| scale * (dz * weight - a - (x - mean) * scale * b);
+            let through = |dz: f32, x: f32| scale * (dz * weight - a - (x - mean) * scale * b);
             match plus {
                 Some(plus) => {
                     let plus = &plus[channel * g.pixels..(channel + 1) * g.pixels];

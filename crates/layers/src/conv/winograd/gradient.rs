@@ -4,7 +4,6 @@
 use rayon::prelude::*;
 
 use super::super::geometry::Geometry;
-use crate::shared_mut::SharedMut;
 use super::super::product::{Left, Right, block_rows, product};
 use super::tiles::{Grid, Maps, Order, Part, Range, Tiles, Transform};
 use super::transforms::FREQUENCIES;
@@ -12,6 +11,7 @@ use super::weights::Back;
 use super::{TASKS, input_maps};
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
+use crate::shared_mut::SharedMut;
 use crate::vector::{Kernel, Vector, lanes, run};
 
 /// Floats of the transformed tiles that are multiplied at a time, of input and

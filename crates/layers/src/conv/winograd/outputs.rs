@@ -1,11 +1,11 @@
 //! Products of tiles and weights, and the way back to pixels.
 
 use super::super::geometry::Geometry;
-use crate::shared_mut::SharedMut;
 use super::super::product::{Left, Right, block_rows, product};
 use super::tiles::{COLUMNS, Grid, Range, TILE, Tiles};
 use super::transforms::{FREQUENCIES, output_tile};
 use super::weights;
+use crate::shared_mut::SharedMut;
 use crate::vector::{Kernel, MAX_LANES, Vector};
 
 fn element(tiles: usize, lanes: usize) -> usize {

@@ -1,8 +1,8 @@
 //! Transformed tiles of a feature map, and how they are made.
 
 use super::super::geometry::Geometry;
-use crate::shared_mut::SharedMut;
 use super::transforms::{FREQUENCIES, gradient_tile, input_tile};
+use crate::shared_mut::SharedMut;
 use crate::vector::{Kernel, MAX_LANES, Vector};
 
 /// Pixels of the side of an output tile.

@@ -3,8 +3,9 @@
 
 use std::ops;
 
-use crate::shared_mut::SharedMut;
+use super::super::panels::Weight;
 use super::transforms::{FREQUENCIES, weight_gradient_tile, weight_tile};
+use crate::shared_mut::SharedMut;
 use crate::vector::{Kernel, MAX_LANES, Vector};
 
 /// Floats from one element to the next of the transformed weights of one block and
@@ -19,10 +20,9 @@ pub fn len(channels: usize, lanes: usize) -> usize {
     FREQUENCIES * element(channels, lanes)
 }
 
-/// Transforms the weights `[out, in, 3, 3]` of one block of outputs and a range of
-/// inputs.
+/// Transforms the weights of one block of outputs and a range of inputs.
 pub struct Transform<'a> {
-    pub weight: &'a [f32],
+    pub weight: Weight<'a>,
     pub in_channels: usize,
     pub out_channels: usize,
     pub block: usize,
@@ -35,7 +35,12 @@ impl Kernel for Transform<'_> {
     unsafe fn run<S: Vector>(self) {
         let row_len = 9 * self.in_channels;
         assert!(self.to.len() >= len(self.inputs.len(), S::LANES));
-        assert!(self.weight.len() >= self.out_channels * row_len);
+        assert!(self.weight.data.len() >= self.out_channels * row_len);
+        if self.weight.flipped {
+            // SAFETY: this function's contract.
+            return unsafe { self.run_flipped::<S>() };
+        }
+        let weight = self.weight.data;
         let element = element(self.inputs.len(), S::LANES);
         let mut taps = [0.0_f32; 9 * MAX_LANES * MAX_LANES];
         for half in 0..2 {
@@ -48,7 +53,7 @@ impl Kernel for Transform<'_> {
                     let width = S::LANES.min(end - column);
                     let target = taps[(column - 9 * channel) * S::LANES..].as_mut_ptr();
                     if rows == S::LANES && width == S::LANES {
-                        let from = self.weight[first * row_len + column..].as_ptr();
+                        let from = weight[first * row_len + column..].as_ptr();
                         // SAFETY: `LANES` rows of the weight from `first`; `taps` has 9 `LANES` rows
                         // and a block starts at a multiple of `LANES` of them.
                         unsafe { S::transpose(from, row_len, target, S::LANES) }
@@ -56,7 +61,7 @@ impl Kernel for Transform<'_> {
                     }
                     let mut edge = [0.0_f32; MAX_LANES * MAX_LANES];
                     for (row, target) in edge.chunks_exact_mut(S::LANES).take(rows).enumerate() {
-                        let source = &self.weight[(first + row) * row_len + column..][..width];
+                        let source = &weight[(first + row) * row_len + column..][..width];
                         target[..width].copy_from_slice(source);
                     }
                     // SAFETY: as above; `edge` has `LANES` rows of `LANES`.
@@ -70,6 +75,37 @@ impl Kernel for Transform<'_> {
                         let from = taps.as_ptr().add(9 * c * S::LANES);
                         weight_tile::<S>(from, self.to.as_mut_ptr().add(at), element);
                     }
+                }
+            }
+        }
+    }
+}
+
+impl Transform<'_> {
+    /// The same for weights `[in, out, 3, 3]` whose kernels are the other way round.
+    ///
+    /// # Safety
+    /// The machine must have the instruction set of `S`.
+    #[inline(always)]
+    unsafe fn run_flipped<S: Vector>(self) {
+        let element = element(self.inputs.len(), S::LANES);
+        for half in 0..2 {
+            let first = (2 * self.block + half) * S::LANES;
+            let rows = self.out_channels.saturating_sub(first).min(S::LANES);
+            for (i, channel) in self.inputs.clone().enumerate() {
+                let mut taps = [0.0_f32; 9 * MAX_LANES];
+                let at = 9 * (channel * self.out_channels + first).min(self.weight.data.len() / 9);
+                let kernels = &self.weight.data[at..];
+                for (lane, kernel) in kernels.chunks_exact(9).take(rows).enumerate() {
+                    for (tap, value) in kernel.iter().rev().enumerate() {
+                        taps[tap * S::LANES + lane] = *value;
+                    }
+                }
+                let at = i * 2 * S::LANES + half * S::LANES;
+                // SAFETY: nine vectors; `to` has a vector for every element, channel and half
+                // (asserted in `run`).
+                unsafe {
+                    weight_tile::<S>(taps.as_ptr(), self.to.as_mut_ptr().add(at), element);
                 }
             }
         }
