@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor, Var};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::elementwise::{Zip2, Zip3};
@@ -75,7 +76,7 @@ impl Adam {
     pub fn update(&mut self, gradients: &[(String, Tensor)], lr: f64, scale: f64) -> Result<()> {
         self.step += 1;
         let rates = Rates::new(&self.config, self.step, lr, scale);
-        for (name, gradient) in gradients {
+        let update = |(name, gradient): &(String, Tensor)| -> Result<()> {
             let slot = self.slots.get(name).with_context(|| format!("no parameter {name}"))?;
             ensure!(
                 gradient.shape() == slot.parameter.shape(),
@@ -85,11 +86,12 @@ impl Adam {
             );
             let gradient = gradient.contiguous()?;
             match gradient.device() {
-                Device::Cpu => rates.apply_in_place(slot, &gradient)?,
-                _ => rates.apply_by_formula(slot, &gradient)?,
+                Device::Cpu => rates.apply_in_place(slot, &gradient),
+                _ => rates.apply_by_formula(slot, &gradient),
             }
-        }
-        Ok(())
+        };
+        // Most parameters are too small to be shared out themselves.
+        gradients.par_iter().try_for_each(update)
     }
 
     /// The moments by name (`NAME.exp_avg`, `NAME.exp_avg_sq`), as torch calls

@@ -83,6 +83,11 @@ impl VqTrainer {
     /// # Errors
     /// If the pictures do not fit the model.
     pub fn step(&mut self, images: &Tensor, lr: f64, step: u64) -> Result<StepOutcome> {
+        // On a thread of the pool, so that no layer has to wake it.
+        rayon::scope(|_| self.update(images, lr, step))
+    }
+
+    fn update(&mut self, images: &Tensor, lr: f64, step: u64) -> Result<StepOutcome> {
         let mut terms = Terms::from([("lr", lr)]);
 
         let mut encoder = Tape::from_data();
