@@ -5,7 +5,9 @@ use candle_nn::{Module, VarBuilder};
 
 use crate::conv::{Conv2d, Conv2dConfig, conv2d};
 use crate::group_norm::{GroupNorm, group_norm};
-use crate::tape::{Tape, Taped};
+use crate::tape::{Tape, Taped, sum};
+
+mod fast;
 
 /// The reference's `AttnBlock`: single-head attention over all positions, scaled
 /// by `C^-1/2`, added to its input; keys `norm`, `q`, `k`, `v`, `proj_out`.
@@ -47,6 +49,11 @@ impl AttnBlock {
     pub fn attend(&self, x: &Tensor, normed: &Tensor, seen: &KeysValues) -> Result<Tensor> {
         let (b, c, h, w) = x.dims4()?;
         let q = self.q.forward(normed)?.reshape((b, c, h * w))?;
+        let tensors = [&q, &seen.keys, &seen.values];
+        if tensors.into_iter().all(|t| crate::cpu::supports(t) && !t.track_op()) {
+            let mixed = fast::attend(&q, &seen.keys, &seen.values)?.reshape((b, c, h, w))?;
+            return self.proj_out.forward_add(&mixed, x);
+        }
         let scores = (q.transpose(1, 2)?.matmul(&seen.keys)? * (c as f64).powf(-0.5))?;
         // `softmax_last_dim` has no gradient; `softmax` has a right one.
         let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
@@ -74,7 +81,34 @@ impl Module for AttnBlock {
 
 impl Taped for AttnBlock {
     fn forward_taped(&self, x: &Tensor, tape: &mut Tape) -> Result<Tensor> {
-        tape.record(x, |x| self.forward(x))
+        let (b, c, h, w) = x.dims4()?;
+        if !crate::cpu::supports(x) {
+            return tape.record(x, |x| self.forward(x));
+        }
+        let [mut norm, mut q, mut k, mut v, mut proj] = std::array::from_fn(|_| tape.branch());
+        let normed = self.norm.forward_taped(x, &mut norm)?;
+        let queries = self.q.forward_taped(&normed, &mut q)?;
+        let keys = self.k.forward_taped(&normed, &mut k)?;
+        let values = self.v.forward_taped(&normed, &mut v)?;
+        let tokens = [&queries, &keys, &values].map(|t| t.reshape((b, c, h * w)));
+        let [queries, keys, values] = tokens;
+        let (queries, keys, values) = (queries?, keys?, values?);
+        let mixed = fast::attend(&queries, &keys, &values)?.reshape((b, c, h, w))?;
+        let y = self.proj_out.forward_add_taped(&mixed, x, &mut proj)?;
+        tape.push(move |dy, plus, gradients| {
+            let missing = || candle_core::Error::Msg("attention: a branch ends early".into());
+            let mixed = proj.backward(dy, gradients)?.ok_or_else(missing)?;
+            let mixed = mixed.reshape((b, c, h * w))?;
+            let found = fast::gradients(&queries, &keys, &values, &mixed)?;
+            let mut normed = None;
+            for (branch, gradient) in [q, k, v].into_iter().zip(found) {
+                let gradient = gradient.reshape((b, c, h, w))?;
+                normed = branch.backward_add(&gradient, normed.as_ref(), gradients)?;
+            }
+            let aside = sum(dy.clone(), plus)?;
+            norm.backward_add(&normed.ok_or_else(missing)?, Some(&aside), gradients)
+        });
+        Ok(y)
     }
 }
 

@@ -20,6 +20,7 @@ pub mod conv;
 mod cpu;
 pub mod group_norm;
 mod isa;
+mod matrix;
 mod reduce;
 pub mod resample;
 mod scratch;

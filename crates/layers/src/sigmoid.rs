@@ -8,7 +8,7 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
 
 /// `e^x` within 2e-7 relative, `x` taken as at least -87 and at most 88.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     // Adding and taking away 1.5 * 2^23 rounds to the nearest integer, which then
     // also stands in the low bits.
     const ROUND: f32 = 12_582_912.0;

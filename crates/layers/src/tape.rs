@@ -42,6 +42,11 @@ impl Tape {
         Self { frozen: true, ..Self::default() }
     }
 
+    /// An empty tape for a branch of a layer that is recorded here.
+    pub fn branch(&self) -> Self {
+        Self { frozen: self.frozen, ..Self::default() }
+    }
+
     /// Whether the layer that is recorded next has to find the gradient of its input.
     pub fn wants_input(&self) -> bool {
         !(self.starts_with_data && self.steps.is_empty())

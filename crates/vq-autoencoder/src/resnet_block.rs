@@ -50,7 +50,7 @@ impl Block for ResnetBlock {
     }
 
     fn forward_taped(&self, x: &Tensor, tape: &mut Tape) -> Result<Tensor> {
-        let (mut main, mut side) = (Tape::default(), Tape::default());
+        let (mut main, mut side) = (tape.branch(), tape.branch());
         let h = self.norm1.forward_silu_taped(x, &mut main)?;
         let h = self.conv1.forward_taped(&h, &mut main)?;
         let h = self.norm2.forward_silu_taped(&h, &mut main)?;

@@ -3,12 +3,12 @@
 //! shapes alone, so results do not depend on the number of threads, nor those of
 //! one picture on the batch around it.
 
-use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::geometry::Geometry;
 #[cfg(test)]
 use super::winograd::Extras;
+use crate::matrix::{View, add_product};
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
 
@@ -18,54 +18,6 @@ const TILE_BYTES: usize = 640 << 10;
 const TILE_PIXELS: (usize, usize) = (128, 1024);
 /// Rows of the patch matrix that one task of the weight gradient handles.
 const WEIGHT_TASK_ROWS: usize = 288;
-
-/// A row-major or transposed view of a matrix: `(data, row stride, column stride)`.
-type View<'a> = (&'a [f32], usize, usize);
-
-/// `target[m, n] += left[m, k] right[k, n]`, `target` with the given row stride.
-///
-/// # Safety
-/// Rows `0..m` of `target`, `n` floats each at distance `row_stride`, must be
-/// valid for reads and writes by this thread alone.
-unsafe fn add_product(
-    (m, n, k): (usize, usize, usize),
-    target: *mut f32,
-    row_stride: usize,
-    left: View,
-    right: View,
-) {
-    if m == 0 || n == 0 || k == 0 {
-        return;
-    }
-    assert!(left.0.len() > (m - 1) * left.1 + (k - 1) * left.2, "left matrix too short");
-    assert!(right.0.len() > (k - 1) * right.1 + (n - 1) * right.2, "right matrix too short");
-    // SAFETY: the reads of `left` and `right` are within the slices (asserted), the
-    // writes within `target` by this function's contract; strides fit isize because
-    // the slices do.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            target,
-            1,
-            row_stride as isize,
-            true,
-            left.0.as_ptr(),
-            left.2 as isize,
-            left.1 as isize,
-            right.0.as_ptr(),
-            right.2 as isize,
-            right.1 as isize,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
-    }
-}
 
 /// Output pixels of one tile for a patch matrix of `depth` rows.
 fn tile_pixels(depth: usize) -> usize {

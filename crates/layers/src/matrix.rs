@@ -1,0 +1,51 @@
+//! Products of f32 matrices within one thread, by the `gemm` crate.
+
+use gemm::Parallelism;
+
+/// A row-major or transposed view of a matrix: `(data, row stride, column stride)`.
+pub(crate) type View<'a> = (&'a [f32], usize, usize);
+
+/// `target[m, n] += left[m, k] right[k, n]`, `target` with the given row stride.
+///
+/// # Safety
+/// Rows `0..m` of `target`, `n` floats each at distance `row_stride`, must be
+/// valid for reads and writes by this thread alone.
+pub(crate) unsafe fn add_product(
+    (m, n, k): (usize, usize, usize),
+    target: *mut f32,
+    row_stride: usize,
+    left: View,
+    right: View,
+) {
+    if m == 0 || n == 0 || k == 0 {
+        return;
+    }
+    assert!(left.0.len() > (m - 1) * left.1 + (k - 1) * left.2, "left matrix too short");
+    assert!(right.0.len() > (k - 1) * right.1 + (n - 1) * right.2, "right matrix too short");
+    // SAFETY: the reads of `left` and `right` are within the slices (asserted), the
+    // writes within `target` by this function's contract; strides fit isize because
+    // the slices do.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            target,
+            1,
+            row_stride as isize,
+            true,
+            left.0.as_ptr(),
+            left.2 as isize,
+            left.1 as isize,
+            right.0.as_ptr(),
+            right.2 as isize,
+            right.1 as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}
