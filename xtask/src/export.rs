@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
-use training::{Checkpoints, TrainConfig, write_model};
+use training::{Checkpoints, RunConfig, TrainConfig, write_model};
 
 #[derive(Args)]
 pub struct Export {

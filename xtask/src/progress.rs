@@ -19,6 +19,15 @@ const SHOWN: [(&str, &str); 7] = [
     ("grad_norm", "grad"),
     ("lr", "lr"),
 ];
+/// Measurements worth showing: name, what it is called, its factor, digits and unit.
+const MEASURED: [(&str, &str, f64, usize, &str); 6] = [
+    ("val_psnr", "PSNR", 1.0, 2, " dB"),
+    ("val_l1", "L1", 1.0, 4, ""),
+    ("val_usage", "codes used", 100.0, 1, " %"),
+    ("val_perplexity", "perplexity", 1.0, 0, ""),
+    ("val_nll", "NLL", 1.0, 4, " nats a code"),
+    ("val_bits", "which are", 1.0, 3, " bits"),
+];
 
 /// Draws a run on the terminal, or prints a line now and then.
 pub struct Progress {
@@ -107,13 +116,9 @@ impl Observer for Progress {
             Event::Step { step, terms, pictures, seconds } => {
                 self.after_step(*step, terms, *pictures, *seconds);
             }
-            Event::Validated { step, result } => self.say(&format!(
-                "step {step}: held out PSNR {:.2} dB, L1 {:.4}, codes used {:.1} %, perplexity {:.0}",
-                result.psnr,
-                result.l1,
-                100.0 * result.usage,
-                result.perplexity
-            )),
+            Event::Validated { step, terms } => {
+                self.say(&format!("step {step}: held out {}", measurements(terms)));
+            }
             Event::Revived { step, codes } => {
                 self.say(&format!("step {step}: revived {codes} codes"));
             }
@@ -122,6 +127,13 @@ impl Observer for Progress {
             _ => {}
         }
     }
+}
+
+fn measurements(terms: &Terms) -> String {
+    let shown = MEASURED.iter().filter_map(|&(name, label, factor, digits, unit)| {
+        Some(format!("{label} {:.digits$}{unit}", factor * terms.get(name)?))
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 fn clock(seconds: f64) -> String {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use candle_core::Device;
 use clap::{Args, Subcommand};
-use training::{Limits, TrainConfig, train_vqgan};
+use training::{Limits, RunConfig, TrainConfig, train_vqgan};
 
 use crate::progress::Progress;
 

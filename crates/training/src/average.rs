@@ -1,35 +1,34 @@
 //! An exponential moving average of a model's weights.
 
 use anyhow::{Context, Result};
-use candle_core::{DType, Device};
-use vq_autoencoder::{VqConfig, VqModel};
+use candle_core::DType;
 
 use crate::elementwise::Zip2;
 use crate::store::ParameterStore;
 
 /// A second model whose parameters follow the trained ones slowly. It has less
 /// of the noise of single batches and is what a run hands out.
-pub struct Average {
+pub struct Average<M> {
     decay: f64,
     /// The averaged variables.
     pub parameters: ParameterStore,
     /// The model over them.
-    pub model: VqModel,
+    pub model: M,
 }
 
-impl Average {
-    /// A model that will follow `source`, and equals it now.
+impl<M> Average<M> {
+    /// A model that will follow `source`, and equals it now; `build` makes it over
+    /// variables of its own.
     ///
     /// # Errors
     /// If the model cannot be built.
     pub fn new(
         decay: f64,
-        config: &VqConfig,
         source: &ParameterStore,
-        device: &Device,
+        build: impl FnOnce(&ParameterStore) -> Result<M>,
     ) -> Result<Self> {
         let parameters = ParameterStore::new(0);
-        let model = VqModel::new(config, parameters.var_builder(DType::F32, device))?;
+        let model = build(&parameters)?;
         parameters.load(&source.tensors().into_iter().collect())?;
         Ok(Self { decay, parameters, model })
     }
@@ -64,13 +63,18 @@ impl Average {
 mod tests {
     use super::*;
     use crate::config::TrainConfig;
+    use candle_core::Device;
+    use vq_autoencoder::VqModel;
 
     #[test]
     fn the_average_moves_towards_the_weights() -> Result<()> {
         let (config, device) = (TrainConfig::default().model, Device::Cpu);
         let source = ParameterStore::new(1);
-        VqModel::new(&config, source.var_builder(DType::F32, &device))?;
-        let average = Average::new(0.5, &config, &source, &device)?;
+        let build = |store: &ParameterStore| {
+            Ok(VqModel::new(&config, store.var_builder(DType::F32, &device))?)
+        };
+        build(&source)?;
+        let average = Average::new(0.5, &source, build)?;
         let (name, name_var) = ("decoder.conv_out.bias", source.variable("decoder.conv_out.bias")?);
         name_var.set(&name_var.zeros_like()?)?;
         average.parameters.variable(name)?.set(&name_var.ones_like()?)?;

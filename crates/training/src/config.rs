@@ -1,15 +1,17 @@
 //! Everything a run can be told, as one TOML file.
 
 mod document;
+mod run_config;
 mod sections;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use codebook::QuantizerConfig;
 use serde::{Deserialize, Serialize};
 use vq_autoencoder::{Layout, VqConfig};
 
+pub use run_config::{Frame, RunConfig};
 pub use sections::{
     AdversarialConfig, CheckpointConfig, LogConfig, LossConfig, OptimizerConfig, PicturesConfig,
     PixelLoss, RevivalConfig, UpdateOrder, ValidationConfig,
@@ -94,61 +96,22 @@ impl Default for TrainConfig {
     }
 }
 
-impl TrainConfig {
-    /// Reads `path` and applies `overrides`, each `key.path=value`.
-    ///
-    /// # Errors
-    /// If the file is not TOML, a key is unknown (the error names the nearest
-    /// one), or a value makes no sense.
-    pub fn read(path: &Path, overrides: &[String]) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the config {}", path.display()))?;
-        let name = path.display().to_string();
-        Self::parse(&text, overrides).with_context(|| format!("in {name}"))
+impl RunConfig for TrainConfig {
+    fn frame(&self) -> Frame<'_> {
+        Frame {
+            run: &self.run,
+            steps: self.steps,
+            minutes: self.minutes,
+            schedule: &self.optimizer.schedule,
+            patience: self.optimizer.patience,
+            validate_every: self.validation.every,
+            log: &self.log,
+            checkpoint: &self.checkpoint,
+        }
     }
 
-    /// The same from text.
-    ///
-    /// # Errors
-    /// As [`TrainConfig::read`].
-    pub fn parse(text: &str, overrides: &[String]) -> Result<Self> {
-        let config: Self = document::parse(text, overrides, &Self::default())?;
-        config.validate()?;
-        Ok(config)
-    }
-
-    /// The whole configuration as TOML, defaults written out.
-    ///
-    /// # Errors
-    /// If a value cannot be written as TOML.
-    pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).context("cannot write the config as TOML")
-    }
-
-    /// What differs between the run that `self` began and `other`, leaving out
-    /// what may change when a run continues: `key: ours -> theirs`.
-    ///
-    /// # Errors
-    /// If a value cannot be written as TOML.
-    pub fn conflicts(&self, other: &Self) -> Result<Vec<String>> {
-        const MAY_CHANGE: [&str; 9] = [
-            "data",
-            "data_card",
-            "run",
-            "steps",
-            "minutes",
-            "log.",
-            "validation.",
-            "checkpoint.",
-            "pictures.workers",
-        ];
-        let mut differences = document::differences(self, other)?;
-        differences.retain(|(key, _)| {
-            !MAY_CHANGE
-                .iter()
-                .any(|free| key == free || (free.ends_with('.') && key.starts_with(free)))
-        });
-        Ok(differences.into_iter().map(|(_, text)| text).collect())
+    fn may_change() -> &'static [&'static str] {
+        &["data", "data_card", "validation.", "pictures.workers"]
     }
 
     fn validate(&self) -> Result<()> {

@@ -28,14 +28,16 @@ mod schedule;
 mod step;
 mod store;
 mod validation;
+mod vqgan;
 
 pub use adam::{Adam, AdamConfig};
 pub use average::Average;
 pub use build::{adversary, reconstruction_loss};
 pub use checkpoint::{Checkpoints, Loaded, Progress};
 pub use config::{
-    AdversarialConfig, CheckpointConfig, LogConfig, LossConfig, OptimizerConfig, PicturesConfig,
-    PixelLoss, RevivalConfig, TrainConfig, UpdateOrder, ValidationConfig,
+    AdversarialConfig, CheckpointConfig, Frame, LogConfig, LossConfig, OptimizerConfig,
+    PicturesConfig, PixelLoss, RevivalConfig, RunConfig, TrainConfig, UpdateOrder,
+    ValidationConfig,
 };
 pub use export::write_model;
 pub use init::initial_value;
@@ -44,9 +46,10 @@ pub use observer::{Event, Observer, Terms};
 pub use pictures::{Crops, Pictures, held_out_batches};
 pub use preview::write_preview;
 pub use revival::Revival;
-pub use run::{Limits, Summary, train_vqgan};
+pub use run::{Limits, Summary};
 pub use run_folder::RunFolder;
 pub use schedule::{Decay, Schedule};
 pub use step::{Adversary, ReconstructionLoss, StepOutcome, VqTrainer};
 pub use store::ParameterStore;
 pub use validation::{Validation, validate};
+pub use vqgan::train_vqgan;

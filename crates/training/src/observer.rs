@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::validation::Validation;
-
 /// Named numbers of one step or validation, as they go into `metrics.jsonl`.
 pub type Terms = BTreeMap<&'static str, f64>;
 
@@ -40,8 +38,8 @@ pub enum Event<'a> {
     Validated {
         /// Steps done.
         step: u64,
-        /// The measurements.
-        result: &'a Validation,
+        /// The measurements, under their names in `metrics.jsonl`.
+        terms: &'a Terms,
     },
     /// Codes that nothing used were replaced.
     Revived {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::config::TrainConfig;
+use crate::config::RunConfig;
 
 /// A run folder held by this process alone.
 ///
@@ -106,12 +106,11 @@ impl RunFolder {
     /// # Errors
     /// If the run was begun with something that may not change, naming every
     /// such key.
-    pub fn settle_config(&self, config: &TrainConfig) -> Result<()> {
+    pub fn settle_config<C: RunConfig>(&self, config: &C) -> Result<()> {
         let path = self.path.join("config.toml");
         if path.exists() {
             let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-            let begun =
-                TrainConfig::parse(&text, &[]).with_context(|| format!("in {}", path.display()))?;
+            let begun = C::parse(&text, &[]).with_context(|| format!("in {}", path.display()))?;
             let conflicts = begun.conflicts(config)?;
             if !conflicts.is_empty() {
                 bail!(
@@ -131,6 +130,7 @@ impl RunFolder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::TrainConfig;
 
     #[test]
     fn one_writer_at_a_time() -> Result<()> {

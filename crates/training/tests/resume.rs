@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use image::{Rgb, RgbImage};
 use training::{
-    Checkpoints, Event, Limits, Observer, RevivalConfig, Summary, TrainConfig, train_vqgan,
+    Checkpoints, Event, Limits, Observer, RevivalConfig, RunConfig, Summary, TrainConfig,
+    train_vqgan,
 };
 
 /// Pictures of gradients and squares.

@@ -1,0 +1,227 @@
+//! A first-stage run from start, or from where it stopped, to its end.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor};
+use image_data::{BatchPlan, Batches};
+use vq_autoencoder::{ImageCodec, VqModel};
+
+use crate::average::Average;
+use crate::build::{adversary, reconstruction_loss};
+use crate::checkpoint::{Progress, add_section};
+use crate::config::TrainConfig;
+use crate::export::write_model;
+use crate::observer::{Event, Observer, Terms};
+use crate::pictures::{Crops, Pictures, held_out_batches};
+use crate::preview::write_preview;
+use crate::revival::Revival;
+use crate::run::{Limits, Log, Opened, Run, Stage, Stepped, Summary};
+use crate::step::VqTrainer;
+use crate::store::ParameterStore;
+use crate::validation::{Validation, validate};
+
+/// Trains a VQGAN as `config` says, from the newest intact checkpoint of its
+/// run folder if there is one.
+///
+/// # Errors
+/// If the configuration, data or run folder do not allow it, or losses stay
+/// not finite.
+pub fn train_vqgan(
+    config: &TrainConfig,
+    device: &Device,
+    limits: Limits,
+    observer: &mut dyn Observer,
+) -> Result<Summary> {
+    let pictures = Pictures::open(&config.data, config.validation.fraction)?;
+    let opened = Opened::new(config, device, observer)?;
+    let stage = FirstStage::new(config, pictures, &opened, device, observer)?;
+    Run::new(config, opened, stage)?.go(limits, observer)
+}
+
+struct FirstStage<'a> {
+    config: &'a TrainConfig,
+    trainer: VqTrainer,
+    average: Option<Average<VqModel>>,
+    revival: Revival,
+    batches: Batches,
+    unreadable: usize,
+    held_out: Vec<Tensor>,
+    validation: Option<(u64, Validation)>,
+    /// The step of the model folder that this process wrote last.
+    written: Option<u64>,
+}
+
+impl<'a> FirstStage<'a> {
+    fn new(
+        config: &'a TrainConfig,
+        pictures: Pictures,
+        opened: &Opened,
+        device: &Device,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
+        let parameters = ParameterStore::new(config.seed);
+        let model = VqModel::new(&config.model, parameters.var_builder(DType::F32, device))?;
+        let mut trainer = VqTrainer::new(
+            config,
+            model,
+            parameters,
+            reconstruction_loss(config, device)?,
+            adversary(config, device)?,
+        )?;
+        let mut revival = Revival::new(config, trainer.model.codebook_len());
+        let (loaded, progress) = (&opened.loaded, opened.progress());
+        if let Some(loaded) = loaded {
+            trainer.parameters.load(&loaded.section("model."))?;
+            trainer.optimizer.load_state(progress.updates, &loaded.section("optimizer."))?;
+            if let Some(adversary) = &mut trainer.adversary {
+                adversary.parameters.load(&loaded.section("critic."))?;
+                let state = loaded.section("critic_optimizer.");
+                adversary.optimizer.load_state(progress.critic_updates, &state)?;
+            }
+            revival.load(&loaded.section("revival."))?;
+        }
+        let average = if config.optimizer.ema > 0.0 {
+            let build = |parameters: &ParameterStore| {
+                let vb = parameters.var_builder(DType::F32, device);
+                Ok(VqModel::new(&config.model, vb)?)
+            };
+            let average = Average::new(config.optimizer.ema, &trainer.parameters, build)?;
+            if let Some(loaded) = loaded {
+                average.parameters.load(&loaded.section("average."))?;
+            }
+            Some(average)
+        } else {
+            None
+        };
+
+        let held_out = held_out_batches(
+            &pictures.held_out,
+            &config.pictures,
+            &config.validation,
+            config.model.factor(),
+            config.batch,
+        )?;
+        observer.see(&Event::Started {
+            step: progress.step,
+            steps: config.steps,
+            parameters: trainer.parameters.parameters().iter().map(|(_, v)| v.elem_count()).sum(),
+            pictures: (pictures.train.len(), pictures.held_out.len()),
+            resumed: loaded.as_ref().map(|loaded| loaded.path()),
+        });
+        let plan = BatchPlan {
+            start: progress.position,
+            workers: config.pictures.workers,
+            drop_last: pictures.train.len() >= config.batch,
+            device: device.clone(),
+            ..BatchPlan::new(config.batch, config.seed)
+        };
+        let crops = Arc::new(Crops::new(pictures.train, config.pictures.clone()));
+        Ok(Self {
+            batches: Batches::with_plan(crops, plan)?,
+            unreadable: 0,
+            config,
+            trainer,
+            average,
+            revival,
+            held_out,
+            validation: None,
+            written: None,
+        })
+    }
+
+    /// The model that is measured and handed out.
+    fn model(&self) -> &VqModel {
+        self.average.as_ref().map_or(&self.trainer.model, |average| &average.model)
+    }
+
+    fn weights(&self) -> BTreeMap<String, Tensor> {
+        let averaged = self.average.as_ref().map(|average| &average.parameters);
+        averaged.unwrap_or(&self.trainer.parameters).tensors()
+    }
+
+    fn warn_of_unreadable(&mut self, log: &mut Log) {
+        let unreadable = self.batches.unreadable();
+        if unreadable.len() > self.unreadable {
+            self.unreadable = unreadable.len();
+            let last = unreadable.values().next_back().map_or("", String::as_str);
+            log.warn(&format!(
+                "{} pictures cannot be read and are left out; {last}",
+                self.unreadable
+            ));
+        }
+    }
+}
+
+impl Stage for FirstStage<'_> {
+    fn step(&mut self, lr: f64, progress: &mut Progress, log: &mut Log) -> Result<Stepped> {
+        let batch = self.batches.next().context("the pictures have come to an end")??;
+        self.warn_of_unreadable(log);
+        let outcome = self.trainer.step(&batch.images, lr, progress.step)?;
+        progress.position = batch.next;
+        progress.updates = self.trainer.optimizer.step();
+        if let Some(adversary) = &self.trainer.adversary {
+            progress.critic_updates = adversary.optimizer.step();
+        }
+        let done = progress.step + 1;
+        if outcome.broken.is_none() {
+            if let Some(average) = &self.average {
+                average.follow(&self.trainer.parameters, done)?;
+            }
+            let revived =
+                self.revival.after_step(done, &outcome.codes, &batch.images, &mut self.trainer)?;
+            if revived > 0 {
+                log.write(done, "revival", &Terms::from([("revived", revived as f64)]))?;
+                log.see(&Event::Revived { step: done, codes: revived });
+            }
+        }
+        Ok(Stepped { terms: outcome.terms, broken: outcome.broken, pictures: batch.names.len() })
+    }
+
+    fn validate(&mut self, step: u64, _log: &mut Log) -> Result<Option<Terms>> {
+        if self.held_out.is_empty() {
+            return Ok(None);
+        }
+        let result = validate(self.model(), &self.held_out)?;
+        let terms = result.terms();
+        self.validation = Some((step, result));
+        Ok(Some(terms))
+    }
+
+    fn preview(&mut self, path: &Path, step: u64) -> Result<bool> {
+        if self.held_out.is_empty() {
+            return Ok(false);
+        }
+        let images = Tensor::cat(&self.held_out, 0)?;
+        let count = images.dim(0)?.min(self.config.log.preview_pictures.max(1));
+        write_preview(path, self.model(), &images.narrow(0, 0, count)?, step)?;
+        Ok(true)
+    }
+
+    fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        let mut tensors = BTreeMap::new();
+        add_section(&mut tensors, "model.", self.trainer.parameters.tensors());
+        add_section(&mut tensors, "optimizer.", self.trainer.optimizer.state());
+        if let Some(adversary) = &self.trainer.adversary {
+            add_section(&mut tensors, "critic.", adversary.parameters.tensors());
+            add_section(&mut tensors, "critic_optimizer.", adversary.optimizer.state());
+        }
+        if let Some(average) = &self.average {
+            add_section(&mut tensors, "average.", average.parameters.tensors());
+        }
+        add_section(&mut tensors, "revival.", self.revival.state()?);
+        Ok(tensors)
+    }
+
+    fn write_model(&mut self, folder: &Path, step: u64) -> Result<bool> {
+        if self.written == Some(step) {
+            return Ok(false);
+        }
+        let validation = self.validation.as_ref();
+        write_model(folder, self.config, step, &self.weights(), validation)?;
+        self.written = Some(step);
+        Ok(true)
+    }
+}
