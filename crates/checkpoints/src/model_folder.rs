@@ -5,6 +5,9 @@
 //! config.json          kind, format_version, architecture, preprocessing, provenance
 //! model.safetensors    keys = code paths; metadata: format version, config hash
 //! README.md            model card
+//! tokenizer.json       of a model that reads text
+//! first_stage/         model folders of their own, of a transformer that brings
+//! condition_stage/     its codecs along (a pipeline folder)
 //! ```
 //!
 //! The hash in the weights is that of the configuration's content (sorted keys,
@@ -30,8 +33,13 @@ pub const FORMAT_VERSION: u64 = 1;
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 const CARD: &str = "README.md";
+const TOKENIZER: &str = "tokenizer.json";
+const FIRST_STAGE: &str = "first_stage";
+const CONDITION_STAGE: &str = "condition_stage";
 /// Everything that a folder may hold and still be replaced.
-const FILES: [&str; 4] = [CONFIG, WEIGHTS, CARD, "tokenizer.json"];
+const FILES: [&str; 4] = [CONFIG, WEIGHTS, CARD, TOKENIZER];
+/// The model folders that it may hold besides.
+const STAGES: [&str; 2] = [FIRST_STAGE, CONDITION_STAGE];
 
 /// The largest config.json.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -50,6 +58,17 @@ pub struct ModelFolder {
     pub weights: PathBuf,
     /// The model card, where there is one.
     pub card: Option<String>,
+}
+
+/// What a folder holds besides its own configuration, weights and card.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Parts<'a> {
+    /// The content of `tokenizer.json`.
+    pub tokenizer: Option<&'a [u8]>,
+    /// A model folder that is copied to `first_stage/`.
+    pub first_stage: Option<&'a Path>,
+    /// A model folder that is copied to `condition_stage/`.
+    pub condition_stage: Option<&'a Path>,
 }
 
 impl ModelFolder {
@@ -112,11 +131,25 @@ impl ModelFolder {
         tensors: impl IntoIterator<Item = (N, &'a Tensor)>,
         card: &str,
     ) -> Result<Self> {
+        Self::write_with(dir, config, tensors, card, Parts::default())
+    }
+
+    /// [`write`](Self::write), with more parts than weights and card.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write); when a stage is not a model folder.
+    pub fn write_with<'a, N: AsRef<str>>(
+        dir: impl AsRef<Path>,
+        config: &Value,
+        tensors: impl IntoIterator<Item = (N, &'a Tensor)>,
+        card: &str,
+        parts: Parts<'_>,
+    ) -> Result<Self> {
         let dir = dir.as_ref();
         if fs::symlink_metadata(dir).is_ok() {
             return Err(Error::Exists { path: dir.to_path_buf() });
         }
-        write_to(dir, config, tensors, card, false)
+        write_to(dir, config, tensors, card, parts, false)
     }
 
     /// [`write`](Self::write), replacing a model folder that is there. A folder
@@ -130,12 +163,28 @@ impl ModelFolder {
         tensors: impl IntoIterator<Item = (N, &'a Tensor)>,
         card: &str,
     ) -> Result<Self> {
+        Self::replace_with(dir, config, tensors, card, Parts::default())
+    }
+
+    /// [`replace`](Self::replace), with more parts than weights and card. What
+    /// the folder held and `parts` does not name is gone afterwards; a stage may
+    /// be copied from the folder itself.
+    ///
+    /// # Errors
+    /// As [`replace`](Self::replace); when a stage is not a model folder.
+    pub fn replace_with<'a, N: AsRef<str>>(
+        dir: impl AsRef<Path>,
+        config: &Value,
+        tensors: impl IntoIterator<Item = (N, &'a Tensor)>,
+        card: &str,
+        parts: Parts<'_>,
+    ) -> Result<Self> {
         let dir = dir.as_ref();
         let there = fs::symlink_metadata(dir).is_ok();
         if there {
-            check_replaceable(dir)?;
+            check_replaceable(dir, &STAGES)?;
         }
-        write_to(dir, config, tensors, card, there)
+        write_to(dir, config, tensors, card, parts, there)
     }
 }
 
@@ -144,6 +193,7 @@ fn write_to<'a, N: AsRef<str>>(
     config: &Value,
     tensors: impl IntoIterator<Item = (N, &'a Tensor)>,
     card: &str,
+    parts: Parts<'_>,
     replace: bool,
 ) -> Result<ModelFolder> {
     let mut config = config.clone();
@@ -165,6 +215,16 @@ fn write_to<'a, N: AsRef<str>>(
     save_safetensors(temporary.join(WEIGHTS), tensors, metadata)?;
     atomic_write(&temporary.join(CONFIG), |w| w.write_all(text.as_bytes()))?;
     atomic_write(&temporary.join(CARD), |w| w.write_all(card.as_bytes()))?;
+    if let Some(tokenizer) = parts.tokenizer {
+        atomic_write(&temporary.join(TOKENIZER), |w| w.write_all(tokenizer))?;
+    }
+    for (name, stage) in
+        [(FIRST_STAGE, parts.first_stage), (CONDITION_STAGE, parts.condition_stage)]
+    {
+        if let Some(stage) = stage {
+            copy_stage(stage, &temporary.join(name))?;
+        }
+    }
     if replace {
         swap(&temporary, dir)?;
     } else {
@@ -173,6 +233,20 @@ fn write_to<'a, N: AsRef<str>>(
     guard.keep();
     sync_folder(parent(dir)).map_err(Error::io(dir))?;
     ModelFolder::open(dir)
+}
+
+/// Copies the files of the model folder `from`, and nothing else that is in it.
+fn copy_stage(from: &Path, to: &Path) -> Result<()> {
+    ModelFolder::open(from)?;
+    fs::create_dir(to).map_err(Error::io(to))?;
+    for name in FILES {
+        let source = from.join(name);
+        if source.is_file() {
+            let mut reader = fs::File::open(&source).map_err(Error::io(&source))?;
+            atomic_write(&to.join(name), |mut w| std::io::copy(&mut reader, &mut w).map(|_| ()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Puts `new` in the place of `old`, which comes back if that fails.
@@ -186,7 +260,8 @@ fn swap(new: &Path, old: &Path) -> Result<()> {
     fs::remove_dir_all(&aside).map_err(Error::io(&aside))
 }
 
-fn check_replaceable(dir: &Path) -> Result<()> {
+/// Refuses a folder that holds more than a model and model folders in `stages`.
+fn check_replaceable(dir: &Path, stages: &[&str]) -> Result<()> {
     let refuse = |what: String| {
         Err(Error::format(dir, format!("{what}, so it is not replaced: choose another place")))
     };
@@ -195,7 +270,9 @@ fn check_replaceable(dir: &Path) -> Result<()> {
     }
     for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
         let name = entry.map_err(Error::io(dir))?.file_name();
-        if !FILES.iter().any(|file| name == *file) {
+        if stages.iter().any(|stage| name == *stage) {
+            check_replaceable(&dir.join(&name), &[])?;
+        } else if !FILES.iter().any(|file| name == *file) {
             return refuse(format!("holds {name:?}, which is no part of a model folder"));
         }
     }

@@ -57,6 +57,9 @@ pub enum Error {
     /// Weights or a configuration could not be read.
     #[error(transparent)]
     Checkpoint(#[from] checkpoints::Error),
+    /// The transformer refused its configuration or its input.
+    #[error(transparent)]
+    Transformer(#[from] cond_transformer::Error),
     /// The network refused its configuration or its input.
     #[error(transparent)]
     Autoencoder(#[from] vq_autoencoder::Error),

@@ -29,6 +29,8 @@ mod model_config;
 mod model_spec;
 mod picture;
 mod reference_target;
+mod transformer_config;
+mod transformer_folder;
 mod weights;
 
 pub use codebook::CodeGrid;
@@ -39,3 +41,9 @@ pub use error::{Error, Result};
 pub use image::RgbImage;
 pub use model_config::{KIND, model_config, vq_config};
 pub use model_spec::ModelSpec;
+pub use transformer_config::{
+    Architecture, CaptionCondition, ClassCondition, ConditionConfig, CoordinateCondition,
+    GridCondition, GridInput, LayoutCondition, SamplingDefaults, StageRef, StartCondition,
+    TRANSFORMER_KIND, TextCondition, TransformerConfig,
+};
+pub use transformer_folder::{TransformerFolder, TransformerParts};

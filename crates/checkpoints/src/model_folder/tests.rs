@@ -97,3 +97,33 @@ fn incomplete_configurations_are_not_written() -> anyhow::Result<()> {
     assert_eq!(fs::read_dir(dir.path())?.count(), 0);
     Ok(())
 }
+
+#[test]
+fn stages_and_a_tokenizer_come_along_and_are_replaced_with_the_rest() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (codec, path) = (dir.path().join("codec"), dir.path().join("model"));
+    let one = Tensor::new(1_f32, &Device::Cpu)?;
+    ModelFolder::write(&codec, &config(), [("a", &one)], "codec")?;
+    fs::write(codec.join("notes.txt"), "not part of a model")?;
+    let parts = Parts { tokenizer: Some(b"{}"), first_stage: Some(&codec), condition_stage: None };
+    ModelFolder::write_with(&path, &config(), [("b", &one)], "", parts)?;
+    let inside = path.join("first_stage");
+    assert_eq!(ModelFolder::open(&inside)?.card.as_deref(), Some("codec"));
+    assert!(!inside.join("notes.txt").exists());
+    assert_eq!(fs::read(path.join("tokenizer.json"))?, b"{}");
+
+    // Again, with the stage that it holds itself; the tokenizer is no longer named.
+    let parts = Parts { first_stage: Some(&inside), ..Parts::default() };
+    ModelFolder::replace_with(&path, &config(), [("c", &one)], "", parts)?;
+    assert!(ModelFolder::is_one(&inside) && !path.join("tokenizer.json").exists());
+
+    let parts = Parts { first_stage: Some(dir.path()), ..Parts::default() };
+    assert!(ModelFolder::replace_with(&path, &config(), [("d", &one)], "", parts).is_err());
+    fs::write(inside.join("thesis.tex"), "years of work")?;
+    let refused = message(ModelFolder::replace(&path, &config(), [("d", &one)], ""));
+    assert!(refused.contains("thesis.tex"), "{refused}");
+    assert!(inside.join("thesis.tex").exists());
+    assert_eq!(TensorFile::open(path.join(WEIGHTS))?.names().collect::<Vec<_>>(), ["c"]);
+    assert_eq!(fs::read_dir(dir.path())?.count(), 2);
+    Ok(())
+}

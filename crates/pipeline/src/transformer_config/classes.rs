@@ -1,0 +1,93 @@
+//! A class by what a user calls it.
+
+use super::ClassCondition;
+
+impl ClassCondition {
+    /// The number of the class that `text` names: a number, or a name (upper and
+    /// lower case are one, and so are `_`, `-` and spaces; one of several
+    /// synonyms will do).
+    ///
+    /// # Errors
+    /// A message with the nearest name.
+    pub fn find(&self, text: &str) -> Result<usize, String> {
+        if let Some(class) = self.names.iter().position(|name| name == text) {
+            return Ok(class);
+        }
+        let wanted = plain(text);
+        let synonyms = || {
+            self.names.iter().enumerate().flat_map(|(class, name)| {
+                std::iter::once(name.as_str())
+                    .chain(name.split(','))
+                    .map(move |name| (class, name.trim()))
+            })
+        };
+        if let Some((class, _)) = synonyms().find(|(_, name)| plain(name) == wanted) {
+            return Ok(class);
+        }
+        if let Ok(number) = text.trim().parse::<usize>() {
+            return match number < self.names.len() {
+                true => Ok(number),
+                false => Err(format!(
+                    "there is no class {number}: the model has {}, numbered from 0",
+                    self.names.len()
+                )),
+            };
+        }
+        let nearest = synonyms().min_by_key(|(_, name)| distance(&wanted, &plain(name)));
+        let (class, name) = nearest.unwrap_or_default();
+        Err(format!(
+            "there is no class {text:?}; the nearest of {} is {name:?} (number {class})",
+            self.names.len()
+        ))
+    }
+}
+
+/// For comparison: lower case, one kind of separator.
+fn plain(name: &str) -> String {
+    name.trim().to_lowercase().replace(['_', '-'], " ")
+}
+
+/// How many letters must be put in, left out or changed (Levenshtein 1966).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let change = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_names_synonyms_and_the_nearest() {
+        let names = ["tench, Tinca tinca", "goldfish", "great white shark", "7"];
+        let classes =
+            ClassCondition { names: names.map(str::to_owned).to_vec(), offset: 10, null: None };
+        for (text, class) in [
+            ("0", 0),
+            ("3", 3),
+            ("7", 3),
+            ("Tinca tinca", 0),
+            ("tench, tinca tinca", 0),
+            ("GOLDFISH", 1),
+            ("great_white-shark", 2),
+        ] {
+            assert_eq!(classes.find(text), Ok(class), "{text}");
+        }
+        for (text, words) in [("4", "from 0"), ("golfish", "\"goldfish\" (number 1)"), ("", "7")] {
+            let error = classes.find(text).err().unwrap_or_default();
+            assert!(error.contains(words), "{text}: {error}");
+        }
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!((distance("", "abc"), distance("abc", "")), (3, 3));
+    }
+}

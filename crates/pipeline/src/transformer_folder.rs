@@ -1,0 +1,142 @@
+//! A transformer's model folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use checkpoints::model_folder::{ModelFolder, Parts};
+
+use crate::error::{Error, Result};
+use crate::transformer_config::TransformerConfig;
+
+const TOKENIZER: &str = "tokenizer.json";
+/// The largest tokenizer; that of a large multilingual model has 17 MB.
+const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
+
+/// A transformer's folder that was opened: what it says, before weights are read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TransformerFolder {
+    /// The folder.
+    pub dir: PathBuf,
+    /// `config.json`.
+    pub config: TransformerConfig,
+    /// The file of the weights.
+    pub weights: PathBuf,
+    /// The content of `tokenizer.json`, where there is one.
+    pub tokenizer: Option<Vec<u8>>,
+}
+
+/// What a transformer's folder holds besides configuration, weights and card.
+pub type TransformerParts<'a> = Parts<'a>;
+
+impl TransformerFolder {
+    /// Whether `dir` holds a model that says it is a transformer over codes.
+    pub fn is_one(dir: impl AsRef<Path>) -> bool {
+        let dir = dir.as_ref();
+        ModelFolder::is_one(dir)
+            && ModelFolder::open(dir)
+                .is_ok_and(|folder| folder.kind() == crate::transformer_config::TRANSFORMER_KIND)
+    }
+
+    /// Opens a folder.
+    ///
+    /// # Errors
+    /// When a part is missing, damaged, or of another model.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        let folder = ModelFolder::open(dir)?;
+        let config =
+            TransformerConfig::from_value(&folder.config, &folder.dir.join("config.json"))?;
+        let path = folder.dir.join(TOKENIZER);
+        let tokenizer = match fs::metadata(&path) {
+            Err(_) => None,
+            Ok(about) if about.len() > MAX_TOKENIZER_BYTES => {
+                return Err(Error::model(
+                    path,
+                    format!(
+                        "{} bytes are no tokenizer ({MAX_TOKENIZER_BYTES} at most)",
+                        about.len()
+                    ),
+                ));
+            }
+            Ok(_) => Some(
+                fs::read(&path).map_err(|e| Error::model(&path, format!("cannot be read: {e}")))?,
+            ),
+        };
+        Ok(Self { dir: folder.dir, config, weights: folder.weights, tokenizer })
+    }
+
+    /// Writes a folder, replacing a model folder that is there. Names of `tensors`
+    /// are those of the network (`blocks.0.ln1.weight`).
+    ///
+    /// `parts.first_stage` and `parts.condition_stage` are copied inside, where
+    /// `config` should then name them: `StageRef::at("first_stage", ..)`.
+    ///
+    /// # Errors
+    /// When the configuration is not valid, what is there is no model folder, or
+    /// writing fails; then nothing has changed.
+    pub fn replace<'a, N: AsRef<str>>(
+        dir: impl AsRef<Path>,
+        config: &TransformerConfig,
+        tensors: impl IntoIterator<Item = (N, &'a Tensor)>,
+        card: &str,
+        parts: TransformerParts<'_>,
+    ) -> Result<Self> {
+        let folder = ModelFolder::replace_with(dir, &config.to_value()?, tensors, card, parts)?;
+        Self::open(folder.dir)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+    use cond_transformer::{GptConfig, Order};
+
+    use super::*;
+    use crate::transformer_config::{
+        Architecture, ConditionConfig, SamplingDefaults, StageRef, TextCondition,
+    };
+
+    #[test]
+    fn written_folders_open() -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let config = TransformerConfig {
+            architecture: Architecture::Gpt(GptConfig {
+                vocab_size: 20,
+                block_size: 8,
+                n_layer: 1,
+                n_head: 1,
+                n_embd: 4,
+                n_unmasked: 0,
+            }),
+            first_stage: StageRef::at("first_stage", "0".repeat(64)),
+            codes: 10,
+            grid: [2, 2],
+            permuter: Order::Identity,
+            condition: ConditionConfig::Text(TextCondition {
+                tokens: 4,
+                offset: 11,
+                pad: 10,
+                null: Some(10),
+            }),
+            sampling: SamplingDefaults::default(),
+            preprocessing: serde_json::json!({}),
+            provenance: serde_json::json!({ "steps": 1 }),
+        };
+        let path = dir.path().join("model");
+        let one = Tensor::new(1_f32, &Device::Cpu)?;
+        let parts = TransformerParts { tokenizer: Some(b"{}"), ..Default::default() };
+        let written = TransformerFolder::replace(&path, &config, [("a", &one)], "# T\n", parts)?;
+        assert_eq!(written.config, config);
+        assert_eq!(written.tokenizer.as_deref(), Some(&b"{}"[..]));
+        assert!(TransformerFolder::is_one(&path) && !TransformerFolder::is_one(dir.path()));
+
+        // A codec is none, and says so.
+        let other = dir.path().join("codec");
+        let codec = serde_json::json!({ "kind": crate::KIND, "architecture": {} });
+        ModelFolder::write(&other, &codec, [("a", &one)], "")?;
+        assert!(!TransformerFolder::is_one(&other));
+        let Err(error) = TransformerFolder::open(&other) else { anyhow::bail!("opened a codec") };
+        assert!(error.to_string().contains(crate::KIND), "{error}");
+        Ok(())
+    }
+}
