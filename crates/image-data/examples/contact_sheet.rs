@@ -1,24 +1,28 @@
-//! Shows what training sees: one batch of a folder, cropped and flipped, as a picture.
+//! Shows what training sees: one batch of a dataset, cropped and flipped, as a picture.
 //!
-//! `cargo run --release -p image-data --example contact_sheet -- FOLDER OUT.png [SIZE]`
+//! `cargo run --release -p image-data --example contact_sheet -- DATASET OUT.png [SIZE]`
 
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use image_data::{
-    Batches, Crop, Dataset, FolderConfig, ImageFolder, Split, from_tensor, grid, save_png,
+    Batches, Catalog, CatalogConfig, Crop, Dataset, PictureDataset, Split, ViewConfig, from_tensor,
+    grid, save_png,
 };
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [folder, out, rest @ ..] = &arguments[..] else {
-        anyhow::bail!("usage: contact_sheet FOLDER OUT.png [SIZE]");
+        anyhow::bail!("usage: contact_sheet DATASET OUT.png [SIZE]");
     };
     let size = rest.first().map_or(Ok(64), |size| size.parse()).context("SIZE")?;
-    let config = FolderConfig { crop: Crop::Random, flip: true, ..FolderConfig::new(size) };
-    let dataset = ImageFolder::open(Path::new(folder), Split::Train, config)?;
-    println!("{} pictures to learn from", dataset.len());
+    let catalog = Catalog::open(Path::new(folder), &CatalogConfig::default())?;
+    println!("{}", catalog.description());
+    catalog.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
+    let view = ViewConfig { crop: Crop::Random, flip: true, ..ViewConfig::new(size) };
+    let dataset = PictureDataset::new(&catalog, Split::Train, view)?;
+    println!("first of {}: {:?}", dataset.len(), dataset.entries()[0]);
 
     let mut batches = Batches::new(Arc::new(dataset), 48, 0, 0, 0, 2)?;
     let batch = batches.next().context("no batch")??;

@@ -26,10 +26,53 @@ pub struct Batch {
     pub images: Tensor,
     /// The names of the pictures, B of them.
     pub names: Vec<String>,
+    /// Their places in the dataset, B of them.
+    pub indices: Vec<usize>,
+    /// Their classes, B of them, if every one has a class.
+    pub classes: Option<Vec<u32>>,
+    /// Their captions, B of them, if every one has a caption.
+    pub captions: Option<Vec<String>>,
+    /// `[B, H, W]`, u8: the label of each pixel, if every one has a label map. For a model
+    /// that wants one channel a label: [`one_hot`](crate::one_hot).
+    pub labels: Option<Tensor>,
+    /// `[B, 1, H, W]`, f32 in [-1, 1], if every one has a depth map.
+    pub depth: Option<Tensor>,
     /// Where the batch begins.
     pub start: Position,
     /// Where the next one begins: what a checkpoint keeps in order to go on.
     pub next: Position,
+}
+
+impl Batch {
+    fn new(
+        examples: Vec<Example>,
+        indices: Vec<usize>,
+        start: Position,
+        next: Position,
+        device: &Device,
+    ) -> Result<Self> {
+        let images: Vec<_> = examples.iter().map(|example| &example.image).collect();
+        let images = stack(&images, device)?;
+        let (count, _, height, width) = images.dims4()?;
+        let labels: Option<Vec<&[u8]>> = examples
+            .iter()
+            .map(|example| Some(example.labels.as_ref()?.as_raw().as_slice()))
+            .collect();
+        let labels = labels
+            .map(|maps| Tensor::from_vec(maps.concat(), (count, height, width), device))
+            .transpose()?;
+        let depth: Option<Vec<&[f32]>> = examples
+            .iter()
+            .map(|example| Some(example.depth.as_ref()?.as_raw().as_slice()))
+            .collect();
+        let depth = depth
+            .map(|maps| Tensor::from_vec(maps.concat(), (count, 1, height, width), device))
+            .transpose()?;
+        let classes = examples.iter().map(|example| example.class).collect();
+        let captions = examples.iter().map(|example| example.caption.clone()).collect();
+        let names = examples.into_iter().map(|example| example.name).collect();
+        Ok(Self { images, names, indices, classes, captions, labels, depth, start, next })
+    }
 }
 
 /// How a dataset is turned into batches.
@@ -164,6 +207,7 @@ impl Batches {
                 (self.epoch_readable, self.epoch_batches) = (0, 0);
             }
             let mut examples: Vec<Example> = Vec::with_capacity(self.plan.batch_size);
+            let mut indices = Vec::with_capacity(self.plan.batch_size);
             while examples.len() < self.plan.batch_size {
                 let at = self.next_position();
                 if at.epoch != start.epoch {
@@ -172,7 +216,10 @@ impl Batches {
                 let (index, result) = self.source.take(self.taken)?;
                 self.taken += 1;
                 match result {
-                    Ok(example) => examples.push(example),
+                    Ok(example) => {
+                        examples.push(example);
+                        indices.push(index);
+                    }
                     Err(error) => {
                         self.unreadable.insert(index, error.to_string());
                     }
@@ -182,10 +229,8 @@ impl Batches {
             let full = examples.len() == self.plan.batch_size;
             if full || (!examples.is_empty() && !self.plan.drop_last) {
                 self.epoch_batches += 1;
-                let images: Vec<_> = examples.iter().map(|example| &example.image).collect();
-                let images = stack(&images, &self.plan.device)?;
-                let names = examples.into_iter().map(|example| example.name).collect();
-                return Ok(Some(Batch { images, names, start, next: self.next_position() }));
+                let next = self.next_position();
+                return Ok(Some(Batch::new(examples, indices, start, next, &self.plan.device)?));
             }
             if self.taken >= self.len as u64 && self.epoch_batches == 0 {
                 return Err(self.nothing_readable());

@@ -1,6 +1,6 @@
 //! Depth and label maps, as the reference prepares them for its condition models.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use image::{GrayImage, ImageBuffer, Luma, RgbaImage};
 
 use crate::{Error, Result};
@@ -38,28 +38,31 @@ pub fn shift_labels(labels: &mut GrayImage) {
     labels.iter_mut().for_each(|label| *label = label.wrapping_add(1));
 }
 
-/// Labels as a tensor `[n, H, W]`, f32: 1 in the channel of the label, 0 elsewhere
-/// (the reference's `np.eye(n)[labels]`, channels first).
+/// Label maps `[B, H, W]`, u8, as `[B, n, H, W]`, f32: 1 in the channel of the label, 0
+/// elsewhere (the reference's `np.eye(n)[labels]`, channels first).
 ///
 /// # Errors
-/// A label that is not below `n`.
-pub fn one_hot(labels: &GrayImage, n: usize, device: &Device) -> Result<Tensor> {
-    let (width, height) = (labels.width() as usize, labels.height() as usize);
-    if let Some(&label) = labels.iter().find(|&&label| usize::from(label) >= n) {
+/// A label that is not below `n`; another shape or type.
+pub fn one_hot(labels: &Tensor, n: usize) -> Result<Tensor> {
+    let (count, height, width) = labels.dims3()?;
+    let values = labels.flatten_all()?.to_vec1::<u8>()?;
+    if let Some(&label) = values.iter().find(|&&label| usize::from(label) >= n) {
         let reason = format!("label {label} does not fit {n} classes");
         return Err(Error::argument("one_hot", reason));
     }
-    let area = width * height;
-    let mut data = vec![0_f32; n * area];
-    for (i, &label) in labels.iter().enumerate() {
-        data[usize::from(label) * area + i] = 1.0;
+    let area = height * width;
+    let mut data = vec![0_f32; count * n * area];
+    for (i, &label) in values.iter().enumerate() {
+        let (map, pixel) = (i / area, i % area);
+        data[(map * n + usize::from(label)) * area + pixel] = 1.0;
     }
-    Ok(Tensor::from_vec(data, (n, height, width), device)?.to_dtype(DType::F32)?)
+    Ok(Tensor::from_vec(data, (count, n, height, width), labels.device())?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Device;
 
     #[test]
     fn depth_survives_its_bytes() -> anyhow::Result<()> {
@@ -83,12 +86,17 @@ mod tests {
         let mut labels = GrayImage::from_fn(3, 1, |x, _| Luma([[0, 1, 255][x as usize]]));
         shift_labels(&mut labels);
         assert_eq!(labels.as_raw(), &[1, 2, 0]);
-        let hot = one_hot(&labels, 3, &Device::Cpu)?;
+        let maps = Tensor::new(&[[[1_u8, 2, 0]], [[0, 0, 1]]], &Device::Cpu)?;
+        let hot = one_hot(&maps, 3)?;
+        assert_eq!(hot.dims(), [2, 3, 1, 3]);
         assert_eq!(
-            hot.squeeze(1)?.to_vec2::<f32>()?,
-            [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+            hot.squeeze(2)?.to_vec3::<f32>()?,
+            [
+                [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]],
+                [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+            ]
         );
-        assert!(one_hot(&labels, 2, &Device::Cpu).is_err());
+        assert!(one_hot(&maps, 2).is_err());
         Ok(())
     }
 }

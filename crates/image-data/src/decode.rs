@@ -3,16 +3,18 @@
 mod flatten;
 mod format;
 mod jpeg;
+mod maps;
 mod tiff;
 
-use std::fs::File;
-use std::io::{Cursor, Read};
+use std::io::Cursor;
 use std::path::Path;
 
 use image::error::{ImageError, UnsupportedErrorKind};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 
-use crate::{Error, Limits, Result};
+pub use maps::{decode_depth, decode_labels};
+
+use crate::{Error, Limits, Location, Result};
 
 /// Reads the picture `path` as 8-bit RGB.
 ///
@@ -26,7 +28,7 @@ use crate::{Error, Limits, Result};
 /// Every error names the file: not readable, empty, no picture, damaged or cut short
 /// (a part of a picture is never returned), over a limit of `limits`.
 pub fn load_rgb(path: &Path, limits: &Limits) -> Result<RgbImage> {
-    decode_rgb(&read_bounded(path, limits)?, path, limits)
+    decode_rgb(&Location::File(path.to_path_buf()).read(limits)?, path, limits)
 }
 
 /// Decodes the picture in `bytes` as [`load_rgb`] does; `path` names it in messages,
@@ -67,22 +69,6 @@ pub fn decode_rgb(bytes: &[u8], path: &Path, limits: &Limits) -> Result<RgbImage
     let mut upright = DynamicImage::ImageRgb8(flatten::on_white(decoded));
     upright.apply_orientation(orientation);
     Ok(upright.into_rgb8())
-}
-
-/// The bytes of `path`, refusing more than the limit even where the size is not
-/// known beforehand (a pipe, a growing file).
-fn read_bounded(path: &Path, limits: &Limits) -> Result<Vec<u8>> {
-    let io = |source| Error::Io { path: path.to_path_buf(), action: "read", source };
-    let metadata = std::fs::metadata(path).map_err(io)?;
-    if metadata.is_dir() {
-        return Err(Error::Folder { path: path.to_path_buf() });
-    }
-    limits.check_file(path, metadata.len())?;
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(io)?;
-    file.take(limits.max_file_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
-    limits.check_file(path, bytes.len() as u64)?;
-    Ok(bytes)
 }
 
 fn damaged(path: &Path, format: ImageFormat, reason: &str) -> Error {

@@ -92,7 +92,15 @@ pub enum Error {
         /// The reason.
         reason: String,
     },
-    /// A line of a split list names no file of the folder.
+    /// A label or depth map of a kind that is not read.
+    #[error("{}: {reason}", .path.display())]
+    Map {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A line of a list or of captions cannot be used.
     #[error("{}:{line}: {reason}", .path.display())]
     List {
         /// The list.
@@ -101,6 +109,19 @@ pub enum Error {
         line: usize,
         /// What is wrong with it.
         reason: String,
+    },
+    /// What was given is no dataset of a known form.
+    #[error(
+        "{}: {found}. A dataset is a folder of pictures, folders of pictures named by class, \
+         images/ beside labels/ or depth/, pictures with captions.jsonl, .tar shards, or a .txt \
+         file that lists pictures; docs/data.md shows each",
+        .path.display()
+    )]
+    Unrecognized {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it is instead.
+        found: String,
     },
     /// A dataset without examples.
     #[error("{}: no pictures {split}", .path.display())]

@@ -14,7 +14,7 @@ use vq_autoencoder::{Layout, VqConfig};
 pub use run_config::{Frame, RunConfig};
 pub use sections::{
     AdversarialConfig, CheckpointConfig, LogConfig, LossConfig, OptimizerConfig, PicturesConfig,
-    PixelLoss, RevivalConfig, UpdateOrder, ValidationConfig,
+    PixelLoss, Resizing, RevivalConfig, UpdateOrder, ValidationConfig,
 };
 
 /// The configuration of a first-stage run.
@@ -111,7 +111,7 @@ impl RunConfig for TrainConfig {
     }
 
     fn may_change() -> &'static [&'static str] {
-        &["data", "data_card", "validation.", "pictures.workers"]
+        &["data", "data_card", "validation.", "pictures.workers", "pictures.cache_mb"]
     }
 
     fn validate(&self) -> Result<()> {

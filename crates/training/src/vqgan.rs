@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
-use image_data::{BatchPlan, Batches};
+use image_data::{BatchPlan, Batches, Catalog, Dataset, Split};
 use vq_autoencoder::{ImageCodec, VqModel};
 
 use crate::average::Average;
@@ -15,7 +15,7 @@ use crate::checkpoint::{Progress, add_section};
 use crate::config::TrainConfig;
 use crate::export::write_model;
 use crate::observer::{Event, Observer, Terms};
-use crate::pictures::{Crops, Pictures, held_out_batches};
+use crate::pictures::{held_out_batches, open_pictures, training_crops};
 use crate::preview::write_preview;
 use crate::revival::Revival;
 use crate::run::{Limits, Log, Opened, Run, Stage, Stepped, Summary};
@@ -35,9 +35,9 @@ pub fn train_vqgan(
     limits: Limits,
     observer: &mut dyn Observer,
 ) -> Result<Summary> {
-    let pictures = Pictures::open(&config.data, config.validation.fraction)?;
+    let catalog = open_pictures(&config.data, config.validation.fraction)?;
     let opened = Opened::new(config, device, observer)?;
-    let stage = FirstStage::new(config, pictures, &opened, device, observer)?;
+    let stage = FirstStage::new(config, &catalog, &opened, device, observer)?;
     Run::new(config, opened, stage)?.go(limits, observer)
 }
 
@@ -57,7 +57,7 @@ struct FirstStage<'a> {
 impl<'a> FirstStage<'a> {
     fn new(
         config: &'a TrainConfig,
-        pictures: Pictures,
+        catalog: &Catalog,
         opened: &Opened,
         device: &Device,
         observer: &mut dyn Observer,
@@ -97,30 +97,34 @@ impl<'a> FirstStage<'a> {
             None
         };
 
-        let held_out = held_out_batches(
-            &pictures.held_out,
+        observer.see(&Event::Note { message: &format!("data: {}", catalog.description()) });
+        let (held_out, unreadable) = held_out_batches(
+            catalog,
             &config.pictures,
             &config.validation,
             config.model.factor(),
             config.batch,
         )?;
+        for message in catalog.warnings().iter().chain(&unreadable) {
+            observer.see(&Event::Warning { message });
+        }
+        let crops = training_crops(catalog, &config.pictures)?;
         observer.see(&Event::Started {
             step: progress.step,
             steps: config.steps,
             parameters: trainer.parameters.parameters().iter().map(|(_, v)| v.elem_count()).sum(),
-            pictures: (pictures.train.len(), pictures.held_out.len()),
+            pictures: (crops.len(), catalog.of_split(Split::Val).count()),
             resumed: loaded.as_ref().map(|loaded| loaded.path()),
         });
         let plan = BatchPlan {
             start: progress.position,
             workers: config.pictures.workers,
-            drop_last: pictures.train.len() >= config.batch,
+            drop_last: crops.len() >= config.batch,
             device: device.clone(),
             ..BatchPlan::new(config.batch, config.seed)
         };
-        let crops = Arc::new(Crops::new(pictures.train, config.pictures.clone()));
         Ok(Self {
-            batches: Batches::with_plan(crops, plan)?,
+            batches: Batches::with_plan(Arc::new(crops), plan)?,
             unreadable: 0,
             config,
             trainer,

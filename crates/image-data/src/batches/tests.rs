@@ -22,7 +22,7 @@ impl Dataset for Numbers {
             return Err(Error::argument("test", format!("picture {index} is broken")));
         }
         let image = RgbImage::from_pixel(1, 1, Rgb([index as u8, rng.next_u32() as u8, 0]));
-        Ok(Example { image, name: index.to_string() })
+        Ok(Example::new(image, index.to_string()))
     }
 }
 

@@ -8,6 +8,20 @@ use serde::{Deserialize, Serialize};
 use crate::adam::AdamConfig;
 use crate::schedule::{Decay, Schedule};
 
+/// How a picture becomes the square that the model sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resizing {
+    /// Any square at any scale, see [`PicturesConfig::largest`].
+    #[default]
+    Scales,
+    /// taming-transformers: the shorter side to `side`, without anti-aliasing, then a
+    /// random crop.
+    Taming,
+    /// LlamaGen: ADM's random crops, anti-aliased.
+    Adm,
+}
+
 /// The pictures and their augmentation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -23,13 +37,25 @@ pub struct PicturesConfig {
     pub whole: f64,
     /// Mirror half of the examples.
     pub flip: bool,
+    /// How pictures are brought to size; `largest` and `whole` are for `scales`.
+    pub resize: Resizing,
     /// Threads that decode ahead of the step; 0: none.
     pub workers: usize,
+    /// Megabytes of decoded pictures that are kept in memory.
+    pub cache_mb: u64,
 }
 
 impl Default for PicturesConfig {
     fn default() -> Self {
-        Self { side: 32, largest: 32, whole: 0.0, flip: true, workers: 1 }
+        Self {
+            side: 32,
+            largest: 32,
+            whole: 0.0,
+            flip: true,
+            resize: Resizing::default(),
+            workers: 1,
+            cache_mb: 256,
+        }
     }
 }
 

@@ -3,31 +3,31 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use image::RgbImage;
+use super::Loaded;
 
 /// Keeps what it is offered until the budget is spent; nothing is thrown out, since
 /// every picture is needed equally often.
-pub(super) struct Cache {
-    slots: Vec<OnceLock<Arc<RgbImage>>>,
+pub(crate) struct Cache {
+    slots: Vec<OnceLock<Arc<Loaded>>>,
     left: AtomicU64,
 }
 
 impl Cache {
-    pub(super) fn new(len: usize, bytes: u64) -> Self {
+    pub(crate) fn new(len: usize, bytes: u64) -> Self {
         let slots = std::iter::repeat_with(OnceLock::new).take(len).collect();
         Self { slots, left: AtomicU64::new(bytes) }
     }
 
-    pub(super) fn get(&self, index: usize) -> Option<Arc<RgbImage>> {
+    pub(crate) fn get(&self, index: usize) -> Option<Arc<Loaded>> {
         self.slots.get(index)?.get().cloned()
     }
 
-    pub(super) fn offer(&self, index: usize, image: &Arc<RgbImage>) {
+    pub(crate) fn offer(&self, index: usize, loaded: &Arc<Loaded>) {
         let Some(slot) = self.slots.get(index) else { return };
-        let bytes = image.as_raw().len() as u64;
+        let bytes = loaded.bytes();
         let spend = |left: u64| left.checked_sub(bytes);
         let spent = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend);
-        if spent.is_ok() && slot.set(image.clone()).is_err() {
+        if spent.is_ok() && slot.set(loaded.clone()).is_err() {
             // Another worker was faster.
             self.left.fetch_add(bytes, Ordering::Relaxed);
         }
@@ -41,7 +41,8 @@ mod tests {
     #[test]
     fn keeps_within_the_budget() {
         let cache = Cache::new(3, 30);
-        let image = Arc::new(RgbImage::new(2, 2));
+        let image = image::RgbImage::new(2, 2);
+        let image = Arc::new(Loaded { image, labels: None, depth: None });
         for index in 0..3 {
             cache.offer(index, &image);
         }
