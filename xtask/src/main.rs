@@ -3,6 +3,8 @@
 mod assets;
 mod bench;
 mod export;
+mod interrupt;
+mod plot;
 mod progress;
 mod train;
 
@@ -39,12 +41,12 @@ enum Chore {
 fn main() -> ExitCode {
     let done = match Arguments::parse().chore {
         Chore::Train(train) => train.run(),
-        Chore::Export(export) => export.run(),
-        Chore::Bench(bench) => bench.run(),
-        Chore::Assets(assets) => assets.run(),
+        Chore::Export(export) => export.run().map(|()| ExitCode::SUCCESS),
+        Chore::Bench(bench) => bench.run().map(|()| ExitCode::SUCCESS),
+        Chore::Assets(assets) => assets.run().map(|()| ExitCode::SUCCESS),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::from(2)

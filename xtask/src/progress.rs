@@ -123,6 +123,7 @@ impl Observer for Progress {
                 self.say(&format!("step {step}: revived {codes} codes"));
             }
             Event::Wrote { what, path } => self.say(&format!("{what}: {}", path.display())),
+            Event::Note { message } => self.say(message),
             Event::Warning { message } => self.say(&format!("warning: {message}")),
             _ => {}
         }

@@ -1,18 +1,24 @@
 //! `cargo xtask train vqgan`.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use candle_core::Device;
 use clap::{Args, Subcommand};
 use training::{Limits, RunConfig, TrainConfig, train_vqgan};
 
+use crate::interrupt;
+use crate::plot::Plot;
 use crate::progress::Progress;
 
 #[derive(Subcommand)]
 pub enum Train {
     /// Train a first stage on a folder of pictures
     Vqgan(Vqgan),
+    /// Draw the curves of runs over one another
+    Plot(Plot),
 }
 
 #[derive(Args)]
@@ -30,12 +36,23 @@ pub struct Vqgan {
 }
 
 impl Train {
-    /// Trains to the end of the run.
-    pub fn run(self) -> Result<()> {
-        let Self::Vqgan(arguments) = self;
-        let config = TrainConfig::read(&arguments.config, &arguments.settings)?;
-        let mut progress = Progress::new(arguments.plain);
-        let summary = train_vqgan(&config, &Device::Cpu, Limits::default(), &mut progress)?;
+    /// Does what was asked for.
+    pub fn run(self) -> Result<ExitCode> {
+        match self {
+            Self::Vqgan(vqgan) => vqgan.run(),
+            Self::Plot(plot) => plot.run().map(|()| ExitCode::SUCCESS),
+        }
+    }
+}
+
+impl Vqgan {
+    /// Trains to the end of the run, or until Ctrl-C.
+    fn run(self) -> Result<ExitCode> {
+        let config = TrainConfig::read(&self.config, &self.settings)?;
+        let mut progress = Progress::new(self.plain);
+        let asked = interrupt::listen()?;
+        let limits = Limits { stop: Some(asked), ..Limits::default() };
+        let summary = train_vqgan(&config, &Device::Cpu, limits, &mut progress)?;
         progress.finish();
         let state = if summary.finished { "finished" } else { "stopped; run it again to go on" };
         println!("{state} at step {}", summary.step);
@@ -43,6 +60,7 @@ impl Train {
             "try it: synth-cli reconstruct --model {} PICTURE.png --compare",
             summary.model.display()
         );
-        Ok(())
+        let interrupted = !summary.finished && asked.load(Ordering::Relaxed);
+        Ok(if interrupted { interrupt::EXIT_CODE.into() } else { ExitCode::SUCCESS })
     }
 }

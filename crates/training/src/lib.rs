@@ -15,8 +15,10 @@ mod build;
 mod checkpoint;
 mod config;
 mod elementwise;
+mod event_log;
 mod export;
 mod init;
+mod meter;
 mod metrics;
 mod observer;
 mod pictures;
@@ -36,14 +38,16 @@ pub use build::{adversary, reconstruction_loss};
 pub use checkpoint::{Checkpoints, Loaded, Progress};
 pub use config::{
     AdversarialConfig, CheckpointConfig, Frame, LogConfig, LossConfig, OptimizerConfig,
-    PicturesConfig, PixelLoss, RevivalConfig, RunConfig, TrainConfig, UpdateOrder,
+    PicturesConfig, PixelLoss, Resizing, RevivalConfig, RunConfig, TrainConfig, UpdateOrder,
     ValidationConfig,
 };
+pub use event_log::EventLog;
 pub use export::write_model;
 pub use init::initial_value;
+pub use meter::{MEASURED, Meter};
 pub use metrics::MetricsLog;
 pub use observer::{Event, Observer, Terms};
-pub use pictures::{Crops, Pictures, held_out_batches};
+pub use pictures::{held_out_batches, open_pictures, training_crops};
 pub use preview::write_preview;
 pub use revival::Revival;
 pub use run::{Limits, Summary};

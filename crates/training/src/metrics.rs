@@ -1,18 +1,22 @@
-//! `metrics.jsonl`: one JSON object per line, each with a `step`.
+//! The numbers of a run: `metrics.jsonl`, one JSON object per line, each with a `step`,
+//! and the same as TensorBoard events beside it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 
+use crate::event_log::EventLog;
 use crate::observer::Terms;
 
-/// Appends lines to the metrics of a run.
+/// Appends to the metrics of a run.
 pub struct MetricsLog {
     path: PathBuf,
     file: File,
+    events: EventLog,
 }
 
 impl MetricsLog {
@@ -36,10 +40,12 @@ impl MetricsLog {
             }
         }
         let file = OpenOptions::new().create(true).append(true).open(path).with_context(place)?;
-        Ok(Self { path: path.to_path_buf(), file })
+        let events = EventLog::open(path.parent().unwrap_or(Path::new(".")), step)?;
+        Ok(Self { path: path.to_path_buf(), file, events })
     }
 
-    /// Writes one line. A number that JSON cannot hold (NaN) becomes null.
+    /// Writes one line, with the `time` in seconds since 1970, and one event. A number that
+    /// JSON cannot hold (NaN) becomes null.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -47,11 +53,23 @@ impl MetricsLog {
         let mut line = Map::new();
         line.insert("step".into(), step.into());
         line.insert("kind".into(), kind.into());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        line.insert("time".into(), ((now.as_millis() as f64) / 1000.0).into());
         for (&name, &value) in terms {
             line.insert(name.into(), value.into());
         }
         let text = format!("{}\n", Value::Object(line));
-        self.file.write_all(text.as_bytes()).with_context(|| self.path.display().to_string())
+        self.file.write_all(text.as_bytes()).with_context(|| self.path.display().to_string())?;
+        self.events.scalars(step, kind, terms)
+    }
+
+    /// Shows the PNG file `path` in TensorBoard as `tag`.
+    ///
+    /// # Errors
+    /// If a file cannot be read or written.
+    pub fn picture(&mut self, step: u64, tag: &str, path: &Path) -> Result<()> {
+        let png = fs::read(path).with_context(|| path.display().to_string())?;
+        self.events.picture(step, tag, &png)
     }
 }
 

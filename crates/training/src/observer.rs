@@ -23,6 +23,11 @@ pub enum Event<'a> {
         /// The checkpoint it continues from.
         resumed: Option<&'a Path>,
     },
+    /// Something worth knowing, once.
+    Note {
+        /// What.
+        message: &'a str,
+    },
     /// An update was done.
     Step {
         /// Steps done.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -9,6 +10,7 @@ use candle_core::{Device, Tensor};
 
 use crate::checkpoint::{Checkpoints, Loaded, Progress};
 use crate::config::RunConfig;
+use crate::meter::Meter;
 use crate::metrics::MetricsLog;
 use crate::observer::{Event, Observer, Terms};
 use crate::run_folder::RunFolder;
@@ -18,6 +20,8 @@ use crate::run_folder::RunFolder;
 pub struct Limits {
     /// Leave, with a checkpoint, once the run stands at this step.
     pub stop_at: Option<u64>,
+    /// Leave, with a checkpoint, after the step during which this turns true.
+    pub stop: Option<&'static AtomicBool>,
 }
 
 /// How a process left a run.
@@ -125,6 +129,8 @@ pub(crate) struct Run<'a, C, S> {
     stage: S,
     progress: Progress,
     metrics: MetricsLog,
+    meter: Meter,
+    previewed: Option<u64>,
     validation: Option<(u64, Option<Terms>)>,
 }
 
@@ -138,16 +144,28 @@ impl<'a, C: RunConfig, S: Stage> Run<'a, C, S> {
             checkpoints: opened.checkpoints,
             stage,
             progress,
+            meter: Meter::default(),
+            previewed: None,
             validation: None,
         })
     }
 
     pub fn go(mut self, limits: Limits, observer: &mut dyn Observer) -> Result<Summary> {
         let frame = self.config.frame();
-        let last = limits.stop_at.map_or(frame.steps, |stop| stop.min(frame.steps));
         let (begun, begun_at) = (Instant::now(), self.progress.step);
-        let mut saved = Instant::now();
-        while self.progress.step < last {
+        let (mut saved, mut saved_at) = (Instant::now(), begun_at);
+        let mut out_of_time = false;
+        while self.progress.step < frame.steps && !out_of_time {
+            let asked = limits.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
+                || limits.stop_at.is_some_and(|stop| self.progress.step >= stop);
+            if asked {
+                // Nothing is measured here: the run goes on, and its log is to be that of
+                // one that never stopped.
+                if self.progress.step > saved_at {
+                    self.save(observer)?;
+                }
+                return Ok(self.summary());
+            }
             self.step(observer)?;
             let step = self.progress.step;
             if due(step, frame.validate_every) {
@@ -156,15 +174,12 @@ impl<'a, C: RunConfig, S: Stage> Run<'a, C, S> {
             if due(step, frame.log.preview_every) {
                 self.preview(observer)?;
             }
-            let out_of_time = frame.minutes > 0.0 && begun.elapsed() >= minutes(frame.minutes);
+            out_of_time = frame.minutes > 0.0 && begun.elapsed() >= minutes(frame.minutes);
             let by_time = frame.checkpoint.minutes > 0.0
                 && saved.elapsed() >= minutes(frame.checkpoint.minutes);
-            if step < last && (due(step, frame.checkpoint.every) || by_time || out_of_time) {
+            if step < frame.steps && (due(step, frame.checkpoint.every) || by_time) {
                 self.save(observer)?;
-                saved = Instant::now();
-            }
-            if out_of_time {
-                break;
+                (saved, saved_at) = (Instant::now(), step);
             }
         }
         // A run that was finished already has said all this.
@@ -173,12 +188,16 @@ impl<'a, C: RunConfig, S: Stage> Run<'a, C, S> {
             self.preview(observer)?;
             self.save(observer)?;
         }
-        Ok(Summary {
+        Ok(self.summary())
+    }
+
+    fn summary(self) -> Summary {
+        Summary {
             step: self.progress.step,
-            finished: self.progress.step >= frame.steps,
+            finished: self.progress.step >= self.config.frame().steps,
             validation: self.validation.and_then(|(_, terms)| terms),
             model: self.folder.model(),
-        })
+        }
     }
 
     fn step(&mut self, observer: &mut dyn Observer) -> Result<()> {
@@ -193,8 +212,11 @@ impl<'a, C: RunConfig, S: Stage> Run<'a, C, S> {
             Some(term) => self.count_broken(term, observer)?,
             None => self.progress.broken_in_a_row = 0,
         }
+        self.meter.count(stepped.pictures);
         if due(step, frame.log.every) {
-            self.metrics.write(step, "train", &stepped.terms)?;
+            let mut terms = stepped.terms.clone();
+            terms.append(&mut self.meter.take());
+            self.metrics.write(step, "train", &terms)?;
         }
         observer.see(&Event::Step {
             step,
@@ -237,8 +259,11 @@ impl<'a, C: RunConfig, S: Stage> Run<'a, C, S> {
     }
 
     fn preview(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        let path = self.folder.preview(self.progress.step);
-        if !path.exists() && self.stage.preview(&path, self.progress.step)? {
+        let step = self.progress.step;
+        let path = self.folder.preview(step);
+        if self.previewed != Some(step) && self.stage.preview(&path, step)? {
+            self.metrics.picture(step, "preview", &path)?;
+            self.previewed = Some(step);
             observer.see(&Event::Wrote { what: "preview", path: &path });
         }
         Ok(())

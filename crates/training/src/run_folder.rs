@@ -13,6 +13,7 @@ use crate::config::RunConfig;
 /// config.toml       the resolved configuration
 /// checkpoints/      weights, optimiser and position, see `Checkpoints`
 /// metrics.jsonl     one line per logged step or validation
+/// events.out....    the same for TensorBoard, with the previews
 /// previews/         originals over reconstructions
 /// model/            the model folder that synth-cli loads
 /// lock              held while a process trains
