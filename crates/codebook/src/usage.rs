@@ -48,12 +48,7 @@ impl CodeUsage {
     /// used, would carry as much; 1 to `len`. The formula of taming
     /// `VectorQuantizer`; 1 before anything was seen.
     pub fn perplexity(&self) -> f64 {
-        let total = self.counts.iter().sum::<u64>().max(1) as f64;
-        let term = |&count: &u64| {
-            let p = count as f64 / total;
-            p * (p + 1e-10).ln()
-        };
-        (-self.counts.iter().map(term).sum::<f64>()).exp()
+        perplexity(&self.counts)
     }
 
     /// The codes never seen, in order.
@@ -68,9 +63,9 @@ impl CodeUsage {
     }
 }
 
-/// Usage over the last so many codes: LlamaGen's `codebook_used`, a ring of
-/// 65536 that starts as so many zeros, so that code 0 counts as seen until the
-/// ring has gone round once.
+/// Usage over the last so many codes, which says more than one batch can: the
+/// idea of LlamaGen's `codebook_used`, a ring of 65536, though here nothing counts as
+/// seen before it was (LlamaGen's ring starts as so many zeros).
 #[derive(Clone, Debug)]
 pub struct RecentUsage {
     recent: VecDeque<u32>,
@@ -83,14 +78,9 @@ impl RecentUsage {
     /// The window of the reference.
     pub const WINDOW: usize = 65536;
 
-    /// A window of `window` codes, all 0, of a codebook of `len`.
+    /// An empty window for `window` codes (at least one) of a codebook of `len`.
     pub fn new(len: usize, window: usize) -> Self {
-        let mut counts = vec![0; len];
-        if let Some(zero) = counts.first_mut() {
-            *zero = window as u64;
-        }
-        let used = counts.iter().filter(|&&count| count > 0).count();
-        Self { recent: VecDeque::from(vec![0; window]), window, counts, used }
+        Self { recent: VecDeque::new(), window: window.max(1), counts: vec![0; len], used: 0 }
     }
 
     /// Moves the window on over the codes of `grid`.
@@ -114,10 +104,36 @@ impl RecentUsage {
         Ok(())
     }
 
+    /// The codes in the window, oldest first: [`add`](Self::add) of them to an empty
+    /// window makes this one.
+    pub fn codes(&self) -> Vec<u32> {
+        self.recent.iter().copied().collect()
+    }
+
+    /// Whether the window holds as many codes as it can.
+    pub fn is_full(&self) -> bool {
+        self.recent.len() == self.window
+    }
+
     /// The fraction of codes in the window, 0 to 1.
     pub fn used_fraction(&self) -> f64 {
         self.used as f64 / self.counts.len().max(1) as f64
     }
+
+    /// The perplexity of the codes in the window, as [`CodeUsage::perplexity`].
+    pub fn perplexity(&self) -> f64 {
+        perplexity(&self.counts)
+    }
+}
+
+/// `exp(-sum_k p_k log(p_k + 1e-10))`; 1 where nothing was counted.
+fn perplexity(counts: &[u64]) -> f64 {
+    let total = counts.iter().sum::<u64>().max(1) as f64;
+    let term = |&count: &u64| {
+        let p = count as f64 / total;
+        p * (p + 1e-10).ln()
+    };
+    (-counts.iter().map(term).sum::<f64>()).exp()
 }
 
 fn checked(grid: &CodeGrid, len: usize) -> Result<Vec<u32>> {
@@ -159,11 +175,13 @@ mod tests {
     #[test]
     fn a_window_forgets() -> anyhow::Result<()> {
         let mut usage = RecentUsage::new(4, 3);
-        assert_eq!(usage.used_fraction(), 0.25);
+        assert_eq!((usage.used_fraction(), usage.perplexity()), (0.0, 1.0));
         usage.add(&grid(&[1, 2])?)?;
-        assert_eq!(usage.used_fraction(), 0.75);
-        usage.add(&grid(&[2])?)?;
-        assert_eq!(usage.used_fraction(), 0.5);
+        assert!(usage.used_fraction() == 0.5 && !usage.is_full());
+        assert!((usage.perplexity() - 2.0).abs() < 1e-8);
+        usage.add(&grid(&[2, 0])?)?;
+        assert!(usage.used_fraction() == 0.5 && usage.is_full());
+        assert_eq!(usage.codes(), [2, 2, 0]);
         usage.add(&grid(&[3, 3, 3, 3, 3])?)?;
         assert_eq!(usage.used_fraction(), 0.25);
         assert!(usage.add(&grid(&[4])?).is_err());

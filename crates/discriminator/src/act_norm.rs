@@ -5,6 +5,7 @@ use candle_core::{DType, Result, Tensor, Var};
 use candle_nn::{Init, ModuleT, VarBuilder};
 
 use crate::batch_norm::spread;
+use crate::dual::Dual;
 
 /// Added to the standard deviation (taming/modules/util.py).
 const EPS: f64 = 1e-6;
@@ -45,6 +46,12 @@ impl ActNorm {
     /// When the flag cannot be read from the device.
     pub fn is_initialized(&self) -> Result<bool> {
         Ok(self.initialized.to_scalar::<u8>()? != 0)
+    }
+
+    /// `[B, C, N]` and its derivative; a layer without values takes its input as it is.
+    pub(crate) fn dual(&self, x: &Dual) -> Result<Dual> {
+        let (loc, scale) = (self.loc.flatten_all()?, self.scale.flatten_all()?);
+        x.affine(&scale, &(loc * &scale)?)
     }
 
     fn initialize(&self, x: &Tensor) -> Result<()> {

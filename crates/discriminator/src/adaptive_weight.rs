@@ -30,10 +30,15 @@ pub fn adaptive_weight(nll_grad: &Tensor, g_grad: &Tensor) -> Result<Tensor> {
     ratio.clamp(0.0, MAX)
 }
 
-/// `weight` from step `start` on, 0 before (taming's `adopt_weight`). taming counts
+/// How much the adversarial loss counts in `step`: 0 before `start`, then in even steps
+/// up to 1 over `ramp` steps. With a ramp of 0 it is taming's `adopt_weight`, which counts
 /// batches from 0.
-pub fn adopt_weight(weight: f64, step: u64, start: u64) -> f64 {
-    if step < start { 0.0 } else { weight }
+pub fn ramp(step: u64, start: u64, ramp: u64) -> f64 {
+    match step.checked_sub(start) {
+        None => 0.0,
+        Some(done) if done < ramp => (done + 1) as f64 / (ramp + 1) as f64,
+        Some(_) => 1.0,
+    }
 }
 
 fn norm(t: &Tensor) -> Result<Tensor> {

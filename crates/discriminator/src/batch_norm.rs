@@ -4,6 +4,8 @@ use candle_core::{DType, Result, Tensor, Var};
 use candle_nn::{Init, ModuleT, VarBuilder};
 use layers::{BatchNormLeaky, Tape, leaky_relu};
 
+use crate::dual::Dual;
+
 /// PyTorch's epsilon, added to the variance.
 const EPS: f64 = 1e-5;
 /// Share of the new batch in the running statistics.
@@ -87,6 +89,13 @@ impl BatchNorm {
         let (y, statistics) = norm.forward_taped(x, tape)?;
         self.learn(&statistics.mean, &statistics.unbiased_variance)?;
         Ok(y)
+    }
+
+    /// `[B, C, N]` and its derivative by the statistics of this batch, from which nothing
+    /// is learnt.
+    pub(crate) fn dual(&self, x: &Dual) -> Result<Dual> {
+        let mean = |x: &Tensor| x.mean_keepdim(2)?.mean_keepdim(0)?.broadcast_as(x.shape());
+        x.standardise(EPS, mean)?.affine(&self.weight, &self.bias)
     }
 
     /// `[B, C, N]` by the running statistics.

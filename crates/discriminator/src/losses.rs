@@ -15,8 +15,9 @@ pub enum DiscriminatorLoss {
     Hinge,
     /// [`vanilla_d_loss`].
     Vanilla,
-    /// [`non_saturating_d_loss`] as LlamaGen has it, arguments swapped.
-    NonSaturating,
+    /// [`llamagen_d_loss`]: what LlamaGen calls non-saturating, arguments swapped.
+    #[serde(rename = "llamagen_non_saturating")]
+    LlamaGenNonSaturating,
 }
 
 impl DiscriminatorLoss {
@@ -28,7 +29,7 @@ impl DiscriminatorLoss {
         match self {
             Self::Hinge => hinge_d_loss(real, fake),
             Self::Vanilla => vanilla_d_loss(real, fake),
-            Self::NonSaturating => non_saturating_d_loss(real, fake),
+            Self::LlamaGenNonSaturating => llamagen_d_loss(real, fake),
         }
     }
 }
@@ -40,8 +41,11 @@ pub enum GeneratorLoss {
     /// [`generator_loss`]: of the hinge and the vanilla game in both references.
     #[default]
     Hinge,
-    /// [`non_saturating_g_loss`] as LlamaGen has it, arguments swapped.
+    /// [`non_saturating_g_loss`], of the game whose discriminator has the vanilla loss.
     NonSaturating,
+    /// [`llamagen_g_loss`]: what LlamaGen calls non-saturating, arguments swapped.
+    #[serde(rename = "llamagen_non_saturating")]
+    LlamaGenNonSaturating,
 }
 
 impl GeneratorLoss {
@@ -53,6 +57,7 @@ impl GeneratorLoss {
         match self {
             Self::Hinge => generator_loss(fake),
             Self::NonSaturating => non_saturating_g_loss(fake),
+            Self::LlamaGenNonSaturating => llamagen_g_loss(fake),
         }
     }
 }
@@ -85,6 +90,16 @@ pub fn generator_loss(fake: &Tensor) -> Result<Tensor> {
     fake.mean_all()?.neg()
 }
 
+/// `mean softplus(-fake)`, that is `-mean ln D` with the discriminator's probability D: the
+/// generator's loss of Goodfellow et al. 2014 (section 3) that does not saturate where the
+/// discriminator is sure.
+///
+/// # Errors
+/// When the tensor is empty or not a float tensor.
+pub fn non_saturating_g_loss(fake: &Tensor) -> Result<Tensor> {
+    softplus(&fake.neg()?)?.mean_all()
+}
+
 /// LlamaGen's non-saturating discriminator loss, kept as it is: it calls
 /// `binary_cross_entropy_with_logits(ones, real)` and `(zeros, fake)`, so the
 /// constants are the logits and the logits the targets. It is linear in `real`
@@ -93,19 +108,19 @@ pub fn generator_loss(fake: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// When a tensor is empty or not a float tensor.
-pub fn non_saturating_d_loss(real: &Tensor, fake: &Tensor) -> Result<Tensor> {
+pub fn llamagen_d_loss(real: &Tensor, fake: &Tensor) -> Result<Tensor> {
     let real = cross_entropy_of_constant(1.0, real)?;
     let fake = cross_entropy_of_constant(0.0, fake)?;
     (real + fake)? * 0.5
 }
 
 /// LlamaGen's non-saturating generator loss, kept as it is (arguments swapped,
-/// see [`non_saturating_d_loss`]): `softplus(-1) + 1 - mean fake`, whose gradient
+/// see [`llamagen_d_loss`]): `softplus(-1) + 1 - mean fake`, whose gradient
 /// is that of [`generator_loss`].
 ///
 /// # Errors
 /// When the tensor is empty or not a float tensor.
-pub fn non_saturating_g_loss(fake: &Tensor) -> Result<Tensor> {
+pub fn llamagen_g_loss(fake: &Tensor) -> Result<Tensor> {
     cross_entropy_of_constant(1.0, fake)
 }
 

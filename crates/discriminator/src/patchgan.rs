@@ -1,16 +1,19 @@
 //! The PatchGAN discriminator (Isola et al. 2017; taming's `NLayerDiscriminator`).
 
 use candle_core::{Result, Tensor};
-use candle_nn::{Init, Module, ModuleT, VarBuilder};
-use layers::{Conv2d, Conv2dConfig, GroupNorm, Padding, Tape, Taped, leaky_relu};
+use candle_nn::{Init, ModuleT, VarBuilder};
+use layers::{Conv2d, Conv2dConfig, Padding, Tape, leaky_relu};
 use serde::{Deserialize, Serialize};
 
-use crate::{ActNorm, BatchNorm, Critic};
+use crate::Critic;
+use crate::dual::Dual;
+use crate::norm_layer::NormLayer;
+use crate::spectral::{CriticConv, SpectralConv};
 
 /// Side of every kernel.
 const KERNEL: usize = 4;
 /// Slope of the leaky ReLUs below 0.
-const SLOPE: f64 = 0.2;
+pub(crate) const SLOPE: f64 = 0.2;
 /// Channels grow up to this multiple of `ndf`.
 const MAX_WIDTH: usize = 8;
 /// Each layer halves the image: no image is large enough for more than these.
@@ -28,6 +31,9 @@ pub enum Norm {
     /// Group norm with up to 32 groups (as many as divide the channels): the same
     /// in training and evaluation, and for any batch size. Not in the references.
     Group,
+    /// None, as is usual under spectral norm. The layers keep the indices they have
+    /// with one.
+    None,
 }
 
 /// Sizes of a [`PatchGan`]. Default: the reference's, 3 channels, `ndf` 64, 3 layers.
@@ -42,11 +48,14 @@ pub struct PatchGanConfig {
     pub n_layers: usize,
     /// The norm of the inner layers.
     pub norm: Norm,
+    /// Spectral norm of every convolution (Miyato et al. 2018), with the keys of
+    /// `torch.nn.utils.spectral_norm`.
+    pub spectral: bool,
 }
 
 impl Default for PatchGanConfig {
     fn default() -> Self {
-        Self { in_channels: 3, ndf: 64, n_layers: 3, norm: Norm::Batch }
+        Self { in_channels: 3, ndf: 64, n_layers: 3, norm: Norm::Batch, spectral: false }
     }
 }
 
@@ -88,9 +97,9 @@ impl PatchGanConfig {
 #[derive(Clone, Debug)]
 pub struct PatchGan {
     config: PatchGanConfig,
-    first: Conv2d,
-    inner: Vec<(Conv2d, NormLayer)>,
-    last: Conv2d,
+    first: CriticConv,
+    inner: Vec<(CriticConv, NormLayer)>,
+    last: CriticConv,
 }
 
 impl PatchGan {
@@ -102,7 +111,7 @@ impl PatchGan {
     pub fn new(config: &PatchGanConfig, vb: VarBuilder) -> Result<Self> {
         config.validate()?;
         let vb = vb.pp("main");
-        let first = conv(config.in_channels, config.ndf, 2, true, vb.pp(0))?;
+        let first = conv(config, (config.in_channels, config.ndf), 2, true, vb.pp(0))?;
         let bias = config.norm != Norm::Batch;
         let mut inner = Vec::with_capacity(config.n_layers);
         for n in 1..=config.n_layers {
@@ -111,11 +120,12 @@ impl PatchGan {
             let i = 3 * n - 1;
             let width = config.width(n);
             inner.push((
-                conv(config.width(n - 1), width, stride, bias, vb.pp(i))?,
+                conv(config, (config.width(n - 1), width), stride, bias, vb.pp(i))?,
                 NormLayer::new(config.norm, width, vb.pp(i + 1))?,
             ));
         }
-        let last = conv(config.width(config.n_layers), 1, 1, true, vb.pp(3 * config.n_layers + 2))?;
+        let sizes = (config.width(config.n_layers), 1);
+        let last = conv(config, sizes, 1, true, vb.pp(3 * config.n_layers + 2))?;
         Ok(Self { config: config.clone(), first, inner, last })
     }
 
@@ -142,11 +152,11 @@ impl PatchGan {
 impl Critic for PatchGan {
     fn logits(&self, images: &Tensor, train: bool) -> Result<Tensor> {
         self.check(images)?;
-        let mut x = leaky_relu(&self.first.forward(images)?, SLOPE)?;
+        let mut x = leaky_relu(&self.first.forward(images, train)?, SLOPE)?;
         for (conv, norm) in &self.inner {
-            x = leaky_relu(&norm.forward_t(&conv.forward(&x)?, train)?, SLOPE)?;
+            x = leaky_relu(&norm.forward_t(&conv.forward(&x, train)?, train)?, SLOPE)?;
         }
-        self.last.forward(&x)
+        self.last.forward(&x, train)
     }
 
     fn logits_taped(&self, images: &Tensor, tape: &mut Tape) -> Result<Tensor> {
@@ -158,67 +168,40 @@ impl Critic for PatchGan {
         }
         self.last.forward_taped(&x, tape)
     }
-}
 
-#[derive(Clone, Debug)]
-enum NormLayer {
-    Batch(BatchNorm),
-    Act(ActNorm),
-    Group(GroupNorm),
-}
-
-impl NormLayer {
-    fn new(norm: Norm, channels: usize, vb: VarBuilder) -> Result<Self> {
-        Ok(match norm {
-            Norm::Batch => Self::Batch(BatchNorm::new(channels, vb)?),
-            Norm::ActNorm => Self::Act(ActNorm::new(channels, vb)?),
-            Norm::Group => {
-                let weight = vb.get_with_hints(channels, "weight", Init::Const(1.0))?;
-                let bias = vb.get_with_hints(channels, "bias", Init::Const(0.0))?;
-                // 32 is a power of two: so is its largest common divisor with the channels.
-                let groups = layers::group_norm::GROUPS.min(1 << channels.trailing_zeros());
-                Self::Group(GroupNorm::new(weight, bias, groups, layers::group_norm::EPS)?)
-            }
-        })
-    }
-}
-
-impl NormLayer {
-    /// The norm in training, then the leaky ReLU, on a tape.
-    fn forward_leaky_taped(&self, x: &Tensor, tape: &mut Tape) -> Result<Tensor> {
-        match self {
-            Self::Batch(norm) => norm.forward_leaky_taped(x, SLOPE, tape),
-            Self::Act(_) | Self::Group(_) => {
-                tape.record(x, |x| leaky_relu(&self.forward_t(x, true)?, SLOPE))
-            }
+    fn tangent(&self, images: &Tensor, direction: &Tensor) -> Result<Tensor> {
+        self.check(images)?;
+        let x = Dual { value: images.clone(), tangent: direction.clone() };
+        let mut x = self.first.dual(&x)?.leaky_relu(SLOPE)?;
+        for (conv, norm) in &self.inner {
+            x = norm.dual(&conv.dual(&x)?)?.leaky_relu(SLOPE)?;
         }
-    }
-}
-
-impl ModuleT for NormLayer {
-    fn forward_t(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        match self {
-            Self::Batch(norm) => norm.forward_t(x, train),
-            Self::Act(norm) => norm.forward_t(x, train),
-            Self::Group(norm) => norm.forward(x),
-        }
+        Ok(self.last.dual(&x)?.tangent)
     }
 }
 
 /// A 4x4 convolution with one pixel of padding and the GAN's initialisation.
-fn conv(from: usize, to: usize, stride: usize, bias: bool, vb: VarBuilder) -> Result<Conv2d> {
-    let weight = vb.get_with_hints(
-        (to, from, KERNEL, KERNEL),
-        "weight",
-        Init::Randn { mean: 0.0, stdev: 0.02 },
-    )?;
+fn conv(
+    config: &PatchGanConfig,
+    (from, to): (usize, usize),
+    stride: usize,
+    bias: bool,
+    vb: VarBuilder,
+) -> Result<CriticConv> {
+    let shape = (to, from, KERNEL, KERNEL);
+    let init = Init::Randn { mean: 0.0, stdev: 0.02 };
     let bias = if bias {
         let bound = 1.0 / ((from * KERNEL * KERNEL) as f64).sqrt();
         Some(vb.get_with_hints(to, "bias", Init::Uniform { lo: -bound, up: bound })?)
     } else {
         None
     };
-    Ok(Conv2d::new(weight, bias, Conv2dConfig { stride, padding: Padding::same(1) }))
+    let sizes = Conv2dConfig { stride, padding: Padding::same(1) };
+    if config.spectral {
+        return Ok(CriticConv::Spectral(SpectralConv::new(shape, init, bias, sizes, &vb)?));
+    }
+    let weight = vb.get_with_hints(shape, "weight", init)?;
+    Ok(CriticConv::Plain { conv: Conv2d::new(weight, bias, sizes), config: sizes })
 }
 
 #[cfg(test)]

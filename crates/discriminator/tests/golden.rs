@@ -38,6 +38,7 @@ fn check_variant(group: &Group, variant: &str, norm: Norm) -> Result<()> {
         ndf: whole(&sizes["ndf"], "ndf")?,
         n_layers: whole(&sizes["n_layers"], "n_layers")?,
         norm,
+        spectral: false,
     };
     let store = variables(group.tensors(&format!("model_{variant}.safetensors"))?, "")?;
     let critic = PatchGan::new(&config, builder(&store))?;
@@ -75,8 +76,8 @@ fn check_variant(group: &Group, variant: &str, norm: Norm) -> Result<()> {
     use GeneratorLoss as G;
     scalar("train/hinge", D::Hinge.loss(&on_real, &on_fake)?)?;
     scalar("train/vanilla", D::Vanilla.loss(&on_real, &on_fake)?)?;
-    scalar("train/non_saturating_d", D::NonSaturating.loss(&on_real, &on_fake)?)?;
-    scalar("train/non_saturating_g", G::NonSaturating.loss(&on_fake)?)?;
+    scalar("train/non_saturating_d", D::LlamaGenNonSaturating.loss(&on_real, &on_fake)?)?;
+    scalar("train/non_saturating_g", G::LlamaGenNonSaturating.loss(&on_fake)?)?;
     scalar("train/g_hinge", G::Hinge.loss(&on_fake)?)
 }
 
@@ -103,6 +104,7 @@ fn validation_logits_are_the_reference() -> Result<()> {
         ndf: whole(&sizes["disc_ndf"], "disc_ndf")?,
         n_layers: whole(&sizes["disc_num_layers"], "disc_num_layers")?,
         norm: Norm::Batch,
+        spectral: false,
     };
     let critic = PatchGan::new(&config, builder(&store))?;
     let expected = group.expected("outputs.safetensors")?;

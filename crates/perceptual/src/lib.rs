@@ -6,6 +6,7 @@
 //! | [`ssim`](mod@ssim) | structural similarity (Wang et al. 2004) |
 //! | [`vgg`] | the VGG-16 features behind LPIPS |
 //! | [`lpips`] | learned perceptual similarity (Zhang et al. 2018), differentiable |
+//! | [`substitute`] | what to learn from where LPIPS has no weights |
 //!
 //! PSNR and SSIM measure 8-bit pictures ([`Rgb8`]) and tensors, on the host, in
 //! f64. LPIPS is a training loss as well as a metric: a candle graph.
@@ -14,6 +15,7 @@ pub mod lpips;
 pub mod psnr;
 pub mod rgb8;
 pub mod ssim;
+pub mod substitute;
 pub mod vgg;
 
 mod planes;
@@ -22,4 +24,5 @@ pub use lpips::{Lpips, LpipsConfig};
 pub use psnr::{psnr, psnr_rgb8};
 pub use rgb8::Rgb8;
 pub use ssim::{ssim, ssim_rgb8};
+pub use substitute::Substitute;
 pub use vgg::Vgg16;

@@ -141,7 +141,7 @@ fn slice_distance(x: &Tensor, y: &Tensor, lin: &Tensor) -> Result<Tensor> {
 
 /// `x / (‖x‖ + 1e-10)` over the channels of `[B, C, H, W]`; in f32 at least,
 /// because 1e-10 is 0 in f16.
-fn unit_length(x: &Tensor) -> Result<Tensor> {
+pub(crate) fn unit_length(x: &Tensor) -> Result<Tensor> {
     let x = if x.dtype() == DType::F64 { x.clone() } else { x.to_dtype(DType::F32)? };
     let squares = x.sqr()?.sum_keepdim(1)?;
     let dtype = squares.dtype();

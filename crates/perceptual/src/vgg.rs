@@ -10,7 +10,7 @@ pub const SLICES: usize = 5;
 
 /// The index of every convolution in torchvision's `vgg16().features`, by slice.
 /// A ReLU follows each; a 2x2 max pool precedes every slice but the first.
-const CONVOLUTIONS: [&[usize]; SLICES] =
+pub(crate) const CONVOLUTIONS: [&[usize]; SLICES] =
     [&[0, 2], &[5, 7], &[10, 12, 14], &[17, 19, 21], &[24, 26, 28]];
 
 /// VGG-16 features; keys `slice{1..5}.{i}.{weight,bias}`, `i` as in torchvision.

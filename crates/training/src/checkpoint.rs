@@ -23,6 +23,9 @@ pub struct Progress {
     pub critic_updates: u64,
     /// Steps in a row that were skipped because a term was not finite.
     pub broken_in_a_row: u64,
+    /// All steps that were.
+    #[serde(default)]
+    pub broken: u64,
 }
 
 /// The stamp beside the tensors: written last, so without it there is no

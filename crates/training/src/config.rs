@@ -13,8 +13,9 @@ use vq_autoencoder::{Layout, VqConfig};
 
 pub use run_config::{Frame, RunConfig};
 pub use sections::{
-    AdversarialConfig, CheckpointConfig, LogConfig, LossConfig, OptimizerConfig, PicturesConfig,
-    PixelLoss, Resizing, RevivalConfig, UpdateOrder, ValidationConfig,
+    AdversarialConfig, CheckpointConfig, GuardsConfig, LogConfig, LossConfig, OptimizerConfig,
+    PerceptualKind, PicturesConfig, PixelLoss, Resizing, RevivalConfig, UpdateOrder,
+    ValidationConfig,
 };
 
 /// The configuration of a first-stage run.
@@ -46,6 +47,8 @@ pub struct TrainConfig {
     pub optimizer: OptimizerConfig,
     /// Replacement of codes that nothing uses.
     pub revival: RevivalConfig,
+    /// Warnings of what goes wrong.
+    pub guards: GuardsConfig,
     /// Held-out measurements.
     pub validation: ValidationConfig,
     /// Metrics and previews.
@@ -71,6 +74,7 @@ impl Default for TrainConfig {
             adversarial: AdversarialConfig::default(),
             optimizer: OptimizerConfig::default(),
             revival: RevivalConfig::default(),
+            guards: GuardsConfig::default(),
             validation: ValidationConfig::default(),
             log: LogConfig::default(),
             checkpoint: CheckpointConfig::default(),
@@ -111,7 +115,15 @@ impl RunConfig for TrainConfig {
     }
 
     fn may_change() -> &'static [&'static str] {
-        &["data", "data_card", "validation.", "pictures.workers", "pictures.cache_mb"]
+        &[
+            "data",
+            "data_card",
+            "guards.",
+            "optimizer.patience",
+            "validation.",
+            "pictures.workers",
+            "pictures.cache_mb",
+        ]
     }
 
     fn validate(&self) -> Result<()> {
@@ -134,6 +146,29 @@ impl RunConfig for TrainConfig {
             lr.is_finite() && lr > 0.0,
             "optimizer.schedule.lr = {lr} is not a positive number"
         );
+        let gan = &self.adversarial;
+        for (key, value) in [
+            ("loss.perceptual_weight", self.loss.perceptual_weight),
+            ("loss.codebook_weight", self.loss.codebook_weight),
+            ("adversarial.weight", gan.weight),
+            ("adversarial.critic_weight", gan.critic_weight),
+            ("adversarial.lr_ratio", gan.lr_ratio),
+            ("adversarial.lecam", gan.lecam),
+            ("adversarial.r1", gan.r1),
+            ("optimizer.clip", self.optimizer.clip),
+        ] {
+            ensure!(value.is_finite() && value >= 0.0, "{key} = {value} is not a number from 0 up");
+        }
+        if gan.weight > 0.0 {
+            gan.patchgan.validate()?;
+            let least = gan.patchgan.min_side();
+            ensure!(
+                side >= least,
+                "pictures.side = {side} is too small for a discriminator with \
+                 adversarial.patchgan.n_layers = {}, which needs {least}",
+                gan.patchgan.n_layers
+            );
+        }
         let ema = self.optimizer.ema;
         ensure!((0.0..1.0).contains(&ema), "optimizer.ema = {ema} is not in [0, 1)");
         use QuantizerConfig::{Euclidean, Normalized};

@@ -9,7 +9,7 @@ use checkpoints::model_folder::ModelFolder;
 use pipeline::model_config;
 use serde_json::json;
 
-use crate::config::TrainConfig;
+use crate::config::{PerceptualKind, TrainConfig};
 use crate::validation::Validation;
 
 /// Writes `config.json`, `model.safetensors` and the card of a model after
@@ -64,7 +64,13 @@ fn card(
          | parameters | {numbers} |\n\
          | channels | {ch} x {mult:?}, {blocks} residual blocks |\n\
          | training | {step} steps of {batch} crops, {side} px |\n\
+         | perceptual loss | {perceptual} |\n\
          | data and licence | {data} |\n",
+        perceptual = match (config.loss.perceptual_weight == 0.0, config.loss.perceptual) {
+            (true, _) => "none",
+            (false, PerceptualKind::Lpips) => "LPIPS",
+            (false, PerceptualKind::Substitute) => "substitute (no LPIPS weights)",
+        },
         f = model.factor(),
         len = model.quantizer.len(),
         ch = model.ch,

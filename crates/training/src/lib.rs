@@ -17,10 +17,12 @@ mod config;
 mod elementwise;
 mod event_log;
 mod export;
+mod guards;
 mod init;
 mod meter;
 mod metrics;
 mod observer;
+mod perceptual_weights;
 mod pictures;
 mod preview;
 mod revival;
@@ -37,12 +39,13 @@ pub use average::Average;
 pub use build::{adversary, reconstruction_loss};
 pub use checkpoint::{Checkpoints, Loaded, Progress};
 pub use config::{
-    AdversarialConfig, CheckpointConfig, Frame, LogConfig, LossConfig, OptimizerConfig,
-    PicturesConfig, PixelLoss, Resizing, RevivalConfig, RunConfig, TrainConfig, UpdateOrder,
-    ValidationConfig,
+    AdversarialConfig, CheckpointConfig, Frame, GuardsConfig, LogConfig, LossConfig,
+    OptimizerConfig, PerceptualKind, PicturesConfig, PixelLoss, Resizing, RevivalConfig, RunConfig,
+    TrainConfig, UpdateOrder, ValidationConfig,
 };
 pub use event_log::EventLog;
 pub use export::write_model;
+pub use guards::Guards;
 pub use init::initial_value;
 pub use meter::{MEASURED, Meter};
 pub use metrics::MetricsLog;
@@ -53,7 +56,7 @@ pub use revival::Revival;
 pub use run::{Limits, Summary};
 pub use run_folder::RunFolder;
 pub use schedule::{Decay, Schedule};
-pub use step::{Adversary, ReconstructionLoss, StepOutcome, VqTrainer};
+pub use step::{Adversary, Perceptual, ReconstructionLoss, StepOutcome, VqTrainer};
 pub use store::ParameterStore;
 pub use validation::{Validation, validate};
 pub use vqgan::train_vqgan;

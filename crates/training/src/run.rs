@@ -62,8 +62,8 @@ pub(crate) struct Stepped {
     pub terms: Terms,
     /// The first term that was not finite: nothing was updated then.
     pub broken: Option<&'static str>,
-    /// Pictures in it.
-    pub pictures: usize,
+    /// The names of the pictures in it.
+    pub pictures: Vec<String>,
 }
 
 /// Where a stage's numbers and messages go.
@@ -209,10 +209,10 @@ impl<'a, C: RunConfig, S: Stage> Run<'a, C, S> {
         self.progress.step += 1;
         let step = self.progress.step;
         match stepped.broken {
-            Some(term) => self.count_broken(term, observer)?,
+            Some(term) => self.count_broken(term, &stepped.pictures, observer)?,
             None => self.progress.broken_in_a_row = 0,
         }
-        self.meter.count(stepped.pictures);
+        self.meter.count(stepped.pictures.len());
         if due(step, frame.log.every) {
             let mut terms = stepped.terms.clone();
             terms.append(&mut self.meter.take());
@@ -221,17 +221,28 @@ impl<'a, C: RunConfig, S: Stage> Run<'a, C, S> {
         observer.see(&Event::Step {
             step,
             terms: &stepped.terms,
-            pictures: stepped.pictures,
+            pictures: stepped.pictures.len(),
             seconds: begun.elapsed().as_secs_f64(),
         });
         Ok(())
     }
 
-    fn count_broken(&mut self, term: &str, observer: &mut dyn Observer) -> Result<()> {
+    fn count_broken(
+        &mut self,
+        term: &str,
+        pictures: &[String],
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
         self.progress.broken_in_a_row += 1;
+        self.progress.broken += 1;
         let (step, count) = (self.progress.step, self.progress.broken_in_a_row);
         let patience = self.config.frame().patience;
-        let message = format!("step {step}: {term} is not finite; the batch was skipped");
+        let skipped = Terms::from([("skipped", self.progress.broken as f64)]);
+        self.metrics.write(step, "skipped", &skipped)?;
+        let message = format!(
+            "step {step}: {term} is not finite; the batch was skipped ({})",
+            some_of(pictures)
+        );
         observer.see(&Event::Warning { message: &message });
         if count > patience {
             bail!(
@@ -282,6 +293,16 @@ impl<'a, C: RunConfig, S: Stage> Run<'a, C, S> {
             observer.see(&Event::Wrote { what: "model", path: &model });
         }
         Ok(())
+    }
+}
+
+/// The first few of `names`.
+fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }
 

@@ -17,7 +17,7 @@ use layers::{Gradients, Tape};
 use vq_autoencoder::VqModel;
 
 pub use adversary::Adversary;
-pub use reconstruction::ReconstructionLoss;
+pub use reconstruction::{Perceptual, ReconstructionLoss};
 
 use crate::adam::Adam;
 use crate::config::{TrainConfig, UpdateOrder};
@@ -44,14 +44,27 @@ pub struct VqTrainer {
 pub struct StepOutcome {
     /// Losses under the reference's names, `lr` and `grad_norm`.
     pub terms: Terms,
-    /// The codes of the batch.
-    pub codes: CodeGrid,
+    /// The codes of the batch; none where there was nothing finite to quantize.
+    pub codes: Option<CodeGrid>,
     /// The first term that was not finite: nothing was updated then.
     pub broken: Option<&'static str>,
     /// The autoencoder's gradients before clipping, sorted by name.
     pub gradients: Vec<(String, Tensor)>,
     /// The discriminator's gradients before clipping, sorted by name.
     pub critic_gradients: Vec<(String, Tensor)>,
+}
+
+impl StepOutcome {
+    /// Of a batch that was given up at `term`.
+    fn broken(term: &'static str, terms: Terms) -> Self {
+        Self {
+            terms,
+            codes: None,
+            broken: Some(term),
+            gradients: Vec::new(),
+            critic_gradients: Vec::new(),
+        }
+    }
 }
 
 impl VqTrainer {
@@ -92,6 +105,12 @@ impl VqTrainer {
 
         let mut encoder = Tape::from_data();
         let z = Var::from_tensor(&self.model.pre_quant_taped(images, &mut encoder)?)?;
+        // The quantizer refuses what is not finite, and the discriminator's running
+        // statistics would keep it: such a batch ends here.
+        terms.insert("latent_rms", rms(&z)?);
+        if let Some(term) = not_finite(&terms) {
+            return Ok(StepOutcome::broken(term, terms));
+        }
         let quantized = self.model.quantizer().quantize(z.as_tensor())?;
         let mut decoder = Tape::default();
         let embeddings = quantized.embeddings.detach();
@@ -104,6 +123,9 @@ impl VqTrainer {
         let mut upstream = gradient_at(&nll, &leaf)?;
         let mut total = f64::from(nll.to_scalar::<f32>()?);
         terms.insert("nll_loss", total);
+        if let Some(term) = not_finite(&terms) {
+            return Ok(StepOutcome::broken(term, terms));
+        }
 
         if let Some(adversary) = &self.adversary {
             let last = |upstream: &Tensor| self.model.last_layer_gradient(&hidden, upstream);
@@ -137,7 +159,7 @@ impl VqTrainer {
         let mut outcome = StepOutcome {
             broken: not_finite(&terms),
             terms,
-            codes: quantized.codes,
+            codes: Some(quantized.codes),
             gradients,
             critic_gradients: Vec::new(),
         };
@@ -178,6 +200,11 @@ fn gradient_at(loss: &Tensor, leaf: &Var) -> Result<Tensor> {
 /// (0: no limit), as `torch.nn.utils.clip_grad_norm_` computes it.
 fn clip_factor(norm: f64, limit: f64) -> f64 {
     if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 }
+}
+
+/// The root of the mean square.
+fn rms(tensor: &Tensor) -> Result<f64> {
+    Ok(norm([tensor].into_iter())? / (tensor.elem_count().max(1) as f64).sqrt())
 }
 
 fn not_finite(terms: &Terms) -> Option<&'static str> {

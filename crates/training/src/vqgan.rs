@@ -14,6 +14,7 @@ use crate::build::{adversary, reconstruction_loss};
 use crate::checkpoint::{Progress, add_section};
 use crate::config::TrainConfig;
 use crate::export::write_model;
+use crate::guards::Guards;
 use crate::observer::{Event, Observer, Terms};
 use crate::pictures::{held_out_batches, open_pictures, training_crops};
 use crate::preview::write_preview;
@@ -46,6 +47,7 @@ struct FirstStage<'a> {
     trainer: VqTrainer,
     average: Option<Average<VqModel>>,
     revival: Revival,
+    guards: Guards,
     batches: Batches,
     unreadable: usize,
     held_out: Vec<Tensor>,
@@ -72,6 +74,7 @@ impl<'a> FirstStage<'a> {
             adversary(config, device)?,
         )?;
         let mut revival = Revival::new(config, trainer.model.codebook_len());
+        let mut guards = Guards::new(config, trainer.model.codebook_len());
         let (loaded, progress) = (&opened.loaded, opened.progress());
         if let Some(loaded) = loaded {
             trainer.parameters.load(&loaded.section("model."))?;
@@ -80,8 +83,10 @@ impl<'a> FirstStage<'a> {
                 adversary.parameters.load(&loaded.section("critic."))?;
                 let state = loaded.section("critic_optimizer.");
                 adversary.optimizer.load_state(progress.critic_updates, &state)?;
+                adversary.load_state(&loaded.section("critic_state."))?;
             }
             revival.load(&loaded.section("revival."))?;
+            guards.load(&loaded.section("guards."))?;
         }
         let average = if config.optimizer.ema > 0.0 {
             let build = |parameters: &ParameterStore| {
@@ -130,6 +135,7 @@ impl<'a> FirstStage<'a> {
             trainer,
             average,
             revival,
+            guards,
             held_out,
             validation: None,
             written: None,
@@ -170,18 +176,21 @@ impl Stage for FirstStage<'_> {
             progress.critic_updates = adversary.optimizer.step();
         }
         let done = progress.step + 1;
-        if outcome.broken.is_none() {
+        let mut terms = outcome.terms;
+        if let (None, Some(codes)) = (outcome.broken, &outcome.codes) {
+            for message in self.guards.after_step(codes, &mut terms)? {
+                log.warn(&format!("step {done}: {message}"));
+            }
             if let Some(average) = &self.average {
                 average.follow(&self.trainer.parameters, done)?;
             }
-            let revived =
-                self.revival.after_step(done, &outcome.codes, &batch.images, &mut self.trainer)?;
+            let revived = self.revival.after_step(done, codes, &batch.images, &mut self.trainer)?;
             if revived > 0 {
                 log.write(done, "revival", &Terms::from([("revived", revived as f64)]))?;
                 log.see(&Event::Revived { step: done, codes: revived });
             }
         }
-        Ok(Stepped { terms: outcome.terms, broken: outcome.broken, pictures: batch.names.len() })
+        Ok(Stepped { terms, broken: outcome.broken, pictures: batch.names })
     }
 
     fn validate(&mut self, step: u64, _log: &mut Log) -> Result<Option<Terms>> {
@@ -211,11 +220,13 @@ impl Stage for FirstStage<'_> {
         if let Some(adversary) = &self.trainer.adversary {
             add_section(&mut tensors, "critic.", adversary.parameters.tensors());
             add_section(&mut tensors, "critic_optimizer.", adversary.optimizer.state());
+            add_section(&mut tensors, "critic_state.", adversary.state()?);
         }
         if let Some(average) = &self.average {
             add_section(&mut tensors, "average.", average.parameters.tensors());
         }
         add_section(&mut tensors, "revival.", self.revival.state()?);
+        add_section(&mut tensors, "guards.", self.guards.state()?);
         Ok(tensors)
     }
 

@@ -46,6 +46,10 @@ fn half_precision_gradients_do_not_overflow() -> Result<()> {
 }
 
 #[test]
-fn the_adversary_starts_at_its_step() {
-    assert_eq!([adopt_weight(0.8, 9, 10), adopt_weight(0.8, 10, 10)], [0.0, 0.8]);
+fn a_ramp_rises_in_even_steps() {
+    assert_eq!([0, 9, 10, 11].map(|step| ramp(step, 10, 0)), [0.0, 0.0, 1.0, 1.0]);
+    assert_eq!(
+        [9, 10, 11, 12, 13, 99].map(|step| ramp(step, 10, 3)),
+        [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    );
 }

@@ -20,12 +20,10 @@ fn gradients_are_those_of_the_formulas() -> Result<()> {
         golden::gradients::check(&format!("{loss:?}"), &logits, 1e-8, |p| loss.loss(&p[0], &p[1]))?;
     }
     use GeneratorLoss as G;
-    for loss in [G::Hinge, G::NonSaturating] {
+    for loss in [G::Hinge, G::NonSaturating, G::LlamaGenNonSaturating] {
         golden::gradients::check(&format!("{loss:?}"), &logits[1..], 1e-8, |p| loss.loss(&p[0]))?;
     }
-    golden::gradients::check("real", &logits[..1], 1e-8, |p| {
-        non_saturating_d_loss(&p[0], &logits[1])
-    })
+    golden::gradients::check("real", &logits[..1], 1e-8, |p| llamagen_d_loss(&p[0], &logits[1]))
 }
 
 #[test]
@@ -36,9 +34,11 @@ fn values_are_those_of_the_formulas() -> Result<()> {
     let vanilla = 0.25 * (softplus(-0.5) + softplus(-2.0) + softplus(-3.0) + softplus(1.0));
     assert!((scalar(vanilla_d_loss(&real, &fake)?)? - vanilla).abs() < 1e-12);
     assert!((scalar(generator_loss(&fake)?)? - 1.0).abs() < 1e-12);
+    let sure = 0.5 * (softplus(3.0) + softplus(-1.0));
+    assert!((scalar(non_saturating_g_loss(&fake)?)? - sure).abs() < 1e-12);
     // max(l, 0) - l t + ln(1 + e^-|l|) with l = 1, t = -3 and 1.
     let swapped = 1.0 + softplus(-1.0) - (-3.0 + 1.0) / 2.0;
-    assert!((scalar(non_saturating_g_loss(&fake)?)? - swapped).abs() < 1e-12);
+    assert!((scalar(llamagen_g_loss(&fake)?)? - swapped).abs() < 1e-12);
     Ok(())
 }
 
@@ -71,7 +71,8 @@ fn a_satisfied_hinge_pushes_no_more() -> Result<()> {
 
 #[test]
 fn names_in_configurations() -> Result<()> {
-    assert_eq!(serde_json::to_string(&DiscriminatorLoss::NonSaturating)?, "\"non_saturating\"");
+    let name = serde_json::to_string(&DiscriminatorLoss::LlamaGenNonSaturating)?;
+    assert_eq!(name, "\"llamagen_non_saturating\"");
     assert_eq!(serde_json::from_str::<GeneratorLoss>("\"hinge\"")?, GeneratorLoss::Hinge);
     Ok(())
 }

@@ -1,12 +1,12 @@
 use anyhow::Result;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 
 use super::*;
 use crate::is_buffer;
 use crate::support::{Variables, noise_tensor};
 
 fn config(norm: Norm, n_layers: usize) -> PatchGanConfig {
-    PatchGanConfig { in_channels: 2, ndf: 3, n_layers, norm }
+    PatchGanConfig { in_channels: 2, ndf: 3, n_layers, norm, spectral: false }
 }
 
 #[test]
@@ -33,7 +33,7 @@ fn keys_and_shapes_are_the_references() -> Result<()> {
 
 #[test]
 fn every_side_from_the_smallest_up() -> Result<()> {
-    for norm in [Norm::Batch, Norm::ActNorm, Norm::Group] {
+    for norm in [Norm::Batch, Norm::ActNorm, Norm::Group, Norm::None] {
         for n_layers in 1..=3 {
             let sizes = config(norm, n_layers);
             let critic = PatchGan::new(&sizes, Variables::default().builder(DType::F64))?;
@@ -62,6 +62,55 @@ fn gradients_to_images_of_odd_sizes() -> Result<()> {
         golden::gradients::check(&format!("{norm:?}"), &[x], 1e-6, |p| {
             critic.logits(&p[0], train)?.mul(&probe)?.sum_all()
         })?;
+    }
+    Ok(())
+}
+
+/// What a tape finds is what candle's graph finds, for every norm.
+#[test]
+fn tapes_find_the_same() -> Result<()> {
+    for (norm, spectral) in [
+        (Norm::Batch, false),
+        (Norm::ActNorm, false),
+        (Norm::Group, false),
+        (Norm::None, false),
+        (Norm::None, true),
+    ] {
+        let sizes = PatchGanConfig { spectral, ..config(norm, 2) };
+        // Of its own: statistics move in each pass.
+        let critic = || -> Result<_> {
+            let store = Variables::default();
+            let critic = PatchGan::new(&sizes, store.builder(DType::F32))?;
+            for (_, var) in store.all().iter().filter(|(name, _)| name.ends_with("weight")) {
+                var.set(&(var.as_detached_tensor() * 10.0)?)?;
+            }
+            Ok((critic, store))
+        };
+        let x = Var::from_tensor(&noise_tensor(1, (2, 2, 17, 16))?.to_dtype(DType::F32)?)?;
+        let (plain, plain_store) = critic()?;
+        let logits = plain.logits(&x, true)?;
+        let probe = noise_tensor(2, logits.shape())?.to_dtype(DType::F32)?;
+        let expected = logits.mul(&probe)?.sum_all()?.backward()?;
+        let (taped, taped_store) = critic()?;
+        let (mut tape, mut gradients) = (Tape::default(), layers::Gradients::default());
+        let on_tape = taped.logits_taped(x.as_tensor(), &mut tape)?;
+        golden::close(&format!("{norm:?} logits"), &on_tape, &logits, 1e-4)?;
+        let dx = tape.backward(&probe, &mut gradients)?;
+        let dx = dx.ok_or_else(|| anyhow::anyhow!("no gradient"))?;
+        let own = expected.get(x.as_tensor()).ok_or_else(|| anyhow::anyhow!("no gradient"))?;
+        let size = own.abs()?.max_all()?.to_scalar::<f32>()?;
+        golden::close(&format!("{norm:?} dx"), &dx, own, 1e-4 * f64::from(size))?;
+        for ((name, a), (_, b)) in plain_store.all().iter().zip(&taped_store.all()) {
+            if is_buffer(name) {
+                continue;
+            }
+            let own = expected.get(a.as_tensor());
+            let own = own.ok_or_else(|| anyhow::anyhow!("{name}: no gradient"))?;
+            let other = gradients.get(b.as_tensor());
+            let other = other.ok_or_else(|| anyhow::anyhow!("{name}: no taped gradient"))?;
+            let size = own.abs()?.max_all()?.to_scalar::<f32>()?.max(1e-2);
+            golden::close(&format!("{norm:?} {name}"), other, own, 2e-4 * f64::from(size))?;
+        }
     }
     Ok(())
 }

@@ -69,18 +69,33 @@ pub enum PixelLoss {
     L2,
 }
 
+/// What compares pictures as people do, or nearly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PerceptualKind {
+    /// LPIPS (Zhang et al. 2018), whose weights have to be given.
+    Lpips,
+    /// [`perceptual::Substitute`]: random features and a pyramid, without weights.
+    Substitute,
+}
+
 /// The loss terms of the autoencoder and their weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LossConfig {
     /// Which pixel loss; its weight is 1.
     pub pixel: PixelLoss,
-    /// Weight of LPIPS; 0 leaves it out. The reference has 1.
+    /// Weight of the perceptual loss; 0 leaves it out. The reference has 1.
     pub perceptual_weight: f64,
-    /// File with the LPIPS network (keys `net.slice1.0.weight` ...,
-    /// `lin0.model.1.weight` ...), or a reference VQGAN checkpoint, which
-    /// holds it under `loss.perceptual_loss.`.
+    /// Which perceptual loss.
+    pub perceptual: PerceptualKind,
+    /// The weights of LPIPS: a whole network (LPIPS's own `.pth`), a reference VQGAN
+    /// checkpoint, which holds one under `loss.perceptual_loss.`, or torchvision's
+    /// VGG-16 (`vgg16-397923af.pth`), which needs `perceptual_heads`.
     pub perceptual_file: PathBuf,
+    /// The heads of LPIPS (`vgg.pth`, keys `lin0.model.1.weight` ...), where
+    /// `perceptual_file` holds none.
+    pub perceptual_heads: PathBuf,
     /// Weight of the quantizer's own losses.
     pub codebook_weight: f64,
 }
@@ -90,7 +105,9 @@ impl Default for LossConfig {
         Self {
             pixel: PixelLoss::L1,
             perceptual_weight: 0.0,
+            perceptual: PerceptualKind::Lpips,
             perceptual_file: PathBuf::new(),
+            perceptual_heads: PathBuf::new(),
             codebook_weight: 1.0,
         }
     }
@@ -120,12 +137,24 @@ pub struct AdversarialConfig {
     pub adaptive: bool,
     /// The step (batches, from 0) at which the adversarial loss sets in.
     pub start: u64,
+    /// Steps over which the adversarial loss then rises to its weight.
+    pub ramp: u64,
     /// Leave the discriminator out of the steps before `start`. The references
     /// run it there with a weight of 0, which moves its batch statistics and
     /// its optimiser's step count.
     pub sleep: bool,
-    /// Weight of the discriminator's own loss.
+    /// Weight of the discriminator's own loss, its penalties included.
     pub critic_weight: f64,
+    /// The discriminator's learning rate as a multiple of the autoencoder's.
+    pub lr_ratio: f64,
+    /// Weight of LeCam regularisation (Tseng et al. 2021); 0: none. MAGVIT has 0.001.
+    pub lecam: f64,
+    /// The γ of the R1 penalty (Mescheder et al. 2018), half of which is the weight of the
+    /// squared gradient at real pictures; 0: none.
+    pub r1: f64,
+    /// Steps between two R1 penalties, each then counting as many times (Karras et al.
+    /// 2020, "lazy regularisation").
+    pub r1_every: u64,
     /// What the discriminator minimises.
     pub critic_loss: DiscriminatorLoss,
     /// What the autoencoder minimises of its logits.
@@ -142,8 +171,13 @@ impl Default for AdversarialConfig {
             weight: 0.0,
             adaptive: true,
             start: 0,
+            ramp: 0,
             sleep: true,
             critic_weight: 1.0,
+            lr_ratio: 1.0,
+            lecam: 0.0,
+            r1: 0.0,
+            r1_every: 1,
             critic_loss: DiscriminatorLoss::Hinge,
             generator_loss: GeneratorLoss::Hinge,
             order: UpdateOrder::SingleForward,
@@ -165,7 +199,8 @@ pub struct OptimizerConfig {
     pub ema: f64,
     /// The learning rate over the run.
     pub schedule: Schedule,
-    /// Steps in a row without a finite loss or gradient before the run stops.
+    /// Steps in a row without a finite loss or gradient that are skipped; at one
+    /// more the run stops.
     pub patience: u64,
 }
 
@@ -194,6 +229,26 @@ pub struct RevivalConfig {
 impl Default for RevivalConfig {
     fn default() -> Self {
         Self { every: 0, until: 0.8 }
+    }
+}
+
+/// When a run warns of what does not stop it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GuardsConfig {
+    /// Warn when a smaller fraction of the codebook than this is among the last
+    /// codes (65536, or four times the codebook); 0: never.
+    pub usage: f64,
+    /// Warn when the discriminator is right in more than this fraction of patches,
+    /// both of pictures and of reconstructions; 1: never.
+    pub accuracy: f64,
+    /// Steps for which it has to be so; accuracies are averaged over as many.
+    pub patience: u64,
+}
+
+impl Default for GuardsConfig {
+    fn default() -> Self {
+        Self { usage: 0.1, accuracy: 0.98, patience: 200 }
     }
 }
 

@@ -1,8 +1,10 @@
 //! The discriminator's part in a step.
 
-use anyhow::{Context, Result};
-use candle_core::{Tensor, Var};
-use discriminator::{Critic, adaptive_weight, adopt_weight};
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device, Tensor, Var};
+use discriminator::{Critic, LeCam, adaptive_weight, r1, ramp};
 use layers::{Gradients, Tape};
 
 use super::{clip_factor, gradient_at};
@@ -20,6 +22,7 @@ pub struct Adversary {
     pub optimizer: Adam,
     critic: Box<dyn Critic>,
     config: AdversarialConfig,
+    lecam: LeCam,
 }
 
 /// The adversarial term of the autoencoder's loss.
@@ -42,7 +45,7 @@ impl Adversary {
         parameters: ParameterStore,
     ) -> Result<Self> {
         let optimizer = Adam::new(adam, &parameters)?;
-        Ok(Self { parameters, optimizer, critic, config })
+        Ok(Self { parameters, optimizer, critic, config, lecam: LeCam::default() })
     }
 
     /// The order of the two updates.
@@ -83,7 +86,7 @@ impl Adversary {
             weight *= f64::from(ratio.to_scalar::<f32>()?);
         }
         let value = f64::from(loss.to_scalar::<f32>()?);
-        let factor = self.factor(step);
+        let factor = ramp(step, self.config.start, self.config.ramp);
         terms.insert("g_loss", value);
         terms.insert("d_weight", weight);
         terms.insert("disc_factor", factor);
@@ -91,8 +94,26 @@ impl Adversary {
         Ok(Some(GeneratorTerm { value: weight * value, gradient: (gradient * weight)? }))
     }
 
-    fn factor(&self, step: u64) -> f64 {
-        adopt_weight(1.0, step, self.config.start)
+    /// What a continued run has to remember beside parameters and moments.
+    ///
+    /// # Errors
+    /// If memory cannot be had.
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        let Some(anchors) = self.lecam.anchors else { return Ok(BTreeMap::new()) };
+        let anchors = Tensor::new(&anchors, &Device::Cpu)?;
+        Ok(BTreeMap::from([("lecam".to_string(), anchors)]))
+    }
+
+    /// Goes on from a saved state.
+    ///
+    /// # Errors
+    /// If it is not one of a discriminator.
+    pub fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
+        let Some(anchors) = state.get("lecam") else { return Ok(()) };
+        let anchors = anchors.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        let [real, fake] = anchors[..] else { bail!("{} LeCam averages, not 2", anchors.len()) };
+        self.lecam.anchors = Some([real, fake]);
+        Ok(())
     }
 
     /// One update of the discriminator; returns its gradients before clipping.
@@ -111,13 +132,28 @@ impl Adversary {
         let (mut real_tape, mut fake_tape) = (Tape::from_data(), Tape::from_data());
         let real = Var::from_tensor(&self.critic.logits_taped(images, &mut real_tape)?)?;
         let fake = Var::from_tensor(&self.critic.logits_taped(made, &mut fake_tape)?)?;
-        let weight = self.config.critic_weight * self.factor(step);
-        let loss = (self.config.critic_loss.loss(&real, &fake)? * weight)?;
+        // It learns in full from its start on: the ramp is for who learns from it.
+        let weight = self.config.critic_weight * ramp(step, self.config.start, 0);
+        let mut loss = self.config.critic_loss.loss(&real, &fake)?;
+        let means = [mean(&real)?, mean(&fake)?];
+        if self.config.lecam > 0.0 {
+            if let Some(penalty) = self.lecam.penalty(&real, &fake)? {
+                terms.insert("lecam", f64::from(penalty.to_scalar::<f32>()?));
+                loss = (loss + (penalty * self.config.lecam)?)?;
+            }
+            if means.iter().all(|mean| mean.is_finite()) {
+                self.lecam.follow(means[0], means[1]);
+            }
+        }
+        let loss = (loss * weight)?;
         terms.insert("disc_loss", f64::from(loss.to_scalar::<f32>()?));
-        terms.insert("logits_real", mean(&real)?);
-        terms.insert("logits_fake", mean(&fake)?);
+        terms.insert("logits_real", means[0]);
+        terms.insert("logits_fake", means[1]);
         // How often it is right: a discriminator that always is has won.
-        terms.insert("disc_accuracy", 0.5 * (above_zero(&real)? + 1.0 - above_zero(&fake)?));
+        let right = [positive(&real)?, positive(&fake.neg()?)?];
+        terms.insert("disc_accuracy_real", right[0]);
+        terms.insert("disc_accuracy_fake", right[1]);
+        terms.insert("disc_accuracy", 0.5 * (right[0] + right[1]));
         let mut gradients = Gradients::default();
         let store = loss.backward()?;
         for (logits, tape) in [(&real, real_tape), (&fake, fake_tape)] {
@@ -126,10 +162,18 @@ impl Adversary {
                 tape.backward(upstream, &mut gradients)?;
             }
         }
+        let every = self.config.r1_every.max(1);
+        if self.config.r1 > 0.0 && weight > 0.0 && step.is_multiple_of(every) {
+            let penalty = r1(&*self.critic, images)?;
+            terms.insert("r1", penalty.value);
+            let gamma = weight * self.config.r1 * every as f64;
+            gradients.extend((penalty.surrogate * (0.5 * gamma))?.backward()?)?;
+        }
         let gradients = self.parameters.gradients(|parameter| gradients.get(parameter));
         let size = norm(gradients.iter().map(|(_, gradient)| gradient))?;
         terms.insert("disc_grad_norm", size);
         if size.is_finite() {
+            let lr = lr * self.config.lr_ratio;
             self.optimizer.update(&gradients, lr, clip_factor(size, clip))?;
         }
         Ok(gradients)
@@ -140,7 +184,8 @@ fn mean(logits: &Tensor) -> candle_core::Result<f64> {
     Ok(f64::from(logits.mean_all()?.to_scalar::<f32>()?))
 }
 
-fn above_zero(logits: &Tensor) -> candle_core::Result<f64> {
-    let above = logits.detach().gt(0f64)?.to_dtype(candle_core::DType::F32)?;
+/// The fraction of `logits` above 0.
+fn positive(logits: &Tensor) -> candle_core::Result<f64> {
+    let above = logits.detach().gt(0f64)?.to_dtype(DType::F32)?;
     mean(&above)
 }

@@ -2,24 +2,42 @@
 
 use anyhow::Result;
 use candle_core::Tensor;
-use perceptual::Lpips;
+use perceptual::{Lpips, Substitute};
 
 use crate::config::PixelLoss;
 use crate::observer::Terms;
 
-/// Pixel loss plus weighted LPIPS.
+/// A perceptual loss.
+pub enum Perceptual {
+    /// The reference's.
+    Lpips(Lpips),
+    /// What needs no weights.
+    Substitute(Substitute),
+}
+
+impl Perceptual {
+    /// The distance of each of two batches' pictures, `[B, 1, 1, 1]`.
+    fn distance(&self, x: &Tensor, y: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Lpips(lpips) => lpips.forward(x, y),
+            Self::Substitute(substitute) => substitute.forward(x, y),
+        }
+    }
+}
+
+/// Pixel loss plus a weighted perceptual loss.
 pub struct ReconstructionLoss {
     pixel: PixelLoss,
-    perceptual: Option<(Lpips, f64)>,
+    perceptual: Option<(Perceptual, f64)>,
 }
 
 impl ReconstructionLoss {
-    /// Pixels alone, or with LPIPS of a weight.
-    pub fn new(pixel: PixelLoss, perceptual: Option<(Lpips, f64)>) -> Self {
+    /// Pixels alone, or with a perceptual loss of a weight.
+    pub fn new(pixel: PixelLoss, perceptual: Option<(Perceptual, f64)>) -> Self {
         Self { pixel, perceptual }
     }
 
-    /// The scalar `mean(pixel) + weight * mean(LPIPS)` of `images` and `made`,
+    /// The scalar `mean(pixel) + weight * mean(perceptual)` of `images` and `made`,
     /// both `[B, 3, H, W]` in `[-1, 1]`.
     ///
     /// Source: `VQLPIPSWithDiscriminator.forward` of taming-transformers, whose
@@ -32,8 +50,8 @@ impl ReconstructionLoss {
             PixelLoss::L2 => difference.sqr()?.mean_all()?,
         };
         terms.insert("pixel_loss", f64::from(pixels.to_scalar::<f32>()?));
-        let Some((lpips, weight)) = &self.perceptual else { return Ok(pixels) };
-        let perceptual = lpips.forward(images, made)?.mean_all()?;
+        let Some((perceptual, weight)) = &self.perceptual else { return Ok(pixels) };
+        let perceptual = perceptual.distance(images, made)?.mean_all()?;
         terms.insert("p_loss", f64::from(perceptual.to_scalar::<f32>()?));
         Ok((pixels + (perceptual * *weight)?)?)
     }
