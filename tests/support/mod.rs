@@ -176,7 +176,7 @@ pub fn formula_tensors(config: &VqConfig, seed: u64) -> Result<BTreeMap<String, 
 }
 
 /// One step of splitmix64.
-fn mix(state: u64) -> u64 {
+pub fn mix(state: u64) -> u64 {
     let z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

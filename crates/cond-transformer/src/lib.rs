@@ -35,6 +35,7 @@ mod next_code;
 mod norm;
 mod permuter;
 mod sampling;
+mod score;
 mod sliding;
 
 pub use condition::Conditions;
@@ -48,6 +49,8 @@ pub use llama::{Llama, LlamaConfig, PrefixConfig};
 pub use next_code::NextCode;
 pub use permuter::{Order, Permuter};
 pub use sampling::{Chooser, Guidance, Sampling, Stream, filter_logits, probabilities};
+pub use score::{code_nats, window_nats};
 pub use sliding::{
-    Wavefront, Window, WindowConditions, WindowRequest, generate_raster, generate_wavefront,
+    Progress, Wavefront, Window, WindowConditions, WindowRequest, generate_raster,
+    generate_wavefront,
 };

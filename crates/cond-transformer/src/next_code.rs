@@ -47,4 +47,16 @@ pub trait NextCode: Send + Sync {
         codes: &Tensor,
         known: &[usize],
     ) -> Result<Tensor>;
+
+    /// Logits `[B, T, V]` (f32) of each of the codes `[B, T]` (u32), given the
+    /// conditions and the codes before it: to score codes that are there.
+    ///
+    /// Provided: one pass a code.
+    fn logits_of_all(&self, conditions: &Conditions, codes: &Tensor) -> Result<Tensor> {
+        let (batch, length) = codes.dims2()?;
+        let each = (0..length)
+            .map(|known| self.logits_after(conditions, codes, &vec![known; batch]))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::stack(&each, 1)?)
+    }
 }

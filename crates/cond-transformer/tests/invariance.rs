@@ -178,7 +178,7 @@ fn raster_and_wavefront_draw_the_same() -> Result<()> {
         for (lanes, cache_bytes) in [(1, 0), (2, 1 << 30), (5, 40_000), (64, 0), (64, 1 << 30)] {
             let mut told = 0;
             let wavefront = Wavefront { lanes, cache_bytes };
-            let wave = generate_wavefront(model, &request, wavefront, &mut |done| told = done)?;
+            let wave = generate_wavefront(model, &request, wavefront, &mut |p| told = p.done)?;
             assert_eq!(wave.to_vec()?, plain, "{wavefront:?}");
             assert!(told >= 124);
         }

@@ -1,6 +1,6 @@
 //! Pictures to codes and back, with a model that is loaded.
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use codebook::CodeGrid;
 use image::RgbImage;
 use vq_autoencoder::{
@@ -10,7 +10,7 @@ use vq_autoencoder::{
 use crate::description::Description;
 use crate::digest::codec_sha256;
 use crate::error::{Error, Result};
-use crate::model_spec::ModelSpec;
+use crate::model_spec::{Found, ModelSpec};
 use crate::picture::Colour;
 use crate::weights;
 
@@ -74,6 +74,11 @@ impl Codec {
     /// do not fit its configuration (one message lists everything), or `memory`
     /// is too little for any tile.
     pub fn load(spec: &ModelSpec, options: &LoadOptions) -> Result<Self> {
+        Self::from_found(spec.find()?, options)
+    }
+
+    /// Loads a codec whose configuration and weights are found.
+    pub(crate) fn from_found(found: Found, options: &LoadOptions) -> Result<Self> {
         if options.dtype == DType::BF16 && options.device.is_cpu() {
             return Err(Error::Device {
                 device: "cpu".to_owned(),
@@ -82,7 +87,6 @@ impl Codec {
                     .to_owned(),
             });
         }
-        let found = spec.find()?;
         let (tensors, report) = weights::load(&found)?;
         let config = found.config.clone();
         let description = Description {
@@ -172,8 +176,23 @@ impl Codec {
     /// # Errors
     /// When there are no pictures, their sizes differ, or the codec takes none.
     pub fn encode_images(&self, pictures: &[RgbImage]) -> Result<CodeGrid> {
-        let batch = self.colour()?.batch(pictures, self.dtype, &self.device)?;
-        Ok(encode_any_size(&self.model, &batch, &self.tiles)?)
+        self.encode_tensor(&self.batch(pictures)?)
+    }
+
+    /// Pictures of one size as the network takes them, `[B, C, H, W]` in `[-1, 1]`.
+    pub(crate) fn batch(&self, pictures: &[RgbImage]) -> Result<Tensor> {
+        self.colour()?.batch(pictures, self.dtype, &self.device)
+    }
+
+    /// The codes `[B, ceil(H / f), ceil(W / f)]` of `[B, C, H, W]` of any size, C
+    /// being the network's channels: three for colours in `[-1, 1]`, one for depth,
+    /// one a label for a segmentation.
+    ///
+    /// # Errors
+    /// When the shape does not fit the network.
+    pub fn encode_tensor(&self, images: &Tensor) -> Result<CodeGrid> {
+        let images = images.to_device(&self.device)?.to_dtype(self.dtype)?;
+        Ok(encode_any_size(&self.model, &images, &self.tiles)?)
     }
 
     /// The pictures of `codes`, cropped to `size` = (width, height).

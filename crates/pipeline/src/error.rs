@@ -43,6 +43,9 @@ pub enum Error {
     /// The codec cannot take or give pictures of this kind.
     #[error("{0}")]
     Pictures(String),
+    /// A condition or a wish that does not fit the model.
+    #[error("{0}")]
+    Condition(String),
     /// Codes that this codec did not make.
     #[error(
         "the codes were made by another codec: they name sha256 {found}, this one is {expected}; \

@@ -1,4 +1,4 @@
-//! A loaded model, ready to use: image to codes to image.
+//! A loaded model, ready to use: image to codes to image, condition to codes to image.
 //!
 //! [`ModelSpec`] says where a model is (our model folder, a reference run
 //! folder, a single weights file with its configuration) and [`Codec::load`]
@@ -18,6 +18,10 @@
 //! # }
 //! ```
 //!
+//! [`GeneratorSpec`] says where a transformer is, and [`Generator`] holds it with the
+//! codecs of its codes and of its condition: a class, a text, a map, a part of a
+//! picture in, codes and pictures of any size out.
+//!
 //! This crate knows nothing of terminals, and nothing of training.
 
 mod codec;
@@ -25,8 +29,10 @@ mod description;
 mod device;
 mod digest;
 mod error;
+mod generator;
 mod model_config;
 mod model_spec;
+mod network;
 mod picture;
 mod reference_target;
 mod transformer_config;
@@ -35,9 +41,14 @@ mod weights;
 
 pub use codebook::CodeGrid;
 pub use codec::{Codec, LoadOptions};
+pub use cond_transformer::{Progress, Sampling, Stream, Wavefront};
 pub use description::Description;
 pub use device::{parse_device, parse_dtype};
 pub use error::{Error, Result};
+pub use generator::{
+    Completion, DrawRequest, Front, Generator, GeneratorDescription, GeneratorSpec,
+    GuidanceOptions, Keep, PictureCondition, Scores, fit_mask, fit_picture, paste,
+};
 pub use image::RgbImage;
 pub use model_config::{KIND, model_config, vq_config};
 pub use model_spec::ModelSpec;

@@ -11,10 +11,7 @@ mod condition;
 
 use std::path::{Path, PathBuf};
 
-use candle_nn::VarBuilder;
-use cond_transformer::{
-    Gpt, GptConfig, Llama, LlamaConfig, NextCode, Order, Permuter, PrefixConfig, Sampling,
-};
+use cond_transformer::{GptConfig, LlamaConfig, Order, Permuter, PrefixConfig, Sampling};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -83,22 +80,12 @@ impl Architecture {
         }
     }
 
-    /// The network with the weights of `vb`.
-    ///
-    /// # Errors
-    /// When the sizes are out of bounds or a tensor is missing.
-    pub fn build(&self, vb: VarBuilder) -> Result<Box<dyn NextCode>> {
-        Ok(match self {
-            Self::Gpt(config) => Box::new(Gpt::new(config, vb)?),
-            Self::Llama(config) => Box::new(Llama::new(config, vb)?),
-        })
-    }
-
     fn validate(&self) -> Result<()> {
-        Ok(match self {
+        match self {
             Self::Gpt(config) => config.validate()?,
             Self::Llama(config) => config.validate()?,
-        })
+        }
+        Ok(())
     }
 }
 

@@ -1,9 +1,15 @@
 //! The command line as it is typed; nothing is looked up here.
 
+mod generate;
+
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
+
+pub use generate::{
+    CompletionArgs, ConditionArgs, GenerateArgs, GeneratorArgs, SamplingArgs, ScoreArgs, TopK,
+};
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done; 1 nothing to do, or what was named is not there; 2 error, \
@@ -17,7 +23,7 @@ const MODEL: &str = "Model";
 const PICTURES: &str = "Pictures";
 const OUTPUT: &str = "Output";
 
-/// Images to codes, codes to images, with a VQGAN.
+/// Images to codes, codes to images, and new images, with a VQGAN and a transformer.
 #[derive(Parser, Debug)]
 #[command(name = "synth-cli", version, about, after_help = AFTER_HELP)]
 pub struct Args {
@@ -32,12 +38,16 @@ pub struct Args {
 /// The commands.
 #[derive(Subcommand, Debug)]
 pub enum Command {
+    /// Draw new pictures: by class, from text, from a map, from a part of a picture
+    Generate(Box<GenerateArgs>),
     /// Encode pictures and decode them again, to see what the model keeps
     Reconstruct(ReconstructArgs),
     /// Turn pictures into codes
     Encode(EncodeArgs),
     /// Turn codes into pictures
     Decode(DecodeArgs),
+    /// Say how well a transformer knows pictures, in bits a code
+    Score(Box<ScoreArgs>),
     /// Say what a model, a codes file or a picture holds
     Inspect(InspectArgs),
 }

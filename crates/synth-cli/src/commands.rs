@@ -2,8 +2,10 @@
 
 mod decode;
 mod encode;
+mod generate;
 mod inspect;
 mod reconstruct;
+mod score;
 
 use anyhow::Result;
 
@@ -18,6 +20,8 @@ use crate::session::Session;
 pub fn run(args: Args) -> Result<Outcome> {
     let session = Session::new(&args.common)?;
     match args.command {
+        Command::Generate(args) => generate::run(&session, &args),
+        Command::Score(args) => score::run(&session, &args),
         Command::Reconstruct(args) => reconstruct::run(&session, &args),
         Command::Encode(args) => encode::run(&session, &args),
         Command::Decode(args) => decode::run(&session, &args),

@@ -7,6 +7,7 @@ mod args;
 mod batches;
 mod commands;
 mod exit;
+mod generation_recipe;
 mod inputs;
 mod output_names;
 mod output_plan;

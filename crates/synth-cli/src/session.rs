@@ -1,12 +1,19 @@
 //! What the common and the model options mean, resolved once.
 
-use anyhow::Result;
-use candle_core::{DType, Device};
-use pipeline::{Codec, LoadOptions, ModelSpec, parse_device, parse_dtype};
+use std::path::Path;
 
-use crate::args::{Common, ModelArgs};
+use anyhow::{Context, Result};
+use candle_core::{DType, Device};
+use pipeline::{
+    Codec, Generator, GeneratorSpec, LoadOptions, ModelSpec, parse_device, parse_dtype,
+};
+
+use crate::args::{Common, GeneratorArgs, ModelArgs};
 
 const MIB: u64 = 1 << 20;
+
+/// The longest file of class names.
+const MAX_NAMES_BYTES: u64 = 16 << 20;
 
 /// Where and how to compute, and how to talk about it.
 pub struct Session {
@@ -46,12 +53,7 @@ impl Session {
     /// # Errors
     /// When there is none, or it is not an image codec.
     pub fn load_spec(&self, spec: &ModelSpec, memory: Option<u64>) -> Result<Codec> {
-        let options = LoadOptions {
-            device: self.device.clone(),
-            dtype: self.dtype,
-            memory: memory.map(|mib| mib * MIB),
-        };
-        let codec = Codec::load(spec, &options)?;
+        let codec = Codec::load(spec, &self.options(memory))?;
         let about = codec.describe();
         if about.loss_tensors > 0 {
             self.note(&format!(
@@ -63,10 +65,72 @@ impl Session {
         Ok(codec)
     }
 
+    /// Loads the transformer at `model`, with its codecs.
+    ///
+    /// # Errors
+    /// When a part is missing or of another kind.
+    pub fn load_generator(&self, model: &Path, args: &GeneratorArgs) -> Result<Generator> {
+        let stage = |path: &Option<std::path::PathBuf>, config: Option<&std::path::PathBuf>| {
+            let model = path.clone()?;
+            Some(ModelSpec { model, config: config.cloned() })
+        };
+        let spec = GeneratorSpec {
+            model: model.to_path_buf(),
+            config: args.config.clone(),
+            first_stage: stage(&args.first_stage, args.first_stage_config.as_ref()),
+            condition_stage: stage(&args.condition_stage, None),
+            class_names: args.class_names.as_deref().map(read_names).transpose()?,
+        };
+        Ok(Generator::load(&spec, &self.options(args.memory))?)
+    }
+
+    /// The same, computing in what `name` says.
+    ///
+    /// # Errors
+    /// When it is the name of no element type.
+    pub fn with_dtype(&self, name: &str) -> Result<Self> {
+        Ok(Self {
+            device: self.device.clone(),
+            dtype: parse_dtype(name)?,
+            json: self.json,
+            quiet: self.quiet,
+        })
+    }
+
+    /// `f32`, `bf16` or `f16`.
+    pub fn dtype_name(&self) -> &'static str {
+        self.dtype.as_str()
+    }
+
+    /// `cpu`, `cuda` or `metal`.
+    pub fn device_name(&self) -> &'static str {
+        match self.device {
+            Device::Cpu => "cpu",
+            Device::Cuda(_) => "cuda",
+            Device::Metal(_) => "metal",
+        }
+    }
+
+    fn options(&self, memory: Option<u64>) -> LoadOptions {
+        LoadOptions {
+            device: self.device.clone(),
+            dtype: self.dtype,
+            memory: memory.map(|mib| mib * MIB),
+        }
+    }
+
     /// Tells the user something that is no result and no error.
     pub fn note(&self, text: &str) {
         if !self.quiet {
             eprintln!("note: {text}");
         }
     }
+}
+
+/// Names, one a line.
+fn read_names(path: &Path) -> Result<Vec<String>> {
+    let about = std::fs::metadata(path).with_context(|| path.display().to_string())?;
+    anyhow::ensure!(about.len() <= MAX_NAMES_BYTES, "{}: too long for names", path.display());
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    Ok(text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect())
 }

@@ -1,6 +1,6 @@
 //! The minGPT-style model as a [`NextCode`].
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::Module;
 
 use super::Gpt;
@@ -108,5 +108,25 @@ impl NextCode for Gpt {
             .map(|(b, &last)| one(&tokens.narrow(0, b, 1)?.narrow(1, 0, last + 1)?, vec![last]))
             .collect::<Result<Vec<_>>>()?;
         Ok(Tensor::cat(&rows, 0)?)
+    }
+
+    fn logits_of_all(&self, conditions: &Conditions, codes: &Tensor) -> Result<Tensor> {
+        let front = conditions.positions()?;
+        let (batch, length) = codes.dims2()?;
+        if front == 0 || length == 0 {
+            return Err(Error::Request("codes to score need something in front".to_owned()));
+        }
+        if self.config.n_unmasked > front {
+            // Earlier positions see later ones: each code needs a pass of its own.
+            let each = (0..length)
+                .map(|known| self.logits_after(conditions, codes, &vec![known; batch]))
+                .collect::<Result<Vec<_>>>()?;
+            return Ok(Tensor::stack(&each, 1)?);
+        }
+        let tokens = self.sequence(conditions, Some(codes))?;
+        let read = tokens.narrow(1, 0, front + length - 1)?.contiguous()?;
+        let x = self.place(&self.tok_emb.forward(&read)?, 0)?;
+        let x = self.pass(None, None).run(&self.blocks, &x, |_| ())?;
+        Ok(self.logits(&x.narrow(1, front - 1, length)?)?.to_dtype(DType::F32)?)
     }
 }

@@ -1,6 +1,6 @@
 //! The LlamaGen-style model as a [`NextCode`].
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::Module;
 
 use super::Llama;
@@ -77,5 +77,16 @@ impl NextCode for Llama {
         let last = known.iter().map(|known| front + known - 1).collect();
         let pass = self.pass(None, hidden, (0, len), Some(last))?;
         self.next_logits(&pass.run(&self.layers, &x, |_| ())?)
+    }
+
+    fn logits_of_all(&self, conditions: &Conditions, codes: &Tensor) -> Result<Tensor> {
+        let length = codes.dim(1)?;
+        if length < 2 {
+            return Ok(self
+                .logits_after(conditions, codes, &vec![0; codes.dim(0)?])?
+                .unsqueeze(1)?);
+        }
+        let read = codes.narrow(1, 0, length - 1)?.contiguous()?;
+        Ok(self.forward(conditions, &read)?.to_dtype(DType::F32)?)
     }
 }

@@ -7,6 +7,6 @@ mod wavefront;
 mod window;
 
 pub use raster::generate_raster;
-pub use task::{WindowConditions, WindowRequest};
+pub use task::{Progress, WindowConditions, WindowRequest};
 pub use wavefront::{Wavefront, generate_wavefront};
 pub use window::Window;

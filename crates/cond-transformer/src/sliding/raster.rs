@@ -2,8 +2,8 @@
 
 use codebook::CodeGrid;
 
-use super::WindowRequest;
 use super::task::{Drawing, Site};
+use super::{Progress, WindowRequest};
 use crate::{NextCode, Result};
 
 /// Draws grids row by row, one position at a time: the plain twin of
@@ -19,7 +19,7 @@ use crate::{NextCode, Result};
 pub fn generate_raster(
     model: &dyn NextCode,
     request: &WindowRequest,
-    progress: &mut dyn FnMut(usize),
+    progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<CodeGrid> {
     let mut drawing = Drawing::new(model, request)?;
     let (height, width) = request.size;
@@ -33,7 +33,8 @@ pub fn generate_raster(
                 }
                 done += 1;
             }
-            progress(done);
+            let rows = vec![row + usize::from(column + 1 == width); drawing.samples()];
+            progress(Progress { done, codes: drawing.codes(), rows: &rows });
         }
     }
     drawing.finish()

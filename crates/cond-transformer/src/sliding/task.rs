@@ -55,6 +55,17 @@ impl WindowRequest {
     }
 }
 
+/// How far a drawing is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// Codes that are there, of all samples, given ones included.
+    pub done: usize,
+    /// The row-major codes of each sample; what is not there yet is 0.
+    pub codes: &'a [Vec<u32>],
+    /// How many rows from the top are complete, of each sample.
+    pub rows: &'a [usize],
+}
+
 /// A place of a sample whose code is wanted next.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Site {
@@ -154,6 +165,11 @@ impl<'a> Drawing<'a> {
     /// Keeps up to `bytes` of keys and values of windows that will be used again.
     pub(super) fn keep_windows(&mut self, bytes: usize) {
         self.kept = KeptWindows::new(bytes);
+    }
+
+    /// The row-major codes of each sample so far.
+    pub(super) fn codes(&self) -> &[Vec<u32>] {
+        &self.codes
     }
 
     pub(super) fn samples(&self) -> usize {

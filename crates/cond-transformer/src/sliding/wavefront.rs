@@ -3,8 +3,8 @@
 use codebook::CodeGrid;
 use serde::{Deserialize, Serialize};
 
-use super::WindowRequest;
 use super::task::{Drawing, Site};
+use super::{Progress, WindowRequest};
 use crate::{Error, NextCode, Result};
 
 /// How much memory [`generate_wavefront`] may use; what is drawn stays the same.
@@ -32,7 +32,7 @@ impl Default for Wavefront {
 /// row follows the one above at that distance, and all rows in flight, of all
 /// samples, form one batch. Where the window stays (near the edges, in each
 /// direction) its keys and values are kept, and only new codes are read.
-/// `progress` is told the number of codes done.
+/// `progress` is told what is there after every batch.
 ///
 /// # Errors
 /// As [`generate_raster`](super::generate_raster), or if there are no lanes.
@@ -40,7 +40,7 @@ pub fn generate_wavefront(
     model: &dyn NextCode,
     request: &WindowRequest,
     Wavefront { lanes, cache_bytes }: Wavefront,
-    progress: &mut dyn FnMut(usize),
+    progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<CodeGrid> {
     if lanes == 0 {
         return Err(Error::Request("0 lanes draw nothing; give at least 1".to_owned()));
@@ -79,6 +79,8 @@ pub fn generate_wavefront(
             front[site.sample][site.row] += 1;
         }
         done += sites.len();
-        progress(done);
+        let complete = |columns: &Vec<usize>| columns.iter().take_while(|&&c| c == width).count();
+        let rows: Vec<usize> = front.iter().map(complete).collect();
+        progress(Progress { done, codes: drawing.codes(), rows: &rows });
     }
 }

@@ -23,7 +23,7 @@ impl Default for Window {
 
 impl Window {
     /// Refuses a grid that is smaller than the window, or an empty window.
-    pub(super) fn validate(&self, (height, width): (usize, usize)) -> Result<()> {
+    pub(crate) fn validate(&self, (height, width): (usize, usize)) -> Result<()> {
         if self.height == 0 || self.width == 0 || height < self.height || width < self.width {
             return Err(Error::Request(format!(
                 "a grid of {height}x{width} codes under a window of {}x{}; make it as large \

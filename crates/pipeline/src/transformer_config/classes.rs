@@ -33,7 +33,10 @@ impl ClassCondition {
                 )),
             };
         }
-        let nearest = synonyms().min_by_key(|(_, name)| distance(&wanted, &plain(name)));
+        // "cat" means "tabby cat" rather than "bat".
+        let has_word = |name: &str| plain(name).split(' ').any(|word| word == wanted);
+        let nearest =
+            synonyms().min_by_key(|(_, name)| (!has_word(name), distance(&wanted, &plain(name))));
         let (class, name) = nearest.unwrap_or_default();
         Err(format!(
             "there is no class {text:?}; the nearest of {} is {name:?} (number {class})",
@@ -83,7 +86,12 @@ mod tests {
         ] {
             assert_eq!(classes.find(text), Ok(class), "{text}");
         }
-        for (text, words) in [("4", "from 0"), ("golfish", "\"goldfish\" (number 1)"), ("", "7")] {
+        for (text, words) in [
+            ("4", "from 0"),
+            ("golfish", "\"goldfish\" (number 1)"),
+            ("shark", "\"great white shark\""),
+            ("", "7"),
+        ] {
             let error = classes.find(text).err().unwrap_or_default();
             assert!(error.contains(words), "{text}: {error}");
         }

@@ -1,5 +1,7 @@
 //! `inspect`: what a model, a codes file or a picture holds.
 
+mod generator;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -8,10 +10,10 @@ use checkpoints::TensorFile;
 use checkpoints::codes_file::CodesFile;
 use codebook::CodeUsage;
 use image_data::{Limits, load_rgb, png_text};
-use pipeline::{CodeGrid, ModelSpec};
+use pipeline::{CodeGrid, GeneratorSpec, ModelSpec};
 use serde_json::{Value, json};
 
-use crate::args::InspectArgs;
+use crate::args::{GeneratorArgs, InspectArgs};
 use crate::exit::{NotFound, Outcome};
 use crate::report::print_line;
 use crate::session::Session;
@@ -77,6 +79,11 @@ fn facts(session: &Session, args: &InspectArgs, path: &Path) -> Result<Facts> {
 
 fn model(session: &Session, args: &InspectArgs, path: &Path) -> Result<Facts> {
     let config = if path.is_dir() { None } else { args.config.clone() };
+    let spec = GeneratorSpec { config: config.clone(), ..GeneratorSpec::new(path) };
+    if spec.is_transformer() {
+        let args = GeneratorArgs { config, ..GeneratorArgs::default() };
+        return generator::facts(&session.load_generator(path, &args)?);
+    }
     let codec = session.load_spec(&ModelSpec { model: path.to_path_buf(), config }, None)?;
     let about = codec.describe();
     Ok(vec![

@@ -1,0 +1,221 @@
+//! What a user gives as a condition, as the model sees it.
+
+use candle_core::{Device, Tensor};
+use codebook::CodeGrid;
+use cond_transformer::{Conditions, Coordinates, WindowConditions};
+use serde::{Deserialize, Serialize};
+
+use super::Generator;
+use crate::error::{Error, Result};
+use crate::transformer_config::{Architecture, ConditionConfig};
+
+/// The condition of one picture, encoded: everything that a model needs of it, so
+/// that with a seed it draws the same again without the files it came from.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub enum Front {
+    /// A class of a model that has a table for them.
+    Class(u32),
+    /// Tokens of the model's vocabulary, the same wherever a window is.
+    Tokens(Vec<u32>),
+    /// A grid of tokens as large as what is drawn (or smaller, for a model whose
+    /// condition is), row by row.
+    Grid {
+        /// Rows.
+        height: usize,
+        /// Columns.
+        width: usize,
+        /// The tokens.
+        tokens: Vec<u32>,
+    },
+    /// Embeddings of a caption.
+    Caption {
+        /// Width of an embedding.
+        dim: usize,
+        /// One embedding behind the other.
+        embeddings: Vec<f32>,
+        /// Which of them are there; the others are padding.
+        present: Vec<bool>,
+    },
+}
+
+impl Generator {
+    /// The condition of a model that takes none from the user: the start token,
+    /// or the coordinates of a picture of `grid` = (rows, columns).
+    ///
+    /// # Errors
+    /// When the model needs one.
+    pub fn front_of_nothing(&self, (rows, columns): (usize, usize)) -> Result<Front> {
+        match &self.config.condition {
+            ConditionConfig::Start(start) => Ok(Front::Tokens(vec![start.token])),
+            ConditionConfig::Coordinates(condition) => {
+                let factor = condition.coordinates.factor;
+                let whole = Coordinates::of_picture(rows * factor, columns * factor)?;
+                let levels = condition.coordinates.encode(&whole)?.to_vec()?;
+                let tokens = levels.into_iter().map(|level| level + condition.offset).collect();
+                Ok(Front::Grid { height: rows, width: columns, tokens })
+            }
+            _ => Err(self.wrong_kind("nothing")),
+        }
+    }
+
+    /// The condition of a class, by number or name.
+    ///
+    /// # Errors
+    /// When there is no such class (with the nearest name), or the model takes none.
+    pub fn front_of_class(&self, class: &str) -> Result<Front> {
+        let ConditionConfig::Class(classes) = &self.config.condition else {
+            return Err(self.wrong_kind("a class"));
+        };
+        let class = classes.find(class).map_err(Error::Condition)?;
+        Ok(match &self.config.architecture {
+            Architecture::Gpt(_) => Front::Tokens(vec![classes.token(class)]),
+            Architecture::Llama(_) => Front::Class(classes.token(class)),
+        })
+    }
+
+    /// The condition of a text.
+    ///
+    /// # Errors
+    /// When it is too long, the model has no tokenizer, or takes no text.
+    pub fn front_of_text(&self, text: &str) -> Result<Front> {
+        let ConditionConfig::Text(condition) = &self.config.condition else {
+            return Err(self.wrong_kind("a text"));
+        };
+        let Some(tokenizer) = &self.tokenizer else {
+            return Err(Error::model(
+                self.about.weights.parent().unwrap_or(&self.about.weights),
+                "this model takes text, but its tokenizer.json is not there: get the folder again",
+            ));
+        };
+        let ids = tokenizer.encode(text)?;
+        let limit = self.config.architecture.vocabulary();
+        let tokens = condition.tokens(&ids).ok_or_else(|| {
+            Error::Condition(format!(
+                "the prompt has {} tokens, and this model takes {} at most: {text:?}",
+                ids.len(),
+                condition.tokens
+            ))
+        })?;
+        match tokens.iter().find(|&&token| token as usize >= limit) {
+            Some(token) => Err(Error::Condition(format!(
+                "the tokenizer gives token {token}, the model has {limit}: tokenizer.json is of \
+                 another model"
+            ))),
+            None => Ok(Front::Tokens(tokens)),
+        }
+    }
+
+    /// The tokens that a text is for the model, as pieces of text; for people.
+    ///
+    /// # Errors
+    /// When the model has no tokenizer.
+    pub fn pieces_of_text(&self, text: &str) -> Result<Vec<String>> {
+        match &self.tokenizer {
+            Some(tokenizer) => tokenizer.pieces(text),
+            None => Err(self.wrong_kind("a text")),
+        }
+    }
+
+    /// What stands for no condition, of the form of `front`, for guidance.
+    ///
+    /// # Errors
+    /// When the model was not trained with any.
+    pub fn absent(&self, front: &Front) -> Result<Front> {
+        let null = match &self.config.condition {
+            ConditionConfig::Class(condition) => condition.null,
+            ConditionConfig::Grid(condition) => condition.null,
+            ConditionConfig::Text(condition) => condition.null,
+            _ => None,
+        };
+        match (front, null) {
+            (Front::Caption { dim, .. }, _) => {
+                let captions = self.conditions(std::slice::from_ref(front))?;
+                let absent = self.network.absent_captions(&captions)?;
+                let Conditions::Captions { embeddings, present } = absent else {
+                    return Err(self.wrong_kind("no caption"));
+                };
+                let embeddings = embeddings.to_dtype(candle_core::DType::F32)?;
+                Ok(Front::Caption {
+                    dim: *dim,
+                    embeddings: embeddings.flatten_all()?.to_vec1()?,
+                    present: present.concat(),
+                })
+            }
+            (Front::Class(_), Some(null)) => Ok(Front::Class(null)),
+            (Front::Tokens(tokens), Some(null)) => Ok(Front::Tokens(vec![null; tokens.len()])),
+            (Front::Grid { height, width, tokens }, Some(null)) => {
+                Ok(Front::Grid { height: *height, width: *width, tokens: vec![null; tokens.len()] })
+            }
+            (_, None) => Err(Error::Condition(
+                "this model was not trained to draw without its condition, so it cannot be \
+                 guided: leave --cfg-scale out"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    /// The conditions of a batch in front of a grid of the training size.
+    pub(super) fn conditions(&self, fronts: &[Front]) -> Result<Conditions> {
+        let device = self.device();
+        let mixed = || Error::Condition("conditions of several kinds in one batch".to_owned());
+        match fronts.first() {
+            Some(Front::Class(_)) => {
+                let ids = fronts.iter().map(|front| match front {
+                    Front::Class(id) => Ok(*id),
+                    _ => Err(mixed()),
+                });
+                Ok(Conditions::classes(&ids.collect::<Result<Vec<_>>>()?, device)?)
+            }
+            Some(Front::Caption { dim, .. }) => {
+                let (mut all, mut masks) = (Vec::new(), Vec::new());
+                for front in fronts {
+                    let Front::Caption { embeddings, present, .. } = front else {
+                        return Err(mixed());
+                    };
+                    all.extend_from_slice(embeddings);
+                    masks.push(present.clone());
+                }
+                let positions = masks.first().map_or(0, Vec::len);
+                let shape = (fronts.len(), positions, *dim);
+                let embeddings = Tensor::from_vec(all, shape, device)?;
+                Ok(Conditions::Captions { embeddings, present: masks })
+            }
+            _ => {
+                let tokens = fronts.iter().map(|front| match front {
+                    Front::Tokens(tokens) | Front::Grid { tokens, .. } => Ok(tokens.clone()),
+                    _ => Err(mixed()),
+                });
+                Ok(Conditions::tokens(&tokens.collect::<Result<Vec<_>>>()?, device)?)
+            }
+        }
+    }
+
+    /// The conditions of a batch in front of grids of `size` = (rows, columns) that
+    /// a window slides over.
+    pub(super) fn window_conditions(
+        &self,
+        fronts: &[Front],
+        size: (usize, usize),
+    ) -> Result<WindowConditions> {
+        let Some(Front::Grid { .. }) = fronts.first() else {
+            return Ok(WindowConditions::Fixed(self.conditions(fronts)?));
+        };
+        let mut all = Vec::with_capacity(fronts.len() * size.0 * size.1);
+        for front in fronts {
+            match front {
+                Front::Grid { height, width, tokens } if (*height, *width) == size => {
+                    all.extend_from_slice(tokens);
+                }
+                _ => {
+                    return Err(Error::Condition(format!(
+                        "a condition's grid is not {}x{} like what is drawn",
+                        size.0, size.1
+                    )));
+                }
+            }
+        }
+        let shape = (fronts.len(), size.0, size.1);
+        Ok(WindowConditions::Grid(CodeGrid::from_vec(all, shape, &Device::Cpu)?))
+    }
+}
