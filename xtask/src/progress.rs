@@ -10,7 +10,8 @@ const FRESHNESS: f64 = 0.05;
 /// Steps between two lines where there is no terminal.
 const PLAIN_EVERY: u64 = 50;
 /// Terms worth showing, with their short names.
-const SHOWN: [(&str, &str); 7] = [
+const SHOWN: [(&str, &str); 8] = [
+    ("nll", "nll"),
     ("pixel_loss", "pixel"),
     ("p_loss", "lpips"),
     ("quant_loss", "quant"),
@@ -112,6 +113,15 @@ impl Observer for Progress {
                     pictures.0,
                     pictures.1
                 ));
+            }
+            Event::Encoding { what, done, pictures } => {
+                if !self.plain {
+                    self.bar.set_length(*pictures as u64);
+                    self.bar.set_position(*done as u64);
+                    self.bar.set_message(format!("encoding pictures ({what})"));
+                } else if done == pictures {
+                    self.say(&format!("encoded {pictures} pictures ({what})"));
+                }
             }
             Event::Step { step, terms, pictures, seconds } => {
                 self.after_step(*step, terms, *pictures, *seconds);

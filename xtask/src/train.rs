@@ -1,13 +1,16 @@
-//! `cargo xtask train vqgan`.
+//! `cargo xtask train`: first stages, transformers, curves.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 use candle_core::Device;
 use clap::{Args, Subcommand};
-use training::{Limits, RunConfig, TrainConfig, train_vqgan};
+use training::{
+    ConditionSetting, Limits, RunConfig, Summary, TrainConfig, TransformerTrainConfig,
+    train_transformer, train_vqgan,
+};
 
 use crate::interrupt;
 use crate::plot::Plot;
@@ -16,13 +19,15 @@ use crate::progress::Progress;
 #[derive(Subcommand)]
 pub enum Train {
     /// Train a first stage on a folder of pictures
-    Vqgan(Vqgan),
+    Vqgan(Run),
+    /// Train a transformer on the codes of a first stage
+    Transformer(Run),
     /// Draw the curves of runs over one another
     Plot(Plot),
 }
 
 #[derive(Args)]
-pub struct Vqgan {
+pub struct Run {
     /// The configuration, a TOML file; assets/configs has some
     #[arg(long)]
     config: PathBuf,
@@ -30,37 +35,89 @@ pub struct Vqgan {
     #[arg(long)]
     plain: bool,
     /// Settings of the configuration to change: data=FOLDER run=FOLDER
-    /// optimizer.schedule.lr=1e-4 ...
+    /// first-stage=FOLDER optimizer.schedule.lr=1e-4 ...
     #[arg(value_name = "KEY=VALUE")]
     settings: Vec<String>,
 }
 
 impl Train {
-    /// Does what was asked for.
+    /// Does what was asked for: trains to the end of a run, or until Ctrl-C.
     pub fn run(self) -> Result<ExitCode> {
         match self {
-            Self::Vqgan(vqgan) => vqgan.run(),
+            Self::Vqgan(run) => {
+                let config = TrainConfig::read(&run.config, &run.settings)?;
+                let mut process = Process::new(run.plain)?;
+                let summary = process.first_stage(&config)?;
+                println!("try it: {}", reconstruct_command(&summary));
+                Ok(process.exit(&summary))
+            }
+            Self::Transformer(run) => {
+                let config = TransformerTrainConfig::read(&run.config, &run.settings)?;
+                let mut process = Process::new(run.plain)?;
+                let summary = process.second_stage(&config)?;
+                println!("try it: {}", generate_command(&config, &summary));
+                Ok(process.exit(&summary))
+            }
             Self::Plot(plot) => plot.run().map(|()| ExitCode::SUCCESS),
         }
     }
 }
 
-impl Vqgan {
-    /// Trains to the end of the run, or until Ctrl-C.
-    fn run(self) -> Result<ExitCode> {
-        let config = TrainConfig::read(&self.config, &self.settings)?;
-        let mut progress = Progress::new(self.plain);
-        let asked = interrupt::listen()?;
-        let limits = Limits { stop: Some(asked), ..Limits::default() };
-        let summary = train_vqgan(&config, &Device::Cpu, limits, &mut progress)?;
-        progress.finish();
-        let state = if summary.finished { "finished" } else { "stopped; run it again to go on" };
-        println!("{state} at step {}", summary.step);
-        println!(
-            "try it: synth-cli reconstruct --model {} PICTURE.png --compare",
-            summary.model.display()
-        );
-        let interrupted = !summary.finished && asked.load(Ordering::Relaxed);
-        Ok(if interrupted { interrupt::EXIT_CODE.into() } else { ExitCode::SUCCESS })
+/// A process that trains, shows how it goes, and listens to Ctrl-C.
+pub(crate) struct Process {
+    plain: bool,
+    asked: &'static AtomicBool,
+}
+
+impl Process {
+    pub(crate) fn new(plain: bool) -> Result<Self> {
+        Ok(Self { plain, asked: interrupt::listen()? })
     }
+
+    fn limits(&self) -> Limits {
+        Limits { stop: Some(self.asked), ..Limits::default() }
+    }
+
+    /// Trains a first stage.
+    pub(crate) fn first_stage(&mut self, config: &TrainConfig) -> Result<Summary> {
+        let mut progress = Progress::new(self.plain);
+        let summary = train_vqgan(config, &Device::Cpu, self.limits(), &mut progress)?;
+        progress.finish();
+        say_end(&summary);
+        Ok(summary)
+    }
+
+    /// Trains a transformer.
+    pub(crate) fn second_stage(&mut self, config: &TransformerTrainConfig) -> Result<Summary> {
+        let mut progress = Progress::new(self.plain);
+        let summary = train_transformer(config, &Device::Cpu, self.limits(), &mut progress)?;
+        progress.finish();
+        say_end(&summary);
+        Ok(summary)
+    }
+
+    /// How the process ends.
+    pub(crate) fn exit(&self, summary: &Summary) -> ExitCode {
+        let interrupted = !summary.finished && self.asked.load(Ordering::Relaxed);
+        if interrupted { interrupt::EXIT_CODE.into() } else { ExitCode::SUCCESS }
+    }
+}
+
+fn say_end(summary: &Summary) {
+    let state = if summary.finished { "finished" } else { "stopped; run it again to go on" };
+    println!("{state} at step {}", summary.step);
+}
+
+fn reconstruct_command(summary: &Summary) -> String {
+    format!("synth-cli reconstruct --model {} PICTURE.png --compare", summary.model.display())
+}
+
+/// What draws pictures with the model of a run.
+pub(crate) fn generate_command(config: &TransformerTrainConfig, summary: &Summary) -> String {
+    let condition = match config.condition {
+        ConditionSetting::None {} => "",
+        ConditionSetting::Class { .. } => " --class NAME",
+        ConditionSetting::Text { .. } => " --prompt TEXT",
+    };
+    format!("synth-cli generate --model {}{condition} --count 9 --grid", summary.model.display())
 }

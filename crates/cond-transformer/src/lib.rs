@@ -17,8 +17,9 @@
 //! drawn does not depend on the batch, the order of work, or a restart. (Logits of a
 //! window computed whole and of one kept may differ in their last bits.)
 //!
-//! The `forward` methods of the models have gradients; all else is inference, with
-//! candle's fused ops (which have none).
+//! Training is [`Gpt::learn`] and [`Llama::learn`], on tapes of [`layers`]. The `forward`
+//! methods have gradients by candle's graph, which tests compare with those; all else is
+//! inference, with candle's fused ops (which have none).
 
 mod attention;
 mod condition;
@@ -29,6 +30,7 @@ mod generate;
 mod gpt;
 mod kv_cache;
 mod layout;
+mod learn;
 mod linear;
 mod llama;
 mod next_code;
@@ -45,6 +47,7 @@ pub use generate::{Request, generate, generate_grid, keep_rows};
 pub use gpt::{Gpt, GptConfig};
 pub use kv_cache::{CacheShape, KvCache};
 pub use layout::{Layout, LayoutTokens, Object, Places, Rect};
+pub use learn::Dropouts;
 pub use llama::{Llama, LlamaConfig, PrefixConfig};
 pub use next_code::NextCode;
 pub use permuter::{Order, Permuter};

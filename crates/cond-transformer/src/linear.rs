@@ -32,6 +32,11 @@ pub(crate) fn linear_no_bias(
 }
 
 impl Linear {
+    /// The same layer as training runs it.
+    pub(crate) fn trained(&self) -> layers::sequence::Linear {
+        layers::sequence::Linear { weight: self.weight.clone(), bias: self.bias.clone() }
+    }
+
     /// `[B, T, in]` to `[B, T, out]`.
     ///
     /// On the CPU, sequences of one position are multiplied one by one: candle's

@@ -2,6 +2,7 @@
 
 use candle_core::{D, DType, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
+use layers::sequence::RowNorm;
 
 /// Whether candle's fused norms and soft-max will do for `x` under `parameters`: they
 /// have no gradient and, the RMS norm, no f64.
@@ -33,6 +34,12 @@ pub(crate) fn layer_norm(size: usize, eps: f64, vb: VarBuilder) -> Result<LayerN
 }
 
 impl LayerNorm {
+    /// The same norm as training runs it.
+    pub(crate) fn trained(&self) -> RowNorm {
+        let (weight, bias) = (self.weight.clone(), Some(self.bias.clone()));
+        RowNorm { weight, bias, eps: self.eps }
+    }
+
     /// `[.., C]` to `[.., C]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if fusable(x, &[&self.weight, &self.bias]) {
@@ -67,6 +74,11 @@ pub(crate) fn rms_norm(size: usize, eps: f64, vb: VarBuilder) -> Result<RmsNorm>
 }
 
 impl RmsNorm {
+    /// The same norm as training runs it.
+    pub(crate) fn trained(&self) -> RowNorm {
+        RowNorm { weight: self.weight.clone(), bias: None, eps: self.eps }
+    }
+
     /// `[.., C]` to `[.., C]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if fusable(x, &[&self.weight]) {

@@ -8,6 +8,7 @@
 //! | [`resample`] | nearest upsampling, the reference's strided downsampling |
 //! | [`attention`] | single-head attention over a feature map |
 //! | [`mod@tape`] | gradients of chains of these layers without candle's graph |
+//! | [`mod@sequence`] | what transformers are made of, for training |
 //! | [`activation`] | SiLU, ReLU, leaky ReLU, absolute value with right gradients at 0 |
 //!
 //! Every block takes a [`candle_nn::VarBuilder`] last; the checkpoint key is the
@@ -24,6 +25,7 @@ mod matrix;
 mod reduce;
 pub mod resample;
 mod scratch;
+pub mod sequence;
 mod shared_mut;
 mod sigmoid;
 pub mod tape;

@@ -49,3 +49,56 @@ pub(crate) unsafe fn add_product(
         );
     }
 }
+
+/// `target[m, n] = left[m, k] right[k, n]`, or `+=` where it `adds`, on all threads of
+/// the pool; without adding, what was in `target` is dropped.
+pub(crate) fn product(
+    (m, n, k): (usize, usize, usize),
+    target: &mut Vec<f32>,
+    adds: bool,
+    left: View,
+    right: View,
+) {
+    if adds {
+        assert!(target.len() == m * n, "{} numbers for {m}x{n}", target.len());
+    } else {
+        target.clear();
+        if m == 0 || n == 0 || k == 0 {
+            target.resize(m * n, 0.0);
+        } else {
+            target.reserve_exact(m * n);
+        }
+    }
+    if m == 0 || n == 0 || k == 0 {
+        return;
+    }
+    assert!(left.0.len() > (m - 1) * left.1 + (k - 1) * left.2, "left matrix too short");
+    assert!(right.0.len() > (k - 1) * right.1 + (n - 1) * right.2, "right matrix too short");
+    // SAFETY: the reads of `left` and `right` are within the slices (asserted); `target`
+    // has room for `m * n` floats, which are read only where it adds, and then are there;
+    // all of them are written before the length says so.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            target.as_mut_ptr(),
+            1,
+            n as isize,
+            adds,
+            left.0.as_ptr(),
+            left.2 as isize,
+            left.1 as isize,
+            right.0.as_ptr(),
+            right.2 as isize,
+            right.1 as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            Parallelism::Rayon(0),
+        );
+        target.set_len(m * n);
+    }
+}

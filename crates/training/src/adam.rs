@@ -35,6 +35,8 @@ struct Slot {
     parameter: Var,
     first: Var,
     second: Var,
+    /// Whether weight decay is for it.
+    decays: bool,
 }
 
 /// Adam over the parameters of one [`ParameterStore`].
@@ -53,11 +55,25 @@ impl Adam {
     /// # Errors
     /// If memory for the moments cannot be had.
     pub fn new(config: AdamConfig, store: &ParameterStore) -> Result<Self> {
+        Self::with_groups(config, store, |_, _| true)
+    }
+
+    /// The same, with weight decay for the parameters alone of which `decays` says so,
+    /// given a name and the rank of the tensor.
+    ///
+    /// # Errors
+    /// As [`Adam::new`].
+    pub fn with_groups(
+        config: AdamConfig,
+        store: &ParameterStore,
+        decays: impl Fn(&str, usize) -> bool,
+    ) -> Result<Self> {
         let mut slots = BTreeMap::new();
         for (name, parameter) in store.parameters() {
             let zeros = parameter.zeros_like()?;
             let (first, second) = (Var::from_tensor(&zeros)?, Var::from_tensor(&zeros)?);
-            slots.insert(name, Slot { parameter, first, second });
+            let decays = decays(&name, parameter.rank());
+            slots.insert(name, Slot { parameter, first, second, decays });
         }
         Ok(Self { config, step: 0, slots })
     }
@@ -175,6 +191,11 @@ impl Rates {
         }
     }
 
+    /// What the parameter is multiplied by first.
+    fn shrink_of(&self, slot: &Slot) -> f64 {
+        if slot.decays { self.shrink } else { 1.0 }
+    }
+
     fn apply_in_place(&self, slot: &Slot, gradient: &Tensor) -> Result<()> {
         let scale = self.scale as f32;
         let (gain1, beta2, gain2) =
@@ -183,7 +204,7 @@ impl Rates {
             self.step_size as f32,
             self.root_correction as f32,
             self.eps as f32,
-            self.shrink as f32,
+            self.shrink_of(slot) as f32,
         );
         slot.first.inplace_op2(
             gradient,
@@ -215,7 +236,7 @@ impl Rates {
         let second = ((v * self.beta2)? + (gradient.sqr()? * (1.0 - self.beta2))?)?;
         let root = ((second.sqrt()? / self.root_correction)? + self.eps)?;
         let update = ((&first / root)? * self.step_size)?;
-        let parameter = ((slot.parameter.as_detached_tensor() * self.shrink)? - update)?;
+        let parameter = ((slot.parameter.as_detached_tensor() * self.shrink_of(slot))? - update)?;
         slot.parameter.set(&parameter.detach())?;
         slot.first.set(&first)?;
         slot.second.set(&second)?;

@@ -53,7 +53,7 @@ pub fn initial_value(
 }
 
 /// FNV-1a, 64 bits: which stream of the generator a name owns.
-fn stream_of(name: &str) -> u64 {
+pub(crate) fn stream_of(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })

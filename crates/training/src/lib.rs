@@ -31,6 +31,7 @@ mod run_folder;
 mod schedule;
 mod step;
 mod store;
+mod transformer;
 mod validation;
 mod vqgan;
 
@@ -58,5 +59,10 @@ pub use run_folder::RunFolder;
 pub use schedule::{Decay, Schedule};
 pub use step::{Adversary, Perceptual, ReconstructionLoss, StepOutcome, VqTrainer};
 pub use store::ParameterStore;
+pub use transformer::{
+    CodeExamples, CodeModel, Condition, ConditionSetting, Conditioning, DropoutConfig,
+    ExampleBatch, Labels, Lesson, ModelSetting, SamplingSetting, TransformerOutcome,
+    TransformerTrainConfig, TransformerTrainer, keep_or_replace, step_rng, train_transformer,
+};
 pub use validation::{Validation, validate};
 pub use vqgan::train_vqgan;

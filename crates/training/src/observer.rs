@@ -28,6 +28,15 @@ pub enum Event<'a> {
         /// What.
         message: &'a str,
     },
+    /// Pictures are turned into codes, before training begins.
+    Encoding {
+        /// Which.
+        what: &'static str,
+        /// How many are done.
+        done: usize,
+        /// How many there are.
+        pictures: usize,
+    },
     /// An update was done.
     Step {
         /// Steps done.

@@ -79,6 +79,23 @@ pub fn held_out_batches(
     Ok((held_out, batches.unreadable().values().cloned().collect()))
 }
 
+/// The middles of the held-out pictures of `catalog`, as squares of `config.side`; none
+/// where nothing is held out.
+///
+/// # Errors
+/// If `config` makes no sense.
+pub(crate) fn held_out_centres(
+    catalog: &Catalog,
+    config: &PicturesConfig,
+) -> Result<Option<PictureDataset>> {
+    if catalog.of_split(Split::Val).next().is_none() {
+        return Ok(None);
+    }
+    let side = config.side as u32;
+    let view = ViewConfig { resize: rule(config, side), cache_bytes: 0, ..ViewConfig::new(side) };
+    Ok(Some(PictureDataset::new(catalog, Split::Val, view)?))
+}
+
 fn rule(config: &PicturesConfig, largest: u32) -> ResizeRule {
     match config.resize {
         Resizing::Scales => ResizeRule::Scales { largest, whole: config.whole.clamp(0.0, 1.0) },

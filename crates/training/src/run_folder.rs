@@ -14,7 +14,8 @@ use crate::config::RunConfig;
 /// checkpoints/      weights, optimiser and position, see `Checkpoints`
 /// metrics.jsonl     one line per logged step or validation
 /// events.out....    the same for TensorBoard, with the previews
-/// previews/         originals over reconstructions
+/// previews/         originals over reconstructions, or samples
+/// codes/            codes of the pictures, for a second stage
 /// model/            the model folder that synth-cli loads
 /// lock              held while a process trains
 /// ```
@@ -59,7 +60,9 @@ impl RunFolder {
 
     /// Removes what a process that was killed left half-written.
     fn sweep(&self) -> std::io::Result<()> {
-        for folder in [self.path.clone(), self.checkpoints(), self.path.join("previews")] {
+        let folders =
+            [self.path.clone(), self.checkpoints(), self.path.join("previews"), self.codes()];
+        for folder in folders.into_iter().filter(|folder| folder.is_dir()) {
             for entry in fs::read_dir(folder)? {
                 let entry = entry?;
                 let name = entry.file_name().to_string_lossy().into_owned();
@@ -89,6 +92,11 @@ impl RunFolder {
     /// Where the finished model goes.
     pub fn model(&self) -> PathBuf {
         self.path.join("model")
+    }
+
+    /// Where codes of pictures are kept.
+    pub fn codes(&self) -> PathBuf {
+        self.path.join("codes")
     }
 
     /// The metrics' file.

@@ -198,7 +198,7 @@ fn gradient_at(loss: &Tensor, leaf: &Var) -> Result<Tensor> {
 
 /// What all gradients are multiplied by so that their norm is at most `limit`
 /// (0: no limit), as `torch.nn.utils.clip_grad_norm_` computes it.
-fn clip_factor(norm: f64, limit: f64) -> f64 {
+pub(crate) fn clip_factor(norm: f64, limit: f64) -> f64 {
     if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 }
 }
 

@@ -16,15 +16,15 @@ pub(super) const LAYER_NORM_EPS: f64 = 1e-5;
 /// `x + attention(norm(x))`, then `x + mlp(norm(x))`.
 #[derive(Clone, Debug)]
 pub(super) struct Block {
-    ln1: LayerNorm,
-    ln2: LayerNorm,
-    key: Linear,
-    query: Linear,
-    value: Linear,
-    proj: Linear,
-    expand: Linear,
-    contract: Linear,
-    heads: usize,
+    pub(super) ln1: LayerNorm,
+    pub(super) ln2: LayerNorm,
+    pub(super) key: Linear,
+    pub(super) query: Linear,
+    pub(super) value: Linear,
+    pub(super) proj: Linear,
+    pub(super) expand: Linear,
+    pub(super) contract: Linear,
+    pub(super) heads: usize,
 }
 
 impl Block {

@@ -3,6 +3,7 @@
 mod block;
 mod config;
 mod continuation;
+mod learn;
 mod next_code;
 
 use candle_core::{DType, Device, Tensor};

@@ -13,16 +13,16 @@ use crate::norm::{RmsNorm, rms_norm};
 /// `x + attention(norm(x))`, then `x + w2(silu(w1 norm(x)) * w3 norm(x))` (SwiGLU).
 #[derive(Clone, Debug)]
 pub(super) struct Block {
-    attention_norm: RmsNorm,
-    ffn_norm: RmsNorm,
-    wqkv: Linear,
-    wo: Linear,
-    w1: Linear,
-    w2: Linear,
-    w3: Linear,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
+    pub(super) attention_norm: RmsNorm,
+    pub(super) ffn_norm: RmsNorm,
+    pub(super) wqkv: Linear,
+    pub(super) wo: Linear,
+    pub(super) w1: Linear,
+    pub(super) w2: Linear,
+    pub(super) w3: Linear,
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) head_dim: usize,
 }
 
 impl Block {

@@ -2,6 +2,7 @@
 
 mod block;
 mod config;
+mod learn;
 mod next_code;
 mod prefix;
 mod rotary;

@@ -15,7 +15,10 @@ pub(super) fn parse<T: Serialize + DeserializeOwned>(
     defaults: &T,
 ) -> Result<T> {
     let mut table: Table = toml::from_str(text)?;
-    for assignment in overrides {
+    // Kinds first: another kind leaves nothing of its section, whose keys may follow.
+    let (kinds, others): (Vec<_>, Vec<_>) =
+        overrides.iter().partition(|assignment| key(assignment).ends_with(".kind"));
+    for assignment in kinds.into_iter().chain(others) {
         assign(&mut table, assignment)?;
     }
     let given = leaves(&table);
@@ -71,8 +74,14 @@ fn merge(base: &mut Table, over: Table) {
     }
 }
 
-/// Sets `a.b.c=value` in `table`. The value is TOML where it parses as TOML,
-/// and a plain string otherwise, so that paths need no quotes.
+/// The key of `key=value`.
+fn key(assignment: &str) -> &str {
+    assignment.split_once('=').map_or(assignment, |(key, _)| key).trim()
+}
+
+/// Sets `a.b.c=value` in `table`; dashes in keys are read as underscores. The value is
+/// TOML where it parses as TOML, and a plain string otherwise, so that paths need no
+/// quotes. Another `kind` empties its section.
 fn assign(table: &mut Table, assignment: &str) -> Result<()> {
     let (path, text) = assignment
         .split_once('=')
@@ -82,7 +91,8 @@ fn assign(table: &mut Table, assignment: &str) -> Result<()> {
         Some(value) => value,
         None => Value::String(text.to_string()),
     };
-    let mut keys: Vec<&str> = path.trim().split('.').collect();
+    let path = path.trim().replace('-', "_");
+    let mut keys: Vec<&str> = path.split('.').collect();
     let last = keys.pop().unwrap_or_default();
     let mut place = table;
     for key in keys {
@@ -90,6 +100,9 @@ fn assign(table: &mut Table, assignment: &str) -> Result<()> {
         place = entry
             .as_table_mut()
             .with_context(|| format!("{path}: {key} is a value, not a section"))?;
+    }
+    if last == "kind" && place.get(last).is_some_and(|known| *known != value) {
+        place.clear();
     }
     place.insert(last.to_string(), value);
     Ok(())

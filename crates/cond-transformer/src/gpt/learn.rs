@@ -1,0 +1,74 @@
+//! Training of the minGPT-style model.
+
+use candle_core::Tensor;
+use layers::sequence::{Heads, add_positions_taped, embed_taped, gelu_taped, row_norm_taped};
+use layers::{Gradients, Tape};
+
+use super::Gpt;
+use super::block::Block;
+use crate::learn::{Dropouts, Place, attention, learn_codes, residual};
+use crate::{Error, Result};
+
+impl Gpt {
+    /// The mean negative log-likelihood, in nats, of `targets` `[B, L]` (u32) at the
+    /// last L positions of `tokens` `[B, T]` (u32); the gradients of all parameters are
+    /// added to `gradients`, if given.
+    ///
+    /// For a condition c of N tokens and codes z, `tokens` is `cat(c, z)` without its
+    /// last token, and `targets` is z (`Net2NetTransformer.shared_step`).
+    ///
+    /// # Errors
+    /// If there are more positions than `block_size`, or tokens without a row.
+    pub fn learn(
+        &self,
+        tokens: &Tensor,
+        targets: &Tensor,
+        dropouts: &Dropouts,
+        gradients: Option<&mut Gradients>,
+    ) -> Result<f64> {
+        let (_, len) = tokens.dims2()?;
+        if len > self.config.block_size {
+            return Err(Error::ContextFull {
+                what: "the model's context (block_size)",
+                positions: len,
+                limit: self.config.block_size,
+            });
+        }
+        let mut tape = Tape::from_data();
+        let x = embed_taped(tokens, self.tok_emb.embeddings(), &mut tape)?;
+        let x = add_positions_taped(&x, &self.pos_emb, &mut tape)?;
+        let mut x = dropouts.at(Place::Embedding).apply_taped(&x, &mut tape)?;
+        let heads = self.config.n_head;
+        let heads = Heads { heads, shared: heads, unmasked: self.config.n_unmasked };
+        for (number, block) in self.blocks.iter().enumerate() {
+            x = block.forward_taped(&x, heads, number, dropouts, &mut tape)?;
+        }
+        let x = row_norm_taped(&self.ln_f.trained(), &x, &mut tape)?;
+        Ok(learn_codes(&x, &self.head.trained(), targets, tape, gradients)?)
+    }
+}
+
+impl Block {
+    /// Block number `number` on a tape, `[B, T, C]` to the same shape.
+    fn forward_taped(
+        &self,
+        x: &Tensor,
+        heads: Heads,
+        number: usize,
+        dropouts: &Dropouts,
+        tape: &mut Tape,
+    ) -> candle_core::Result<Tensor> {
+        let layers = [&self.query, &self.key, &self.value].map(|layer| layer.trained());
+        let after = dropouts.at(Place::AfterAttention(number));
+        let x = residual(x, &self.proj.trained(), after, tape, |x, tape| {
+            let x = row_norm_taped(&self.ln1.trained(), x, tape)?;
+            attention(&x, layers, heads, dropouts.at(Place::Attention(number)), tape)
+        })?;
+        let after = dropouts.at(Place::AfterFeedForward(number));
+        residual(&x, &self.contract.trained(), after, tape, |x, tape| {
+            let x = row_norm_taped(&self.ln2.trained(), x, tape)?;
+            let hidden = self.expand.trained().forward_taped(&x, None, tape)?;
+            gelu_taped(&hidden, tape)
+        })
+    }
+}

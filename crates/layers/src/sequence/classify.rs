@@ -1,0 +1,144 @@
+//! The last linear layer with soft-max and cross entropy, without all logits at once.
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use rayon::prelude::*;
+
+use crate::cpu;
+use crate::isa::Isa;
+use crate::matrix::product;
+use crate::reduce::sum;
+use crate::sigmoid::exp;
+use crate::vector::{self, Kernel, Vector};
+
+/// Logits at a time: a few megabytes, which stay in the cache or nearly.
+const LOGITS: usize = 1 << 20;
+/// Fewest rows at a time, for the product's sake.
+const LEAST_ROWS: usize = 64;
+
+/// What [`classify`] found.
+#[derive(Debug)]
+pub struct Classified {
+    /// The mean negative log-likelihood of the targets, in nats.
+    pub nll: f64,
+    /// Its gradients to input `[R, C]` and weight `[V, C]`, where asked for.
+    pub gradients: Option<(Tensor, Tensor)>,
+}
+
+/// The mean negative log-likelihood of `targets` (R of them) under the soft-max of
+/// `x W^T`, for `x` `[R, C]` and `weight` `[V, C]`, and its gradients if `learns`.
+///
+/// # Errors
+/// When the shapes do not fit, or a target is none of the V.
+pub fn classify(x: &Tensor, weight: &Tensor, targets: &[u32], learns: bool) -> Result<Classified> {
+    let (rows, width) = x.dims2()?;
+    let (classes, inputs) = weight.dims2()?;
+    if inputs != width || targets.len() != rows || rows == 0 {
+        candle_core::bail!(
+            "classify: {} targets for {:?} and {:?}",
+            targets.len(),
+            x.shape(),
+            weight.shape()
+        )
+    }
+    if let Some(target) = targets.iter().find(|&&target| target as usize >= classes) {
+        candle_core::bail!("classify: target {target} of {classes} classes")
+    }
+    if !cpu::supports(x) || !cpu::supports(weight) {
+        return formula(x, weight, targets, learns);
+    }
+    let chunk = (LOGITS / classes).max(LEAST_ROWS).min(rows);
+    let (total, dx, dw) = cpu::with_slices([x, weight], |[x, weight]| {
+        let share = 1.0 / rows as f32;
+        let (mut logits, mut part) = (Vec::new(), Vec::new());
+        let (mut dx, mut dw) = (Vec::new(), Vec::new());
+        let mut total = 0.0;
+        for (i, x) in x.chunks(chunk * width).enumerate() {
+            let count = x.len() / width;
+            let targets = &targets[i * chunk..][..count];
+            let sizes = (count, classes, width);
+            product(sizes, &mut logits, false, (x, width, 1), (weight, 1, width));
+            total += surprise(&mut logits, targets, classes, learns.then_some(share));
+            if learns {
+                let sizes = (count, width, classes);
+                product(sizes, &mut part, false, (&logits, classes, 1), (weight, width, 1));
+                dx.extend_from_slice(&part);
+                let sizes = (classes, width, count);
+                product(sizes, &mut dw, i > 0, (&logits, 1, classes), (x, width, 1));
+            }
+        }
+        (total, dx, dw)
+    })?;
+    let gradients = if learns {
+        let dx = Tensor::from_vec(dx, (rows, width), x.device())?;
+        Some((dx, Tensor::from_vec(dw, (classes, width), x.device())?))
+    } else {
+        None
+    };
+    Ok(Classified { nll: total / rows as f64, gradients })
+}
+
+/// The same by the formula, with candle's gradients.
+fn formula(x: &Tensor, weight: &Tensor, targets: &[u32], learns: bool) -> Result<Classified> {
+    let (x, weight) = (Var::from_tensor(&x.detach())?, Var::from_tensor(&weight.detach())?);
+    let logits = x.matmul(&weight.t()?)?;
+    let targets = Tensor::new(targets, &Device::Cpu)?.to_device(x.device())?;
+    let loss = candle_nn::loss::cross_entropy(&logits, &targets)?;
+    let nll = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+    let gradients = if learns {
+        let mut store = loss.backward()?;
+        let (dx, dw) = (store.remove(x.as_tensor()), store.remove(weight.as_tensor()));
+        dx.zip(dw).map(|(dx, dw)| (dx.detach(), dw.detach()))
+    } else {
+        None
+    };
+    Ok(Classified { nll, gradients })
+}
+
+/// The negative log-likelihoods of `targets`, added up; with a `share`, rows of logits
+/// become those of the gradient, times it.
+fn surprise(logits: &mut [f32], targets: &[u32], classes: usize, share: Option<f32>) -> f64 {
+    let isa = Isa::detect();
+    let rows: Vec<f64> = logits
+        .par_chunks_exact_mut(classes)
+        .zip(targets)
+        .map(|(row, &target)| {
+            let mut nll = 0.0;
+            vector::run(isa, Row { row, target: target as usize, share, nll: &mut nll });
+            nll
+        })
+        .collect();
+    rows.iter().sum()
+}
+
+struct Row<'a> {
+    row: &'a mut [f32],
+    target: usize,
+    share: Option<f32>,
+    nll: &'a mut f64,
+}
+
+impl Kernel for Row<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Vector>(self) {
+        let mut most = [f32::NEG_INFINITY; 16];
+        for chunk in self.row.chunks(16) {
+            for (most, &logit) in most.iter_mut().zip(chunk) {
+                *most = if logit > *most { logit } else { *most };
+            }
+        }
+        let most = most.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+        let logit = self.row[self.target];
+        for value in self.row.iter_mut() {
+            *value = exp(*value - most);
+        }
+        let total = sum(self.row);
+        *self.nll = total.ln() + f64::from(most) - f64::from(logit);
+        if let Some(share) = self.share {
+            let scale = (f64::from(share) / total) as f32;
+            for value in self.row.iter_mut() {
+                *value *= scale;
+            }
+            self.row[self.target] -= share;
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The second stage: a transformer that learns to draw the codes of a first stage.
+//!
+//! | file | what |
+//! |---|---|
+//! | `config` | everything a run can be told |
+//! | `tokenise` | pictures to codes, once, into the run folder |
+//! | `examples` | code sequences and their conditions; batches of them |
+//! | `condition` | what comes in front of the codes, and its rows in the vocabulary |
+//! | `model` | both architectures under one roof |
+//! | `step` | one update: noise, cross entropy, gradients, AdamW |
+//! | `run` | the stage that the shared loop drives |
+
+mod condition;
+mod config;
+mod examples;
+mod export;
+mod model;
+mod noise;
+mod preview;
+mod run;
+mod step;
+mod tokenise;
+mod validation;
+
+pub use condition::{Condition, Conditioning, Labels};
+pub use config::{
+    ConditionSetting, DropoutConfig, ModelSetting, SamplingSetting, TransformerTrainConfig,
+};
+pub use examples::{CodeExamples, ExampleBatch};
+pub use model::{CodeModel, Lesson};
+pub use noise::{keep_or_replace, step_rng};
+pub use run::train_transformer;
+pub use step::{TransformerOutcome, TransformerTrainer};

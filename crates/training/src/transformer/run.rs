@@ -1,0 +1,272 @@
+//! A second-stage run from start, or from where it stopped, to its end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use candle_core::{DType, Device, Tensor};
+use cond_transformer::Permuter;
+use pipeline::{Architecture, Codec, LoadOptions, ModelSpec};
+
+use super::condition::Conditioning;
+use super::config::{ModelSetting, TransformerTrainConfig};
+use super::examples::{CodeBatches, CodeExamples};
+use super::export::Export;
+use super::model::{CodeModel, architecture};
+use super::preview::Preview;
+use super::step::TransformerTrainer;
+use super::tokenise::Codes;
+use super::validation::{Best, held_out_nll};
+use crate::average::Average;
+use crate::checkpoint::{Progress, add_section};
+use crate::observer::{Event, Observer, Terms};
+use crate::run::{Limits, Log, Opened, Run, Stage, Stepped, Summary};
+use crate::store::ParameterStore;
+
+/// Trains a transformer as `config` says, from the newest intact checkpoint of its
+/// run folder if there is one.
+///
+/// # Errors
+/// If the configuration, first stage, data or run folder do not allow it, or losses
+/// stay not finite.
+pub fn train_transformer(
+    config: &TransformerTrainConfig,
+    device: &Device,
+    limits: Limits,
+    observer: &mut dyn Observer,
+) -> Result<Summary> {
+    ensure!(
+        !config.first_stage.as_os_str().is_empty(),
+        "no first stage: give a run or model folder with first-stage=FOLDER"
+    );
+    let options = LoadOptions { device: device.clone(), ..LoadOptions::default() };
+    let codec = Codec::load(&ModelSpec::new(&config.first_stage), &options)
+        .with_context(|| format!("first-stage={}", config.first_stage.display()))?;
+    let opened = Opened::new(config, device, observer)?;
+    let stage = SecondStage::new(config, codec, &opened, device, observer)?;
+    Run::new(config, opened, stage)?.go(limits, observer)
+}
+
+struct SecondStage<'a> {
+    config: &'a TransformerTrainConfig,
+    device: Device,
+    codec: Codec,
+    conditioning: Conditioning,
+    architecture: Architecture,
+    permuter: Permuter,
+    grid: (usize, usize),
+    trainer: TransformerTrainer,
+    average: Option<Average<CodeModel>>,
+    train: CodeExamples,
+    held_out: CodeExamples,
+    /// Conditions of a preview, and what people call them.
+    shown: Vec<(Vec<u32>, String)>,
+    batches: CodeBatches,
+    best: Best,
+    validation: Option<(u64, Terms)>,
+    /// The step of the model folder that this process wrote last.
+    written: Option<u64>,
+}
+
+impl<'a> SecondStage<'a> {
+    fn new(
+        config: &'a TransformerTrainConfig,
+        codec: Codec,
+        opened: &Opened,
+        device: &Device,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
+        let codes = Codes::open(config, &codec, &opened.folder.codes(), observer)?;
+        let grid = codes.grid();
+        let permuter = Permuter::new(config.order, grid.0, grid.1)?;
+        let kinds = codec.describe().codes;
+        let Codes { train, held_out, labels } = codes;
+        let conditioning = Conditioning::new(
+            &config.condition,
+            labels,
+            &names(&train).collect(),
+            kinds,
+            matches!(config.model, ModelSetting::Llama { .. }),
+            &opened.folder.path().join("tokenizer.json"),
+        )?;
+        let files = if held_out.is_empty() { &train } else { &held_out };
+        let shown = shown(files, &conditioning, config.log.preview_pictures)?;
+        let train = CodeExamples::new(&train, &permuter, &conditioning)?;
+        let held_out = CodeExamples::new(&held_out, &permuter, &conditioning)?;
+
+        let architecture = architecture(&config.model, &conditioning, kinds, grid.0 * grid.1);
+        let parameters = ParameterStore::new(config.seed);
+        let model = CodeModel::new(&architecture, parameters.var_builder(DType::F32, device))?;
+        let null = conditioning.null.clone();
+        let mut trainer = TransformerTrainer::new(config, model, parameters, kinds, null)?;
+        let mut best = Best::default();
+        let (loaded, progress) = (&opened.loaded, opened.progress());
+        if let Some(loaded) = loaded {
+            trainer.parameters.load(&loaded.section("model."))?;
+            trainer.optimizer.load_state(progress.updates, &loaded.section("optimizer."))?;
+            best.load(&loaded.section("validation."))?;
+        }
+        let average = if config.optimizer.ema > 0.0 {
+            let build = |parameters: &ParameterStore| {
+                CodeModel::new(&architecture, parameters.var_builder(DType::F32, device))
+            };
+            let average = Average::new(config.optimizer.ema, &trainer.parameters, build)?;
+            if let Some(loaded) = loaded {
+                average.parameters.load(&loaded.section("average."))?;
+            }
+            Some(average)
+        } else {
+            None
+        };
+        observer.see(&Event::Started {
+            step: progress.step,
+            steps: config.steps,
+            parameters: trainer.parameters.parameters().iter().map(|(_, v)| v.elem_count()).sum(),
+            pictures: (train.len(), held_out.len()),
+            resumed: loaded.as_ref().map(|loaded| loaded.path()),
+        });
+        Ok(Self {
+            config,
+            device: device.clone(),
+            codec,
+            conditioning,
+            architecture,
+            permuter,
+            grid,
+            trainer,
+            average,
+            train,
+            held_out,
+            shown,
+            batches: CodeBatches::new(config.seed, config.batch),
+            best,
+            validation: None,
+            written: None,
+        })
+    }
+
+    /// The model that is measured and handed out.
+    fn model(&self) -> &CodeModel {
+        self.average.as_ref().map_or(&self.trainer.model, |average| &average.model)
+    }
+
+    fn weights(&self) -> BTreeMap<String, Tensor> {
+        let averaged = self.average.as_ref().map(|average| &average.parameters);
+        averaged.unwrap_or(&self.trainer.parameters).tensors()
+    }
+}
+
+impl Stage for SecondStage<'_> {
+    fn step(&mut self, lr: f64, progress: &mut Progress, _log: &mut Log) -> Result<Stepped> {
+        let mut batches = Vec::with_capacity(self.config.accumulate);
+        for _ in 0..self.config.accumulate {
+            let batch = self.batches.at(&self.train, progress.position)?;
+            progress.position = batch.next;
+            batches.push(batch);
+        }
+        let outcome = self.trainer.step(&batches, lr, progress.step, &self.device)?;
+        progress.updates = self.trainer.optimizer.step();
+        if outcome.broken.is_none() {
+            self.best.trained(outcome.terms["nll"]);
+            if let Some(average) = &self.average {
+                average.follow(&self.trainer.parameters, progress.step + 1)?;
+            }
+        }
+        Ok(Stepped {
+            terms: outcome.terms,
+            broken: outcome.broken,
+            pictures: batches.into_iter().flat_map(|batch| batch.names).collect(),
+        })
+    }
+
+    fn validate(&mut self, step: u64, log: &mut Log) -> Result<Option<Terms>> {
+        if self.held_out.is_empty() {
+            return Ok(None);
+        }
+        let count = self.config.validation.pictures;
+        let batch = self.config.batch;
+        let terms = held_out_nll(self.model(), &self.held_out, count, batch, &self.device)?;
+        let (_, said) = self.best.validated(step, terms["val_nll"]);
+        if let Some(message) = said {
+            log.warn(&message);
+        }
+        self.validation = Some((step, terms.clone()));
+        Ok(Some(terms))
+    }
+
+    fn preview(&mut self, path: &Path, step: u64) -> Result<bool> {
+        let (conditions, names): (Vec<_>, Vec<_>) = self.shown.iter().cloned().unzip();
+        if conditions.is_empty() {
+            return Ok(false);
+        }
+        let mut description = format!("samples at step {step}");
+        if names.iter().any(|name| !name.is_empty()) {
+            description += &format!(", row by row: {}", names.join(" | "));
+        }
+        let preview = Preview {
+            architecture: &self.architecture,
+            codec: &self.codec,
+            permuter: &self.permuter,
+            grid: self.grid,
+            seed: self.config.seed,
+            sampling: &self.config.sampling,
+            codes: self.codec.describe().codes,
+            null: self.conditioning.null.as_deref(),
+        };
+        preview.write(path, self.weights(), &conditions, description)?;
+        Ok(true)
+    }
+
+    fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        let mut tensors = BTreeMap::new();
+        add_section(&mut tensors, "model.", self.trainer.parameters.tensors());
+        add_section(&mut tensors, "optimizer.", self.trainer.optimizer.state());
+        if let Some(average) = &self.average {
+            add_section(&mut tensors, "average.", average.parameters.tensors());
+        }
+        add_section(&mut tensors, "validation.", self.best.state()?);
+        Ok(tensors)
+    }
+
+    /// Keeps the model of the best validation.
+    fn write_model(&mut self, folder: &Path, step: u64) -> Result<bool> {
+        let best = self.best.best.is_none_or(|(at, _)| at == step);
+        if self.written == Some(step) || !(best || !folder.exists()) {
+            return Ok(false);
+        }
+        let export = Export {
+            config: self.config,
+            codec: &self.codec,
+            conditioning: &self.conditioning,
+            architecture: &self.architecture,
+            grid: self.grid,
+            step,
+            validation: self.validation.as_ref().filter(|(at, _)| *at == step).map(|(_, v)| v),
+        };
+        export.write(folder, &self.weights())?;
+        self.written = Some(step);
+        Ok(true)
+    }
+}
+
+/// The names of the pictures of `files`.
+fn names(files: &[checkpoints::codes_file::CodesFile]) -> impl Iterator<Item = &str> {
+    files.iter().flat_map(|file| &file.items).map(|item| item.name.as_str())
+}
+
+/// The conditions of `count` pictures of `files`, spread over all of them.
+fn shown(
+    files: &[checkpoints::codes_file::CodesFile],
+    conditioning: &Conditioning,
+    count: usize,
+) -> Result<Vec<(Vec<u32>, String)>> {
+    let distinct: BTreeSet<_> = names(files).collect();
+    let names: Vec<_> = distinct.into_iter().collect();
+    let count = count.max(1);
+    let pick = |i: usize| -> Result<(Vec<u32>, String)> {
+        let name = names[i * names.len() / count];
+        let first = conditioning.choices(name)?.into_iter().next();
+        Ok((first.context("a picture without a condition")?, conditioning.describe(name)))
+    };
+    (0..count).map(pick).collect()
+}

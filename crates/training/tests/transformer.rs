@@ -1,0 +1,232 @@
+//! Runs of the second stage: what they leave, and that a stopped one goes on exactly.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use codebook::QuantizerConfig;
+use image::{Rgb, RgbImage};
+use pipeline::{ConditionConfig, TransformerFolder};
+use serde_json::{Map, Value};
+use training::{
+    Checkpoints, CodeModel, Event, Limits, MEASURED, Observer, ParameterStore, RunConfig, Summary,
+    TrainConfig, TransformerTrainConfig, train_transformer, write_model,
+};
+use vq_autoencoder::VqModel;
+
+/// Pictures of gradients and squares in two folders, with captions.
+fn pictures(folder: &Path) -> Result<()> {
+    let mut captions = String::new();
+    for i in 0..14u32 {
+        let class = ["dark", "light"][(i % 2) as usize];
+        std::fs::create_dir_all(folder.join(class))?;
+        let picture = RgbImage::from_fn(20 + i, 18, |x, y| {
+            let shade = if i % 2 == 0 { 20 } else { 200 };
+            Rgb([(6 * x) as u8, (6 * y) as u8, shade + i as u8])
+        });
+        let file = format!("{class}/{i:02}.png");
+        picture.save(folder.join(&file))?;
+        captions += &format!("{{\"file\": {file:?}, \"caption\": \"a {class} picture\"}}\n");
+    }
+    std::fs::write(folder.join("captions.jsonl"), captions)?;
+    Ok(())
+}
+
+/// A first stage that nobody trained: its codes are as good as any.
+fn first_stage(folder: &Path) -> Result<()> {
+    let mut config = TrainConfig::default();
+    config.model.ch_mult = vec![1, 1, 1];
+    config.model.z_channels = 8;
+    config.model.quantizer =
+        QuantizerConfig::Normalized { len: 24, dim: 4, beta: 0.25, entropy_ratio: 0.0 };
+    let store = ParameterStore::new(3);
+    VqModel::new(&config.model, store.var_builder(DType::F32, &Device::Cpu))?;
+    write_model(folder, &config, 0, &store.tensors(), None)
+}
+
+fn config(dir: &Path, run: &str, condition: &str) -> Result<TransformerTrainConfig> {
+    let text = r#"
+        steps = 6
+        batch = 3
+        accumulate = 2
+        crops = 2
+        pkeep = 0.9
+        [pictures]
+        side = 16
+        largest = 18
+        [dropout]
+        embedding = 0.1
+        residual = 0.1
+        attention = 0.1
+        [optimizer]
+        ema = 0.9
+        clip = 1.0
+        [optimizer.schedule]
+        lr = 1e-3
+        warmup = 2
+        decay = "cosine"
+        floor = 0.1
+        [validation]
+        every = 2
+        fraction = 0.3
+        [log]
+        every = 1
+        preview_every = 3
+        preview_pictures = 2
+        [model]
+        kind = "gpt"
+        n_layer = 2
+        n_head = 2
+        n_embd = 16
+    "#;
+    let mut overrides: Vec<_> = condition.split_whitespace().map(str::to_owned).collect();
+    overrides.push(format!("data={}", dir.join("pictures").display()));
+    overrides.push(format!("first-stage={}", dir.join("vqgan").display()));
+    overrides.push(format!("run={}", dir.join(run).display()));
+    TransformerTrainConfig::parse(text, &overrides)
+}
+
+#[derive(Default)]
+struct Warnings(Vec<String>);
+
+impl Observer for Warnings {
+    fn see(&mut self, event: &Event) {
+        if let Event::Warning { message } = event {
+            self.0.push(message.to_string());
+        }
+    }
+}
+
+fn train(config: &TransformerTrainConfig, stop_at: Option<u64>) -> Result<Summary> {
+    let mut warnings = Warnings::default();
+    let limits = Limits { stop_at, ..Limits::default() };
+    let summary = train_transformer(config, &Device::Cpu, limits, &mut warnings)?;
+    assert_eq!(warnings.0, Vec::<String>::new());
+    Ok(summary)
+}
+
+/// All of the newest checkpoint, as bits.
+fn bits(config: &TransformerTrainConfig) -> Result<BTreeMap<String, Vec<u64>>> {
+    let checkpoints = Checkpoints::new(config.run.join("checkpoints"), 2);
+    let loaded = checkpoints.newest(&Device::Cpu)?.0.context("no checkpoint")?;
+    assert_eq!(loaded.progress.step, config.steps);
+    let to_bits = |tensor: &Tensor| -> Result<Vec<u64>> {
+        let flat = tensor.flatten_all()?.to_dtype(DType::F64)?;
+        Ok(flat.to_vec1::<f64>()?.into_iter().map(f64::to_bits).collect())
+    };
+    loaded.tensors.iter().map(|(name, tensor)| Ok((name.clone(), to_bits(tensor)?))).collect()
+}
+
+/// The log without what measures the process and not the run.
+fn lines(config: &TransformerTrainConfig) -> Result<Vec<Map<String, Value>>> {
+    let text = std::fs::read_to_string(config.run.join("metrics.jsonl"))?;
+    let line = |line| -> Result<Map<String, Value>> {
+        let mut line: Map<String, Value> = serde_json::from_str(line)?;
+        line.retain(|name, _| !MEASURED.contains(&name.as_str()));
+        Ok(line)
+    };
+    text.lines().map(line).collect()
+}
+
+fn setting() -> Result<tempfile::TempDir> {
+    let dir = tempfile::tempdir()?;
+    std::fs::create_dir(dir.path().join("pictures"))?;
+    pictures(&dir.path().join("pictures"))?;
+    first_stage(&dir.path().join("vqgan"))?;
+    Ok(dir)
+}
+
+/// The model of `summary`, read from its folder as another program would.
+fn read(summary: &Summary) -> Result<TransformerFolder> {
+    let folder = TransformerFolder::open(&summary.model)?;
+    let vb = weights(&folder)?;
+    CodeModel::new(&folder.config.architecture, vb)?;
+    assert!(folder.dir.join("first_stage/config.json").is_file());
+    Ok(folder)
+}
+
+fn weights(folder: &TransformerFolder) -> Result<VarBuilder<'static>> {
+    let tensors = candle_core::safetensors::load(&folder.weights, &Device::Cpu)?;
+    Ok(VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu))
+}
+
+#[test]
+fn a_resumed_run_is_the_uninterrupted_one() -> Result<()> {
+    let dir = setting()?;
+    let condition =
+        "condition.kind=text condition.vocabulary=280 condition.tokens=6 condition.drop=0.2";
+    let whole = config(dir.path(), "whole", condition)?;
+    let parts = config(dir.path(), "parts", condition)?;
+    let summary = train(&whole, None)?;
+    assert!(summary.finished && summary.step == 6);
+    let first = train(&parts, Some(3))?;
+    assert!(!first.finished && first.step == 3);
+    train(&parts, None)?;
+
+    let (a, b) = (bits(&whole)?, bits(&parts)?);
+    assert!(a.len() > 100, "{}", a.len());
+    for (name, values) in &a {
+        assert!(b.get(name) == Some(values), "{name} differs");
+    }
+    assert_eq!(a.len(), b.len());
+    let (a, b) = (lines(&whole)?, lines(&parts)?);
+    assert_eq!(a, b);
+    assert!(a.iter().any(|line| line.contains_key("val_nll")));
+
+    let folder = read(&summary)?;
+    assert!(matches!(folder.config.condition, ConditionConfig::Text(_)));
+    assert!(folder.tokenizer.is_some());
+    assert!(whole.run.join("previews/step-00000003.png").is_file());
+    Ok(())
+}
+
+#[test]
+fn both_architectures_learn_without_a_condition_and_by_class() -> Result<()> {
+    let dir = setting()?;
+    let llama = "model.kind=llama model.n_layer=1 model.n_head=2 model.dim=16 model.multiple_of=8";
+    for (run, settings) in [
+        ("gpt", "condition.kind=none".to_owned()),
+        ("gpt-class", "condition.kind=class condition.drop=0.1".to_owned()),
+        ("llama", format!("{llama} condition.kind=none")),
+        ("llama-class", format!("{llama} condition.kind=class condition.drop=0.1")),
+    ] {
+        let mut config = config(dir.path(), run, &settings)?;
+        (config.steps, config.optimizer.ema) = (40, 0.0);
+        config.optimizer.schedule.lr = 1e-2;
+        config.validation.every = 10;
+        let summary = train(&config, None).context(run)?;
+        let folder = read(&summary).context(run)?;
+        match &folder.config.condition {
+            ConditionConfig::Class(class) if run.ends_with("class") => {
+                assert_eq!(class.names, ["dark", "light"]);
+            }
+            ConditionConfig::Class(_) => assert_eq!(run, "llama"),
+            _ => assert_eq!(run, "gpt"),
+        }
+        let nll = summary.validation.context("no validation")?["val_nll"];
+        assert!(nll < 24f64.ln() - 0.3, "{run}: {nll}");
+    }
+    Ok(())
+}
+
+#[test]
+fn codes_files_are_read_and_other_codecs_refused() -> Result<()> {
+    let dir = setting()?;
+    let pictures = config(dir.path(), "pictures-run", "condition.kind=none")?;
+    train(&pictures, None)?;
+    let mut codes = config(dir.path(), "codes-run", "condition.kind=class condition.drop=0.1")?;
+    codes.data = pictures.run.join("codes");
+    train(&codes, None)?;
+    codes.run = dir.path().join("other-run");
+    codes.first_stage = dir.path().join("other");
+    let mut other = TrainConfig::default();
+    other.model.ch_mult = vec![1, 1, 1];
+    let store = ParameterStore::new(4);
+    VqModel::new(&other.model, store.var_builder(DType::F32, &Device::Cpu))?;
+    write_model(&codes.first_stage, &other, 0, &store.tensors(), None)?;
+    let error = train(&codes, None).err().map(|e| format!("{e:#}")).unwrap_or_default();
+    assert!(error.contains("made by"), "{error}");
+    Ok(())
+}
