@@ -58,15 +58,19 @@ pub struct Bench {
     /// python3 if not given
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
+    /// Compare peak memory only: vqgan (which does so in the end anyway), train
+    #[arg(long)]
+    memory: bool,
     /// One line of JSON per case on stdout, the table on stderr
     #[arg(long)]
     json: bool,
     /// What vqgan computes in with us; the others stay at f32
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     dtype: Dtype,
-    /// Print our memory before and after one round trip and nothing else
+    /// Print our memory before and after the work whose memory is compared, and nothing
+    /// else
     #[arg(long, hide = true)]
-    round_trip_memory: bool,
+    own_memory: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -126,6 +130,20 @@ impl Subject {
         }
     }
 
+    /// The work whose peak memory is compared.
+    fn memory_work(self) -> Result<MemoryWork> {
+        match self {
+            Self::Vqgan => {
+                Ok(MemoryWork { what: "makes one round trip", request: vqgan::memory_request()? })
+            }
+            Self::Train => Ok(MemoryWork {
+                what: "makes one step of the f16 model, 256x256, batch 1",
+                request: train::memory_request(),
+            }),
+            Self::Layers | Self::Codebook => bail!("{} compares no memory", self.name()),
+        }
+    }
+
     /// Who competes with us: candle where there is a twin from its own ops.
     fn tools(self) -> &'static [Tool] {
         match self {
@@ -134,6 +152,14 @@ impl Subject {
             Self::Vqgan | Self::Train => &[Tool::Torch, Tool::TorchChannelsLast],
         }
     }
+}
+
+/// Some work whose peak memory is compared.
+struct MemoryWork {
+    /// In words, behind "a process that".
+    what: &'static str,
+    /// For Python.
+    request: serde_json::Value,
 }
 
 /// Who competes with us.
@@ -173,10 +199,19 @@ impl Bench {
         if std::env::var(THREADS).ok().as_deref() != Some(&threads.to_string()) {
             return become_process(command(threads)?);
         }
-        if self.round_trip_memory {
-            let Peak { bare, peak } = vqgan::round_trip_memory(self.dtype.into())?;
+        if self.own_memory {
+            let Peak { bare, peak } = match self.subject {
+                Subject::Train => train::step_memory()?,
+                _ => vqgan::round_trip_memory(self.dtype.into())?,
+            };
             println!("{bare} {peak}");
             return Ok(());
+        }
+        if self.memory {
+            let work = self.subject.memory_work()?;
+            let report =
+                Report::new(self.subject.name(), threads, 0.0, self.subject.tools(), self.json);
+            return self.compare_memory(threads, work, &report);
         }
 
         let mut cases = self.subject.cases(self.dtype.into())?;
@@ -211,8 +246,8 @@ impl Bench {
         // A peak that has moved says how quiet the machine was.
         report.say(&format!("f32 peak at the end {:.0} GFLOP/s", peak::gflops(threads)));
         drop(peer);
-        if self.subject == Subject::Vqgan {
-            self.memory(threads, &setup, &mut report)?;
+        if self.subject == Subject::Vqgan && self.only.is_empty() {
+            self.compare_memory(threads, self.subject.memory_work()?, &report)?;
         }
         Ok(())
     }
@@ -221,26 +256,28 @@ impl Bench {
         if self.quick { 1 } else { usize::from(self.repeat) }
     }
 
-    /// Peak memory of a round trip, each contestant in a process of its own.
-    fn memory(&self, threads: usize, setup: &Setup, report: &mut Report) -> Result<()> {
-        let Some(case) = setup.cases.iter().position(|case| case["part"] == vqgan::ROUND_TRIP)
-        else {
-            return Ok(());
+    /// Peak memory of `work`, each contestant in a process of its own.
+    fn compare_memory(&self, threads: usize, work: MemoryWork, report: &Report) -> Result<()> {
+        let setup = Setup {
+            python: self.python.clone(),
+            script: self.subject.script(),
+            threads,
+            cases: vec![work.request],
         };
         let mut peaks = vec![("ours", Some(memory_of_ours(threads)?))];
         for &tool in self.subject.tools() {
-            let (mut peer, _) = Peer::start(setup)?;
+            let (mut peer, _) = Peer::start(&setup)?;
             let peak = match &mut peer {
                 Some(peer) => {
                     let bare = peer.peak_memory()?;
-                    let done = peer.warm_up(case, tool)?.map(|_| peer.peak_memory());
+                    let done = peer.warm_up(0, tool)?.map(|_| peer.peak_memory());
                     done.transpose()?.map(|peak| Peak { bare, peak })
                 }
                 None => None,
             };
             peaks.push((tool.name(), peak));
         }
-        report.memory(&peaks);
+        report.memory(work.what, &peaks);
         Ok(())
     }
 }
@@ -269,9 +306,9 @@ fn become_process(mut command: Command) -> Result<()> {
     }
 }
 
-/// The memory of a process that only makes a round trip.
+/// The memory of a process that does only the work.
 fn memory_of_ours(threads: usize) -> Result<Peak> {
-    let output = command(threads)?.arg("--round-trip-memory").output()?;
+    let output = command(threads)?.arg("--own-memory").output()?;
     ensure!(
         output.status.success(),
         "the process that measures memory failed: {}",

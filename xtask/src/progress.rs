@@ -21,8 +21,10 @@ const SHOWN: [(&str, &str); 8] = [
     ("lr", "lr"),
 ];
 /// Measurements worth showing: name, what it is called, its factor, digits and unit.
-const MEASURED: [(&str, &str, f64, usize, &str); 6] = [
+const MEASURED: [(&str, &str, f64, usize, &str); 8] = [
     ("val_psnr", "PSNR", 1.0, 2, " dB"),
+    ("val_ssim", "SSIM", 1.0, 3, ""),
+    ("val_detail", "detail", 100.0, 0, " %"),
     ("val_l1", "L1", 1.0, 4, ""),
     ("val_usage", "codes used", 100.0, 1, " %"),
     ("val_perplexity", "perplexity", 1.0, 0, ""),

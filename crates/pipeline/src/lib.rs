@@ -58,3 +58,4 @@ pub use transformer_config::{
     TRANSFORMER_KIND, TextCondition, TransformerConfig,
 };
 pub use transformer_folder::{TransformerFolder, TransformerParts};
+pub use weights::CodecWeights;

@@ -1,14 +1,39 @@
 //! The weights of a codec out of a file that holds more than that.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use checkpoints::{KeyUse, LoadReport, TensorFile, expected_tensors, load_checked};
-use vq_autoencoder::VqModel;
+use vq_autoencoder::{VqConfig, VqModel};
 
 use crate::error::Result;
-use crate::model_spec::Found;
+use crate::model_spec::{Found, ModelSpec};
+
+/// A codec that is not built yet: what training goes on from.
+#[derive(Debug)]
+pub struct CodecWeights {
+    /// The architecture.
+    pub config: VqConfig,
+    /// The weights, in f32 on the CPU, under the names of [`VqModel`].
+    pub tensors: BTreeMap<String, Tensor>,
+    /// The file they are from, which may hold more.
+    pub file: PathBuf,
+}
+
+impl CodecWeights {
+    /// Finds a model and reads its weights, checked against its configuration name by
+    /// name.
+    ///
+    /// # Errors
+    /// As [`Codec::load`](crate::Codec::load).
+    pub fn load(spec: &ModelSpec) -> Result<Self> {
+        let found = spec.find()?;
+        let (tensors, _) = load(&found)?;
+        Ok(Self { config: found.config, tensors, file: found.weights })
+    }
+}
 
 /// The weights by the names that the model gives them, in f32 on the CPU, and
 /// what else the file holds.

@@ -13,9 +13,9 @@ use vq_autoencoder::{Layout, VqConfig};
 
 pub use run_config::{Frame, RunConfig};
 pub use sections::{
-    AdversarialConfig, CheckpointConfig, GuardsConfig, LogConfig, LossConfig, OptimizerConfig,
-    PerceptualKind, PicturesConfig, PixelLoss, Resizing, RevivalConfig, UpdateOrder,
-    ValidationConfig,
+    AdversarialConfig, CheckpointConfig, GuardsConfig, InitConfig, LogConfig, LossConfig, LrRule,
+    OptimizerConfig, PerceptualKind, PicturesConfig, PixelLoss, Resizing, RevivalConfig,
+    UpdateOrder, ValidationConfig,
 };
 
 /// The configuration of a first-stage run.
@@ -33,8 +33,12 @@ pub struct TrainConfig {
     /// Stop (with a checkpoint) after so many minutes of this process; 0: no
     /// limit.
     pub minutes: f64,
-    /// Pictures per update.
+    /// Pictures that go through the networks at once.
     pub batch: usize,
+    /// Batches whose gradients make one update.
+    pub accumulate: usize,
+    /// A model to start from, instead of noise.
+    pub init: InitConfig,
     /// What the model card says about the data and its licence.
     pub data_card: String,
     /// The pictures and their augmentation.
@@ -68,6 +72,8 @@ impl Default for TrainConfig {
             steps: 10_000,
             minutes: 0.0,
             batch: 8,
+            accumulate: 1,
+            init: InitConfig::default(),
             data_card: String::new(),
             pictures: PicturesConfig::default(),
             loss: LossConfig::default(),
@@ -96,6 +102,21 @@ impl Default for TrainConfig {
                 },
                 dropout: 0.0,
             },
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Pictures of one update.
+    pub fn pictures_per_update(&self) -> usize {
+        self.batch * self.accumulate
+    }
+
+    /// What the schedule's learning rate is multiplied by.
+    pub fn lr_factor(&self) -> f64 {
+        match self.optimizer.lr_rule {
+            LrRule::Absolute => 1.0,
+            LrRule::PerPicture => self.pictures_per_update() as f64,
         }
     }
 }
@@ -140,6 +161,7 @@ impl RunConfig for TrainConfig {
             self.pictures.largest
         );
         ensure!(self.batch > 0, "batch = 0: an update needs at least one picture");
+        ensure!(self.accumulate > 0, "accumulate = 0: an update needs at least one batch");
         ensure!(self.steps > 0, "steps = 0: nothing to train");
         let lr = self.optimizer.schedule.lr;
         ensure!(

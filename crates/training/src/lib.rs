@@ -17,6 +17,7 @@ mod config;
 mod elementwise;
 mod event_log;
 mod export;
+mod fine_tune;
 mod guards;
 mod init;
 mod meter;
@@ -40,9 +41,9 @@ pub use average::Average;
 pub use build::{adversary, reconstruction_loss};
 pub use checkpoint::{Checkpoints, Loaded, Progress};
 pub use config::{
-    AdversarialConfig, CheckpointConfig, Frame, GuardsConfig, LogConfig, LossConfig,
-    OptimizerConfig, PerceptualKind, PicturesConfig, PixelLoss, Resizing, RevivalConfig, RunConfig,
-    TrainConfig, UpdateOrder, ValidationConfig,
+    AdversarialConfig, CheckpointConfig, Frame, GuardsConfig, InitConfig, LogConfig, LossConfig,
+    LrRule, OptimizerConfig, PerceptualKind, PicturesConfig, PixelLoss, Resizing, RevivalConfig,
+    RunConfig, TrainConfig, UpdateOrder, ValidationConfig,
 };
 pub use event_log::EventLog;
 pub use export::write_model;

@@ -10,7 +10,7 @@
 mod adversary;
 mod reconstruction;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use candle_core::{Tensor, Var};
 use codebook::{CodeGrid, Quantizer};
 use layers::{Gradients, Tape};
@@ -38,6 +38,8 @@ pub struct VqTrainer {
     loss: ReconstructionLoss,
     codebook_weight: f64,
     clip: f64,
+    /// The most pictures that go through the networks at once.
+    part: usize,
 }
 
 /// What an update did.
@@ -88,10 +90,14 @@ impl VqTrainer {
             loss,
             codebook_weight: config.loss.codebook_weight,
             clip: config.optimizer.clip,
+            part: config.batch.max(1),
         })
     }
 
-    /// Update number `step` (from 0) with `images` `[B, 3, H, W]` in `[-1, 1]`.
+    /// Update number `step` (from 0) with `images` `[B, 3, H, W]` in `[-1, 1]`. More
+    /// pictures than the configuration's `batch` go through the networks in parts of that
+    /// many, whose gradients are accumulated; batch norm and the adaptive weight see one
+    /// part at a time, as in the reference.
     ///
     /// # Errors
     /// If the pictures do not fit the model.
@@ -102,14 +108,63 @@ impl VqTrainer {
 
     fn update(&mut self, images: &Tensor, lr: f64, step: u64) -> Result<StepOutcome> {
         let mut terms = Terms::from([("lr", lr)]);
+        let (mut codes, mut sums, mut pairs) = (Vec::new(), Sums::default(), Vec::new());
+        for (part, share) in parts(images, self.part)? {
+            let mut own = Terms::new();
+            let pass = self.backward(&part, step, &mut own)?;
+            merge(&mut terms, own, share);
+            let Some(pass) = pass else { break };
+            sums.add(pass.gradients, share)?;
+            codes.push(pass.codes);
+            pairs.push((part, pass.made, share));
+        }
+        if let Some(term) = not_finite(&terms) {
+            return Ok(StepOutcome::broken(term, terms));
+        }
+        let gradients = sums.0;
+        let size = norm(gradients.iter().map(|(_, gradient)| gradient))?;
+        terms.insert("grad_norm", size);
+        let mut outcome = StepOutcome {
+            broken: not_finite(&terms),
+            terms,
+            codes: Some(joined(&codes)?),
+            gradients,
+            critic_gradients: Vec::new(),
+        };
+        if outcome.broken.is_some() {
+            return Ok(outcome);
+        }
+        self.optimizer.update(&outcome.gradients, lr, clip_factor(size, self.clip))?;
 
+        if let Some(adversary) = &mut self.adversary {
+            let mut sums = Sums::default();
+            for (images, made, share) in pairs {
+                let made = match adversary.order() {
+                    UpdateOrder::SingleForward => made,
+                    UpdateOrder::Reference => reconstruct(&self.model, &images)?,
+                };
+                let mut own = Terms::new();
+                sums.add(adversary.gradients(&images, &made, step, &mut own)?, share)?;
+                merge(&mut outcome.terms, own, share);
+            }
+            outcome.critic_gradients = sums.0;
+            let (gradients, terms) = (&outcome.critic_gradients, &mut outcome.terms);
+            adversary.update(gradients, lr, step, self.clip, terms)?;
+            outcome.broken = not_finite(&outcome.terms);
+        }
+        Ok(outcome)
+    }
+
+    /// Losses and gradients of some of an update's pictures; `None` as soon as a term is
+    /// not finite.
+    fn backward(&self, images: &Tensor, step: u64, terms: &mut Terms) -> Result<Option<Pass>> {
         let mut encoder = Tape::from_data();
         let z = Var::from_tensor(&self.model.pre_quant_taped(images, &mut encoder)?)?;
         // The quantizer refuses what is not finite, and the discriminator's running
         // statistics would keep it: such a batch ends here.
         terms.insert("latent_rms", rms(&z)?);
-        if let Some(term) = not_finite(&terms) {
-            return Ok(StepOutcome::broken(term, terms));
+        if not_finite(terms).is_some() {
+            return Ok(None);
         }
         let quantized = self.model.quantizer().quantize(z.as_tensor())?;
         let mut decoder = Tape::default();
@@ -119,17 +174,17 @@ impl VqTrainer {
 
         // A leaf in place of the reconstruction, to collect gradients at.
         let leaf = Var::from_tensor(&made)?;
-        let nll = self.loss.nll(images, leaf.as_tensor(), &mut terms)?;
+        let nll = self.loss.nll(images, leaf.as_tensor(), terms)?;
         let mut upstream = gradient_at(&nll, &leaf)?;
         let mut total = f64::from(nll.to_scalar::<f32>()?);
         terms.insert("nll_loss", total);
-        if let Some(term) = not_finite(&terms) {
-            return Ok(StepOutcome::broken(term, terms));
+        if not_finite(terms).is_some() {
+            return Ok(None);
         }
 
         if let Some(adversary) = &self.adversary {
             let last = |upstream: &Tensor| self.model.last_layer_gradient(&hidden, upstream);
-            let term = adversary.generator_term(&made, &upstream, last, step, &mut terms)?;
+            let term = adversary.generator_term(&made, &upstream, last, step, terms)?;
             if let Some(term) = term {
                 total += term.value;
                 upstream = (upstream + term.gradient)?;
@@ -139,10 +194,21 @@ impl VqTrainer {
         let quantizer_loss = quantized.losses.total;
         let quantizer_value = f64::from(quantizer_loss.to_scalar::<f32>()?);
         terms.insert("quant_loss", quantizer_value);
+        for (name, part) in [
+            ("codebook_loss", Some(&quantized.losses.codebook)),
+            ("commit_loss", Some(&quantized.losses.commitment)),
+            ("entropy_loss", quantized.losses.extra.as_ref()),
+        ] {
+            if let Some(part) = part {
+                terms.insert(name, f64::from(part.to_scalar::<f32>()?));
+            }
+        }
         total += self.codebook_weight * quantizer_value;
         terms.insert("total_loss", total);
 
         let mut gradients = Gradients::default();
+        // The tape holds it for as long as it has to.
+        drop(hidden);
         let upstream = decoder.backward(&upstream, &mut gradients)?;
         let upstream = upstream.context("the decoder's input has no gradient")?;
         // Its gradient is that of the total loss, by the chain rule.
@@ -153,31 +219,73 @@ impl VqTrainer {
         gradients.extend(store)?;
         encoder.backward(&upstream, &mut gradients)?;
         let gradients = self.parameters.gradients(|parameter| gradients.get(parameter));
-        let size = norm(gradients.iter().map(|(_, gradient)| gradient))?;
-        terms.insert("grad_norm", size);
+        Ok(Some(Pass { made, codes: quantized.codes, gradients }))
+    }
+}
 
-        let mut outcome = StepOutcome {
-            broken: not_finite(&terms),
-            terms,
-            codes: Some(quantized.codes),
-            gradients,
-            critic_gradients: Vec::new(),
-        };
-        if outcome.broken.is_some() {
-            return Ok(outcome);
-        }
-        self.optimizer.update(&outcome.gradients, lr, clip_factor(size, self.clip))?;
+/// What a forward and a backward pass leave.
+struct Pass {
+    made: Tensor,
+    codes: CodeGrid,
+    gradients: Vec<(String, Tensor)>,
+}
 
-        if let Some(adversary) = &mut self.adversary {
-            let made = match adversary.order() {
-                UpdateOrder::SingleForward => leaf.as_detached_tensor(),
-                UpdateOrder::Reference => reconstruct(&self.model, images)?,
-            };
-            outcome.critic_gradients =
-                adversary.learn(images, &made, lr, step, self.clip, &mut outcome.terms)?;
-            outcome.broken = not_finite(&outcome.terms);
+/// Gradients by name, summed over parts of a batch.
+#[derive(Default)]
+struct Sums(Vec<(String, Tensor)>);
+
+impl Sums {
+    /// Adds `share` of each gradient: losses are means, so that of a batch is made of its
+    /// parts' by their shares of the pictures.
+    fn add(&mut self, gradients: Vec<(String, Tensor)>, share: f64) -> Result<()> {
+        if share == 1.0 {
+            self.0 = gradients;
+            return Ok(());
         }
-        Ok(outcome)
+        if self.0.is_empty() {
+            let scale = |(name, gradient): (String, Tensor)| Ok((name, (gradient * share)?));
+            self.0 = gradients.into_iter().map(scale).collect::<Result<_>>()?;
+            return Ok(());
+        }
+        ensure!(self.0.len() == gradients.len(), "parts of a batch have other gradients");
+        for ((name, sum), (other, gradient)) in self.0.iter_mut().zip(gradients) {
+            ensure!(*name == other, "parts of a batch have other gradients: {name}, {other}");
+            *sum = (&*sum + (gradient * share)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// `images` in parts of at most `size`, each with its share of the pictures.
+fn parts(images: &Tensor, size: usize) -> Result<Vec<(Tensor, f64)>> {
+    let count = images.dim(0)?;
+    if count <= size {
+        return Ok(vec![(images.clone(), 1.0)]);
+    }
+    let starts = (0..count).step_by(size);
+    starts
+        .map(|start| {
+            let len = size.min(count - start);
+            Ok((images.narrow(0, start, len)?.contiguous()?, len as f64 / count as f64))
+        })
+        .collect()
+}
+
+/// Adds `share` of each of `own` to `terms`.
+fn merge(terms: &mut Terms, own: Terms, share: f64) {
+    for (name, value) in own {
+        *terms.entry(name).or_insert(0.0) += share * value;
+    }
+}
+
+/// The codes of all parts.
+fn joined(codes: &[CodeGrid]) -> Result<CodeGrid> {
+    match codes {
+        [one] => Ok(one.clone()),
+        many => {
+            let tensors: Vec<_> = many.iter().map(CodeGrid::codes).collect();
+            Ok(CodeGrid::new(Tensor::cat(&tensors, 0)?)?)
+        }
     }
 }
 

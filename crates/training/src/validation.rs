@@ -20,6 +20,12 @@ pub struct Validation {
     /// Mean over pictures of the peak signal-to-noise ratio in dB, of values
     /// clamped to `[-1, 1]`.
     pub psnr: f64,
+    /// Mean over pictures of the structural similarity, likewise.
+    pub ssim: f64,
+    /// How much of the pictures' detail is there: the mean absolute difference of
+    /// neighbouring pixels, as a fraction of the pictures' own. What is blurred is
+    /// below 1.
+    pub detail: f64,
     /// Fraction of the codebook that these pictures use.
     pub usage: f64,
     /// Perplexity of the codes: how many codes, were all used equally.
@@ -33,6 +39,8 @@ impl Validation {
             ("pictures", self.pictures as f64),
             ("val_l1", self.l1),
             ("val_psnr", self.psnr),
+            ("val_ssim", self.ssim),
+            ("val_detail", self.detail),
             ("val_usage", self.usage),
             ("val_perplexity", self.perplexity),
         ])
@@ -46,7 +54,8 @@ impl Validation {
 /// If a picture does not fit the model.
 pub fn validate(model: &VqModel, batches: &[Tensor]) -> Result<Validation> {
     let mut usage = CodeUsage::new(model.codebook_len());
-    let (mut pictures, mut l1, mut psnr) = (0, 0.0, 0.0);
+    let (mut pictures, mut l1, mut psnr, mut ssim) = (0, 0.0, 0.0, 0.0);
+    let mut details = [0.0; 2];
     for images in batches {
         let codes = model.encode(images)?;
         let made = model.decode(&codes)?.clamp(-1.0, 1.0)?;
@@ -55,6 +64,9 @@ pub fn validate(model: &VqModel, batches: &[Tensor]) -> Result<Validation> {
         l1 += difference.iter().map(|&x| f64::from(x)).sum::<f64>();
         // Identical pictures have an infinite ratio, which would swallow the mean.
         psnr += perceptual::psnr(images, &made, 2.0)?.iter().map(|x| x.min(MAX_PSNR)).sum::<f64>();
+        ssim += perceptual::ssim(images, &made, 2.0)?.iter().sum::<f64>();
+        details[0] += detail(&made)?;
+        details[1] += detail(images)?;
         pictures += difference.len();
     }
     let n = pictures.max(1) as f64;
@@ -62,7 +74,37 @@ pub fn validate(model: &VqModel, batches: &[Tensor]) -> Result<Validation> {
         pictures,
         l1: l1 / n,
         psnr: psnr / n,
+        ssim: ssim / n,
+        detail: if details[1] > 0.0 { details[0] / details[1] } else { 1.0 },
         usage: usage.used_fraction(),
         perplexity: usage.perplexity(),
     })
+}
+
+/// The sum of absolute differences of neighbouring pixels of `[B, C, H, W]`.
+fn detail(images: &Tensor) -> Result<f64> {
+    let mut sum = 0.0;
+    for dim in [2, 3] {
+        let length = images.dim(dim)?.saturating_sub(1);
+        let (a, b) = (images.narrow(dim, 0, length)?, images.narrow(dim, 1, length)?);
+        let differences = (a - b)?.abs()?.to_dtype(candle_core::DType::F64)?;
+        sum += differences.sum_all()?.to_scalar::<f64>()?;
+    }
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn detail_is_what_neighbours_differ_by() -> Result<()> {
+        let image = Tensor::new(&[[[[0f32, 1.0, -1.0], [0.5, 1.0, -1.0]]]], &Device::Cpu)?;
+        // Across: 1 + 2 + 0.5 + 2; down: 0.5.
+        assert_eq!(detail(&image)?, 6.0);
+        assert_eq!(detail(&(image * 0.5)?)?, 3.0);
+        Ok(())
+    }
 }

@@ -14,6 +14,7 @@ use crate::build::{adversary, reconstruction_loss};
 use crate::checkpoint::{Progress, add_section};
 use crate::config::TrainConfig;
 use crate::export::write_model;
+use crate::fine_tune;
 use crate::guards::Guards;
 use crate::observer::{Event, Observer, Terms};
 use crate::pictures::{held_out_batches, open_pictures, training_crops};
@@ -36,6 +37,7 @@ pub fn train_vqgan(
     limits: Limits,
     observer: &mut dyn Observer,
 ) -> Result<Summary> {
+    let config = &*fine_tune::resolved(config)?;
     let catalog = open_pictures(&config.data, config.validation.fraction)?;
     let opened = Opened::new(config, device, observer)?;
     let stage = FirstStage::new(config, &catalog, &opened, device, observer)?;
@@ -87,6 +89,10 @@ impl<'a> FirstStage<'a> {
             }
             revival.load(&loaded.section("revival."))?;
             guards.load(&loaded.section("guards."))?;
+        } else if !config.init.model.as_os_str().is_empty() {
+            for message in fine_tune::start(config, &mut trainer, device)? {
+                observer.see(&Event::Warning { message: &message });
+            }
         }
         let average = if config.optimizer.ema > 0.0 {
             let build = |parameters: &ParameterStore| {
@@ -124,9 +130,9 @@ impl<'a> FirstStage<'a> {
         let plan = BatchPlan {
             start: progress.position,
             workers: config.pictures.workers,
-            drop_last: crops.len() >= config.batch,
+            drop_last: crops.len() >= config.pictures_per_update(),
             device: device.clone(),
-            ..BatchPlan::new(config.batch, config.seed)
+            ..BatchPlan::new(config.pictures_per_update(), config.seed)
         };
         Ok(Self {
             batches: Batches::with_plan(Arc::new(crops), plan)?,
@@ -169,6 +175,7 @@ impl Stage for FirstStage<'_> {
     fn step(&mut self, lr: f64, progress: &mut Progress, log: &mut Log) -> Result<Stepped> {
         let batch = self.batches.next().context("the pictures have come to an end")??;
         self.warn_of_unreadable(log);
+        let lr = lr * self.config.lr_factor();
         let outcome = self.trainer.step(&batch.images, lr, progress.step)?;
         progress.position = batch.next;
         progress.updates = self.trainer.optimizer.step();

@@ -28,6 +28,7 @@ fn config(data: &Path, run: &Path) -> Result<TrainConfig> {
     let text = r#"
         steps = 6
         batch = 2
+        accumulate = 2
         [pictures]
         side = 16
         largest = 24
@@ -45,6 +46,10 @@ fn config(data: &Path, run: &Path) -> Result<TrainConfig> {
         [adversarial]
         weight = 0.5
         start = 2
+        ramp = 2
+        lecam = 0.01
+        r1 = 1.0
+        r1_every = 2
         [adversarial.patchgan]
         ndf = 8
         n_layers = 1

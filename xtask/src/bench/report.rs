@@ -79,15 +79,13 @@ impl Report {
     }
 
     /// Peak memory of each one's round trip.
-    pub fn memory(&self, peaks: &[(&str, Option<Peak>)]) {
+    pub fn memory(&self, what: &str, peaks: &[(&str, Option<Peak>)]) {
         let mib = |kib: u64| format!("{:.0} MiB", kib as f64 / 1024.0);
         for (name, peak) in peaks {
             let peak = or_dash(*peak, |Peak { bare, peak }| {
                 format!("{}, {} of them before there is a model", mib(peak), mib(bare))
             });
-            self.say(&format!(
-                "peak memory of a process that makes one round trip, {name}: {peak}"
-            ));
+            self.say(&format!("peak memory of a process that {what}, {name}: {peak}"));
         }
         if self.json {
             let value = |peak: Peak| json!({ "bare_kib": peak.bare, "peak_kib": peak.peak });

@@ -1,4 +1,5 @@
-//! A stage 1 step: autoencoder and discriminator, without LPIPS.
+//! A stage 1 step: autoencoder and discriminator, without LPIPS; its time for a small
+//! model, and its peak memory for that of the paper.
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
@@ -11,10 +12,12 @@ use training::{
 use vq_autoencoder::{Layout, VqConfig, VqModel};
 
 use super::case::{Case, Contestants, Results};
+use super::memory::{self, Peak};
 use super::pattern::{parameter, pattern};
 
 const SIDE: usize = 64;
 const BATCH: usize = 4;
+const LARGE_SIDE: usize = 256;
 const LR: f64 = 1.8e-5;
 
 /// The step in both orders of its two updates.
@@ -54,17 +57,59 @@ fn config(order: UpdateOrder) -> TrainConfig {
     }
 }
 
-fn case(name: &str, order: UpdateOrder) -> Result<Case> {
-    let config = config(order);
-    let shape = [BATCH, config.model.in_channels, SIDE, SIDE];
-    let request = json!({
+/// The paper's f16 model on one picture of 256x256: whose memory is measured.
+fn large_config() -> TrainConfig {
+    let base = config(UpdateOrder::SingleForward);
+    TrainConfig {
+        batch: 1,
+        model: VqConfig {
+            ch: 128,
+            ch_mult: vec![1, 1, 2, 2, 4],
+            num_res_blocks: 2,
+            attn_resolutions: vec![16],
+            resolution: LARGE_SIDE,
+            z_channels: 256,
+            quantizer: QuantizerConfig::Euclidean {
+                len: 1024,
+                dim: 256,
+                beta: 0.25,
+                legacy_beta: true,
+            },
+            ..base.model.clone()
+        },
+        ..base
+    }
+}
+
+/// What Python is told about a step.
+fn request(config: &TrainConfig, shape: &[usize]) -> serde_json::Value {
+    json!({
         "model": &config.model,
         "discriminator": &config.adversarial.patchgan,
         "weight": config.adversarial.weight,
-        "second_forward": order == UpdateOrder::Reference,
+        "second_forward": config.adversarial.order == UpdateOrder::Reference,
         "lr": LR,
         "x": shape,
-    });
+    })
+}
+
+/// The step whose memory is measured, for Python.
+pub fn memory_request() -> serde_json::Value {
+    request(&large_config(), &[1, 3, LARGE_SIDE, LARGE_SIDE])
+}
+
+/// Peak memory of this process, before and after one such step.
+pub fn step_memory() -> Result<Peak> {
+    let bare = memory::peak()?;
+    let mut trainer = trainer(&large_config())?;
+    trainer.step(&pattern("x", &[1, 3, LARGE_SIDE, LARGE_SIDE][..], 1.0)?, LR, 0)?;
+    Ok(Peak { bare, peak: memory::peak()? })
+}
+
+fn case(name: &str, order: UpdateOrder) -> Result<Case> {
+    let config = config(order);
+    let shape = [BATCH, config.model.in_channels, SIDE, SIDE];
+    let request = request(&config, &shape);
     let make = move || {
         let mut trainer = trainer(&config)?;
         let images = pattern("x", &shape[..], 1.0)?;

@@ -15,7 +15,7 @@ use super::{operations, pattern};
 const PRESET: &str = "imagenet-f16-16384";
 const SIDE: usize = 256;
 /// The part whose peak memory is measured.
-pub const ROUND_TRIP: &str = "round trip";
+const ROUND_TRIP: &str = "round trip";
 
 fn config() -> Result<VqConfig> {
     VqConfig::preset(PRESET).with_context(|| format!("there is no preset {PRESET}"))
@@ -69,6 +69,13 @@ pub fn cases(dtype: DType) -> Result<Vec<Case>> {
         })
     };
     parts.into_iter().map(case).collect()
+}
+
+/// The round trip whose memory is measured, for Python.
+pub fn memory_request() -> Result<serde_json::Value> {
+    let config = config()?;
+    let shape = [1, config.in_channels, SIDE, SIDE];
+    Ok(json!({ "model": config, "part": ROUND_TRIP, "x": shape }))
 }
 
 /// Peak memory of this process, before and after one round trip.

@@ -36,12 +36,10 @@ fn configs() -> impl Iterator<Item = PatchGanConfig> {
         (Norm::None, true),
     ]
     .into_iter()
-    .map(|(norm, spectral)| PatchGanConfig {
-        in_channels: 1,
-        ndf: 2,
-        n_layers: 1,
-        norm,
-        spectral,
+    .map(|(norm, spectral)| {
+        // Two groups of three channels.
+        let ndf = if norm == Norm::Group { 3 } else { 1 };
+        PatchGanConfig { in_channels: 1, ndf, n_layers: 1, norm, spectral }
     })
 }
 

@@ -22,6 +22,35 @@ pub enum Resizing {
     Adm,
 }
 
+/// The model that a run starts from: fine-tuning.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InitConfig {
+    /// Any model that `synth-cli` reads: a model or run folder, a reference run folder,
+    /// or a weights file (with `config`). Empty: start from noise. The architecture is
+    /// its own, and `[model]` is left out.
+    pub model: PathBuf,
+    /// Of a weights file: its project file (YAML), `config.json`, or a preset's name.
+    pub config: PathBuf,
+    /// Take its discriminator along, where it has one and this run trains one.
+    pub discriminator: bool,
+    /// Take the optimisers' moments along, out of a run folder of ours. Weights are then
+    /// those that were trained; without it those that the run hands out, which may be an
+    /// average.
+    pub optimizer: bool,
+}
+
+impl Default for InitConfig {
+    fn default() -> Self {
+        Self {
+            model: PathBuf::new(),
+            config: PathBuf::new(),
+            discriminator: true,
+            optimizer: false,
+        }
+    }
+}
+
 /// The pictures and their augmentation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -186,6 +215,18 @@ impl Default for AdversarialConfig {
     }
 }
 
+/// What the schedule's learning rate is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LrRule {
+    /// The learning rate.
+    Absolute,
+    /// The learning rate for one picture, to be multiplied by those of an update: the
+    /// reference's `base_learning_rate` (4.5e-6 in each of its configurations), which
+    /// `main.py` multiplies by batch size and accumulated batches.
+    PerPicture,
+}
+
 /// Adam and what surrounds it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -197,6 +238,8 @@ pub struct OptimizerConfig {
     /// Decay of an average of the weights, which is what validation, previews
     /// and the model folder use; 0: the weights themselves.
     pub ema: f64,
+    /// Whether the schedule's `lr` is for an update or for a picture of it.
+    pub lr_rule: LrRule,
     /// The learning rate over the run.
     pub schedule: Schedule,
     /// Steps in a row without a finite loss or gradient that are skipped; at one
@@ -210,6 +253,7 @@ impl Default for OptimizerConfig {
             adam: AdamConfig::default(),
             clip: 0.0,
             ema: 0.0,
+            lr_rule: LrRule::Absolute,
             schedule: Schedule { lr: 1e-4, warmup: 0, decay: Decay::Constant, floor: 0.0 },
             patience: 20,
         }

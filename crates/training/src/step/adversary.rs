@@ -116,14 +116,13 @@ impl Adversary {
         Ok(())
     }
 
-    /// One update of the discriminator; returns its gradients before clipping.
-    pub(super) fn learn(
+    /// The gradients of the discriminator's own loss for pictures and what was made of
+    /// them; none while it takes no part.
+    pub(super) fn gradients(
         &mut self,
         images: &Tensor,
         made: &Tensor,
-        lr: f64,
         step: u64,
-        clip: f64,
         terms: &mut Terms,
     ) -> Result<Vec<(String, Tensor)>> {
         if self.sleeps(step) {
@@ -169,14 +168,28 @@ impl Adversary {
             let gamma = weight * self.config.r1 * every as f64;
             gradients.extend((penalty.surrogate * (0.5 * gamma))?.backward()?)?;
         }
-        let gradients = self.parameters.gradients(|parameter| gradients.get(parameter));
+        Ok(self.parameters.gradients(|parameter| gradients.get(parameter)))
+    }
+
+    /// One update of the discriminator by `gradients`, whose norm is limited to `clip`.
+    pub(super) fn update(
+        &mut self,
+        gradients: &[(String, Tensor)],
+        lr: f64,
+        step: u64,
+        clip: f64,
+        terms: &mut Terms,
+    ) -> Result<()> {
+        if self.sleeps(step) {
+            return Ok(());
+        }
         let size = norm(gradients.iter().map(|(_, gradient)| gradient))?;
         terms.insert("disc_grad_norm", size);
         if size.is_finite() {
             let lr = lr * self.config.lr_ratio;
-            self.optimizer.update(&gradients, lr, clip_factor(size, clip))?;
+            self.optimizer.update(gradients, lr, clip_factor(size, clip))?;
         }
-        Ok(gradients)
+        Ok(())
     }
 }
 

@@ -72,6 +72,83 @@ fn a_broken_batch_changes_nothing_and_is_named() -> Result<()> {
     )
 }
 
+/// Losses are means: the gradients of a batch are those of its parts, put together.
+#[test]
+fn accumulated_gradients_are_those_of_the_whole_batch() -> Result<()> {
+    for order in [UpdateOrder::SingleForward, UpdateOrder::Reference] {
+        let mut config = TrainConfig { batch: 3, ..TrainConfig::default() };
+        config.adversarial.weight = 0.5;
+        // The adaptive weight and batch norm see one part at a time.
+        config.adversarial.adaptive = false;
+        config.adversarial.order = order;
+        config.adversarial.patchgan = discriminator::PatchGanConfig {
+            ndf: 8,
+            n_layers: 1,
+            norm: discriminator::Norm::Group,
+            ..Default::default()
+        };
+        let mut whole = trainer(&config)?;
+        config.batch = 2;
+        config.accumulate = 2;
+        let mut parts = trainer(&config)?;
+        let images = Tensor::cat(&[images()?, (images()?.narrow(0, 1, 1)? * 0.3)?], 0)?;
+        let (expected, actual) = (whole.step(&images, 1e-3, 0)?, parts.step(&images, 1e-3, 0)?);
+        let codes = |outcome: &StepOutcome| outcome.codes.as_ref().map(|c| c.to_vec()).transpose();
+        assert_eq!(codes(&actual)?, codes(&expected)?);
+        for (name, value) in &expected.terms {
+            // Of roots of means there is no mean.
+            if *name != "latent_rms" {
+                let difference = (actual.terms[name] - value).abs();
+                assert!(difference <= 1e-5 * value.abs().max(1.0), "{name}: {difference}");
+            }
+        }
+        for (ours, theirs) in [
+            (&actual.gradients, &expected.gradients),
+            (&actual.critic_gradients, &expected.critic_gradients),
+        ] {
+            assert!(ours.len() == theirs.len() && ours.len() > 4);
+            for ((name, actual), (_, expected)) in ours.iter().zip(theirs) {
+                golden::close(name, actual, expected, 5e-6)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn penalties_and_ramp_take_part() -> Result<()> {
+    let mut config = TrainConfig::default();
+    config.adversarial.weight = 0.5;
+    config.adversarial.start = 1;
+    config.adversarial.ramp = 1;
+    config.adversarial.lecam = 0.1;
+    config.adversarial.r1 = 10.0;
+    config.adversarial.r1_every = 2;
+    config.adversarial.patchgan = discriminator::PatchGanConfig {
+        ndf: 8,
+        n_layers: 1,
+        norm: discriminator::Norm::None,
+        spectral: true,
+        ..Default::default()
+    };
+    let mut trainer = trainer(&config)?;
+    let mut seen = Vec::new();
+    for step in 0..4 {
+        let terms = trainer.step(&images()?, 1e-3, step)?.terms;
+        assert!(terms.values().all(|value| value.is_finite()), "{terms:?}");
+        let has = |name: &str| terms.contains_key(name);
+        seen.push((terms.get("disc_factor").copied(), has("lecam"), has("r1")));
+    }
+    let expected = [
+        (None, false, false),
+        (Some(0.5), false, false),
+        (Some(1.0), true, true),
+        (Some(1.0), true, false),
+    ];
+    assert_eq!(seen, expected);
+    Ok(())
+}
+
 #[test]
 fn clipping_follows_torch() {
     assert_eq!(clip_factor(5.0, 0.0), 1.0);

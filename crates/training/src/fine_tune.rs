@@ -1,0 +1,131 @@
+//! Starting from a model that was trained before, here or elsewhere.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fs;
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{Device, Tensor};
+use checkpoints::TensorFile;
+use pipeline::{CodecWeights, ModelSpec};
+
+use crate::checkpoint::{Checkpoints, Loaded};
+use crate::config::{InitConfig, RunConfig, TrainConfig};
+use crate::step::VqTrainer;
+
+/// Where a reference checkpoint keeps its discriminator, and where ours is built.
+const DISCRIMINATOR: &str = "loss.discriminator.";
+
+/// `config` with the architecture of the model it starts from. A run that was begun knows
+/// it, even when that model has gone.
+///
+/// # Errors
+/// When the model cannot be found or read, or `config` describes another architecture.
+pub(crate) fn resolved(config: &TrainConfig) -> Result<Cow<'_, TrainConfig>> {
+    if config.init.model.as_os_str().is_empty() {
+        return Ok(Cow::Borrowed(config));
+    }
+    let path = config.run.join("config.toml");
+    let model = match fs::read_to_string(&path) {
+        Ok(text) => {
+            let begun = TrainConfig::parse(&text, &[]);
+            begun.with_context(|| format!("in {}", path.display()))?.model
+        }
+        Err(_) => CodecWeights::load(&spec(&config.init)).context("init.model")?.config,
+    };
+    ensure!(
+        config.model == TrainConfig::default().model || config.model == model,
+        "[model] is not the architecture of init.model = {}: leave [model] out",
+        config.init.model.display()
+    );
+    let config = TrainConfig { model, ..config.clone() };
+    config.validate().context("with the architecture of init.model")?;
+    Ok(Cow::Owned(config))
+}
+
+/// Gives `trainer` the weights that `config.init` names. Returns warnings.
+///
+/// # Errors
+/// When they cannot be read, or do not fit.
+pub(crate) fn start(
+    config: &TrainConfig,
+    trainer: &mut VqTrainer,
+    device: &Device,
+) -> Result<Vec<String>> {
+    let init = &config.init;
+    let name = || format!("init.model = {}", init.model.display());
+    let run = run_checkpoint(init, device)?;
+    let weights = CodecWeights::load(&spec(init)).with_context(name)?;
+    match (&run, init.optimizer) {
+        (Some(run), true) => {
+            trainer.parameters.load(&run.section("model.")).with_context(name)?;
+            let updates = run.progress.updates;
+            let state = run.section("optimizer.");
+            trainer.optimizer.load_state(updates, &state).with_context(name)?;
+        }
+        (None, true) => bail!(
+            "init.optimizer = true needs a run folder with a checkpoint of ours, and {} is none: \
+             set it to false",
+            init.model.display()
+        ),
+        (_, false) => {
+            let tensors: HashMap<_, _> = weights.tensors.into_iter().collect();
+            trainer.parameters.load(&tensors).with_context(name)?;
+        }
+    }
+
+    let Some(adversary) = trainer.adversary.as_mut().filter(|_| init.discriminator) else {
+        return Ok(Vec::new());
+    };
+    let critic = match &run {
+        Some(run) => run.section("critic."),
+        None => discriminator(&weights.file, device).with_context(name)?,
+    };
+    if critic.is_empty() {
+        let message = format!(
+            "{} holds no discriminator: this run's starts from noise",
+            init.model.display()
+        );
+        return Ok(vec![message]);
+    }
+    adversary.parameters.load(&critic).with_context(|| {
+        format!(
+            "the discriminator of {} is another than [adversarial.patchgan] describes (set that, \
+             or init.discriminator = false)",
+            init.model.display()
+        )
+    })?;
+    if let (Some(run), true) = (&run, init.optimizer) {
+        let updates = run.progress.critic_updates;
+        adversary.optimizer.load_state(updates, &run.section("critic_optimizer."))?;
+        adversary.load_state(&run.section("critic_state."))?;
+    }
+    Ok(Vec::new())
+}
+
+fn spec(init: &InitConfig) -> ModelSpec {
+    match init.config.as_os_str().is_empty() {
+        true => ModelSpec::new(&init.model),
+        false => ModelSpec::with_config(&init.model, &init.config),
+    }
+}
+
+/// The newest intact checkpoint of a run folder of ours.
+fn run_checkpoint(init: &InitConfig, device: &Device) -> Result<Option<Loaded>> {
+    let folder = init.model.join("checkpoints");
+    // A reference run has a folder of that name too, with other files in it.
+    if !init.model.join("config.toml").is_file() || !folder.is_dir() {
+        return Ok(None);
+    }
+    Ok(Checkpoints::new(folder, 1).newest(device)?.0)
+}
+
+/// The discriminator in a weights file; nothing where there is none.
+fn discriminator(file: &std::path::Path, device: &Device) -> Result<HashMap<String, Tensor>> {
+    let file = TensorFile::open(file)?;
+    let names = file.names().filter_map(|name| {
+        // A transformer's checkpoint holds its first stage under a name.
+        Some((name, &name[name.find(DISCRIMINATOR)?..]))
+    });
+    names.map(|(name, key)| Ok((key.to_string(), file.tensor(name, device)?))).collect()
+}
