@@ -74,6 +74,14 @@ impl Checkpoints {
         Ok(weights)
     }
 
+    /// Whether there is a checkpoint, intact or not.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn any(&self) -> Result<bool> {
+        Ok(self.folder.is_dir() && !self.steps()?.is_empty())
+    }
+
     /// The newest checkpoint that is intact, and complaints about newer ones
     /// that are not.
     ///

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
@@ -26,12 +25,10 @@ pub(crate) fn resolved(config: &TrainConfig) -> Result<Cow<'_, TrainConfig>> {
         return Ok(Cow::Borrowed(config));
     }
     let path = config.run.join("config.toml");
-    let model = match fs::read_to_string(&path) {
-        Ok(text) => {
-            let begun = TrainConfig::parse(&text, &[]);
-            begun.with_context(|| format!("in {}", path.display()))?.model
-        }
-        Err(_) => CodecWeights::load(&spec(&config.init)).context("init.model")?.config,
+    let model = if path.is_file() && Checkpoints::new(config.run.join("checkpoints"), 1).any()? {
+        TrainConfig::read(&path, &[])?.model
+    } else {
+        CodecWeights::load(&spec(&config.init)).context("init.model")?.config
     };
     ensure!(
         config.model == TrainConfig::default().model || config.model == model,

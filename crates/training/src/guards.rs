@@ -141,8 +141,8 @@ mod tests {
     }
 
     fn guards(patience: u64) -> Guards {
-        let mut config = TrainConfig::default();
-        config.guards = GuardsConfig { usage: 0.5, accuracy: 0.9, patience };
+        let guards = GuardsConfig { usage: 0.5, accuracy: 0.9, patience };
+        let config = TrainConfig { guards, ..TrainConfig::default() };
         Guards::new(&config, 4)
     }
 

@@ -106,8 +106,8 @@ impl Opened {
     ) -> Result<Self> {
         let frame = config.frame();
         let folder = RunFolder::open(frame.run)?;
-        folder.settle_config(config)?;
         let checkpoints = Checkpoints::new(folder.checkpoints(), frame.checkpoint.keep);
+        folder.settle_config(config, checkpoints.any()?)?;
         let (loaded, complaints) = checkpoints.newest(device)?;
         for message in &complaints {
             observer.see(&Event::Warning { message });

@@ -109,15 +109,15 @@ impl RunFolder {
         self.path.join("previews").join(format!("step-{step:08}.png"))
     }
 
-    /// Compares `config` with the one the run was begun with, if it was, and
-    /// writes it down.
+    /// Compares `config` with the one the run was begun with, if it was `begun`, and
+    /// writes it down. A run without a checkpoint, which failed to start say, is not.
     ///
     /// # Errors
     /// If the run was begun with something that may not change, naming every
     /// such key.
-    pub fn settle_config<C: RunConfig>(&self, config: &C) -> Result<()> {
+    pub fn settle_config<C: RunConfig>(&self, config: &C, begun: bool) -> Result<()> {
         let path = self.path.join("config.toml");
-        if path.exists() {
+        if begun && path.exists() {
             let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
             let begun = C::parse(&text, &[]).with_context(|| format!("in {}", path.display()))?;
             let conflicts = begun.conflicts(config)?;
@@ -162,11 +162,13 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let run = RunFolder::open(dir.path())?;
         let config = TrainConfig::default();
-        run.settle_config(&config)?;
-        run.settle_config(&TrainConfig { steps: 5, ..config.clone() })?;
+        run.settle_config(&config, false)?;
+        run.settle_config(&TrainConfig { steps: 5, ..config.clone() }, true)?;
         let other = TrainConfig { seed: 24, ..config };
-        let error = run.settle_config(&other).err().map(|e| e.to_string()).unwrap_or_default();
+        let error =
+            run.settle_config(&other, true).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(error.contains("seed: 23 -> 24"), "{error}");
+        run.settle_config(&other, false)?;
         Ok(())
     }
 }
