@@ -6,6 +6,7 @@ mod export;
 mod interrupt;
 mod plot;
 mod progress;
+mod torture;
 mod train;
 
 use std::process::ExitCode;
@@ -34,6 +35,8 @@ enum Chore {
     Export(export::Export),
     /// Measure speed, next to candle's own ops, torch and FAISS
     Bench(bench::Bench),
+    /// Kill a training process again and again; its run must not notice
+    Torture(torture::Torture),
     /// Render the example pictures in assets/pictures
     Assets(assets::Assets),
 }
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Chore::Train(train) => train.run(),
         Chore::Export(export) => export.run().map(|()| ExitCode::SUCCESS),
         Chore::Bench(bench) => bench.run().map(|()| ExitCode::SUCCESS),
+        Chore::Torture(torture) => torture.run().map(|()| ExitCode::SUCCESS),
         Chore::Assets(assets) => assets.run().map(|()| ExitCode::SUCCESS),
     };
     match done {

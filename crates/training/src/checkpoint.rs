@@ -66,9 +66,14 @@ impl Checkpoints {
             progress: progress.clone(),
         })?;
         atomic_write(&stamp, |file| file.write_all(text.as_bytes()))?;
-        for old in self.steps()?.into_iter().skip(self.keep) {
-            let (weights, stamp) = self.files(old);
+        for old in self.steps(".json")?.into_iter().skip(self.keep) {
+            let (_, stamp) = self.files(old);
             fs::remove_file(&stamp).with_context(|| stamp.display().to_string())?;
+        }
+        // Those of the stamps just removed, and of a process that died between the two.
+        let stamped = self.steps(".json")?;
+        for orphan in self.steps(".safetensors")?.into_iter().filter(|s| !stamped.contains(s)) {
+            let (weights, _) = self.files(orphan);
             fs::remove_file(&weights).with_context(|| weights.display().to_string())?;
         }
         Ok(weights)
@@ -89,7 +94,7 @@ impl Checkpoints {
     /// If the folder cannot be read.
     pub fn newest(&self, device: &Device) -> Result<(Option<Loaded>, Vec<String>)> {
         let mut complaints = Vec::new();
-        for step in self.steps()? {
+        for step in self.steps(".json")? {
             match self.load(step, device) {
                 Ok(loaded) => return Ok((Some(loaded), complaints)),
                 Err(error) => {
@@ -100,15 +105,15 @@ impl Checkpoints {
         Ok((None, complaints))
     }
 
-    /// The steps that have a stamp, newest first.
-    fn steps(&self) -> Result<Vec<u64>> {
+    /// The steps that have a stamp (`.json`), or weights, newest first.
+    fn steps(&self, extension: &str) -> Result<Vec<u64>> {
         let place = || self.folder.display().to_string();
         let mut steps = Vec::new();
         for entry in fs::read_dir(&self.folder).with_context(place)? {
             let name = entry.with_context(place)?.file_name();
             let number = name
                 .to_str()
-                .and_then(|name| name.strip_prefix("step-")?.strip_suffix(".json"))
+                .and_then(|name| name.strip_prefix("step-")?.strip_suffix(extension))
                 .and_then(|number| number.parse::<u64>().ok());
             steps.extend(number);
         }
@@ -189,7 +194,8 @@ mod tests {
         for step in 1..=3 {
             store.save(&Progress { step, ..Progress::default() }, &tensors(step as f32)?)?;
         }
-        assert_eq!(store.steps()?, [3, 2]);
+        assert_eq!(store.steps(".json")?, [3, 2]);
+        assert_eq!(store.steps(".safetensors")?, [3, 2]);
 
         let (weights, _) = store.files(3);
         let mut bytes = fs::read(&weights)?;
@@ -204,6 +210,8 @@ mod tests {
         assert_eq!(loaded.progress.step, 2);
         assert_eq!(loaded.section("model.")["w"].to_vec1::<f32>()?, [2.0]);
         assert!(complaints.len() == 1 && complaints[0].contains("step 3"), "{complaints:?}");
+        store.save(&Progress { step: 5, ..Progress::default() }, &tensors(5.0)?)?;
+        assert_eq!(store.steps(".safetensors")?, [5, 3]);
         Ok(())
     }
 }

@@ -91,11 +91,16 @@ impl Observer for Warnings {
 }
 
 fn train(config: &TrainConfig, stop_at: Option<u64>) -> Result<Summary> {
+    let (summary, warnings) = train_warned(config, stop_at)?;
+    assert_eq!(warnings, Vec::<String>::new());
+    Ok(summary)
+}
+
+fn train_warned(config: &TrainConfig, stop_at: Option<u64>) -> Result<(Summary, Vec<String>)> {
     let mut warnings = Warnings::default();
     let summary =
         train_vqgan(config, &Device::Cpu, Limits { stop_at, ..Limits::default() }, &mut warnings)?;
-    assert_eq!(warnings.0, Vec::<String>::new());
-    Ok(summary)
+    Ok((summary, warnings.0))
 }
 
 /// All of the newest checkpoint, as bits.
@@ -158,6 +163,28 @@ fn a_resumed_run_is_the_uninterrupted_one() -> Result<()> {
     let picture = RgbImage::new(21, 18);
     let made = model.reconstruct(&[picture])?;
     assert_eq!(made[0].dimensions(), (21, 18));
+    Ok(())
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over_with_a_warning() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let data = dir.path().join("pictures");
+    std::fs::create_dir(&data)?;
+    pictures(&data)?;
+    let whole = config(&data, &dir.path().join("whole"))?;
+    let hurt = config(&data, &dir.path().join("hurt"))?;
+    train(&whole, None)?;
+    train(&hurt, Some(2))?;
+    train(&hurt, Some(4))?;
+    let newest = hurt.run.join("checkpoints/step-00000004.safetensors");
+    let bytes = std::fs::read(&newest)?;
+    std::fs::write(&newest, &bytes[..bytes.len() / 2])?;
+    let (summary, warnings) = train_warned(&hurt, None)?;
+    assert!(summary.finished);
+    assert!(warnings.len() == 1 && warnings[0].contains("step 4 is damaged"), "{warnings:?}");
+    assert_eq!(bits(&whole)?, bits(&hurt)?);
+    assert_eq!(lines(&whole)?, lines(&hurt)?);
     Ok(())
 }
 
