@@ -11,6 +11,8 @@ use clap::Args;
 
 use subject::{Life, Subject};
 
+/// Longest life of a process, so that a run is killed several times.
+const LIFE: Duration = Duration::from_secs(4);
 /// How long to look for a half-written checkpoint before killing anyway.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -114,7 +116,7 @@ impl Torture {
     /// Kills `life`, half of the time at any instant, half as soon as a checkpoint is
     /// being written. False if it was at its end before.
     fn kill(&self, life: &mut Life, run: &Path, length: Duration, dice: &mut Dice) -> Result<bool> {
-        let wait = length.mul_f64(0.6 * dice.share());
+        let wait = LIFE.min(length.mul_f64(0.6)).mul_f64(dice.share());
         let begun = Instant::now();
         while begun.elapsed() < wait {
             if life.is_over()? {

@@ -4,28 +4,49 @@ use std::path::Path;
 
 use anyhow::Result;
 use candle_core::Tensor;
+use image::RgbImage;
+use image::imageops::{FilterType, resize};
 use image_data::{from_tensor, grid, save_png};
 use vq_autoencoder::{ImageCodec, VqModel};
 
 /// Pixels between pictures.
 const GAP: u32 = 2;
+/// Pictures side by side.
+const COLUMNS: usize = 8;
+/// Smaller pictures are enlarged to about this side, in whole pixels.
+const VISIBLE: u32 = 96;
 
-/// Writes the originals `images` `[B, 3, H, W]` in `[-1, 1]` in one row, and
-/// the model's reconstructions of them in the row below.
+/// Writes the originals `images` `[B, 3, H, W]` in `[-1, 1]`, eight in a row, and
+/// the model's reconstructions of them in the row below each.
 ///
 /// # Errors
 /// If a picture does not fit the model, or the file cannot be written.
 pub fn write_preview(path: &Path, model: &VqModel, images: &Tensor, step: u64) -> Result<()> {
     let made = model.decode(&model.encode(images)?)?;
-    let columns = images.dim(0)?;
-    let mut cells = Vec::with_capacity(2 * columns);
-    for row in [images, &made] {
-        for i in 0..columns {
-            cells.push(from_tensor(&row.get(i)?)?);
+    let pictures = |tensor: &Tensor| -> Result<Vec<RgbImage>> {
+        (0..tensor.dim(0)?).map(|i| Ok(enlarged(&from_tensor(&tensor.get(i)?)?))).collect()
+    };
+    let (originals, made) = (pictures(images)?, pictures(&made)?);
+    let columns = originals.len().min(COLUMNS);
+    let blank = |picture: &RgbImage| {
+        RgbImage::from_pixel(picture.width(), picture.height(), image::Rgb([255; 3]))
+    };
+    let mut cells = Vec::with_capacity(2 * originals.len().next_multiple_of(COLUMNS));
+    for (above, below) in originals.chunks(COLUMNS).zip(made.chunks(COLUMNS)) {
+        for row in [above, below] {
+            cells.extend_from_slice(row);
+            cells.extend(std::iter::repeat_n(blank(&row[0]), columns - row.len()));
         }
     }
     let text =
         [("Description".to_string(), format!("originals over reconstructions, step {step}"))];
     save_png(path, &grid(&cells, columns, GAP), &text, true)?;
     Ok(())
+}
+
+/// `picture` in squares of pixels, where it is too small to be looked at.
+fn enlarged(picture: &RgbImage) -> RgbImage {
+    let (width, height) = picture.dimensions();
+    let times = (VISIBLE / width.max(height).max(1)).max(1);
+    resize(picture, times * width, times * height, FilterType::Nearest)
 }

@@ -122,11 +122,19 @@ pub fn panels(runs: &[Run], terms: &[String]) -> Result<Vec<Panel>> {
         true => panel.changes(),
         false => panel.points().next().is_some(),
     });
+    if terms.is_empty() {
+        // A sum of one loss is that loss.
+        let alike = |i: usize| panels[..i].iter().any(|other| other.runs == panels[i].runs);
+        let repeated: Vec<bool> = (0..panels.len()).map(alike).collect();
+        let mut repeated = repeated.into_iter();
+        panels.retain(|_| !repeated.next().unwrap_or(false));
+    }
     Ok(panels)
 }
 
 impl Panel {
-    fn points(&self) -> impl Iterator<Item = (f64, f64)> {
+    /// All points of all curves.
+    pub fn points(&self) -> impl Iterator<Item = (f64, f64)> {
         self.runs.iter().flat_map(|(a, b)| a.iter().chain(b).copied())
     }
 
@@ -165,8 +173,8 @@ mod tests {
     #[test]
     fn terms_become_panels() -> Result<()> {
         let dir = tempfile::tempdir()?;
-        let lines = r#"{"step":1,"kind":"train","time":1.0,"l1":0.5,"lr":0.1,"aa":1}
-{"step":2,"kind":"train","time":2.0,"l1":0.4,"lr":0.1,"aa":2,"bad":null}
+        let lines = r#"{"step":1,"kind":"train","time":1.0,"l1":0.5,"lr":0.1,"aa":1,"zz":1}
+{"step":2,"kind":"train","time":2.0,"l1":0.4,"lr":0.1,"aa":2,"zz":2,"bad":null}
 {"step":2,"kind":"validation","val_l1":0.45,"val_psnr":20}
 {"step":4,"kind":"validation","val_l1":0.35,"val_psnr":21}
 {"step":5,"kind":"tr"#;

@@ -38,12 +38,13 @@ pub fn draw(panels: &[Panel], names: &[&str], share: Option<f64>) -> Result<RgbI
     let width = SCALE * PANEL.0 * columns as u32;
     let height = SCALE * (PANEL.1 * rows as u32 + LEGEND);
     let mut pixels = vec![255; 3 * width as usize * height as usize];
+    let steps = extent_of_steps(panels);
     {
         let root = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
         let (head, body) = root.split_vertically(SCALE * LEGEND);
         draw_legend(&head, names, panels).map_err(|error| anyhow!("{error}"))?;
         for (cell, panel) in body.split_evenly((rows, columns)).iter().zip(panels) {
-            draw_panel(cell, panel, share).map_err(|error| anyhow!("{error}"))?;
+            draw_panel(cell, panel, steps, share).map_err(|error| anyhow!("{error}"))?;
         }
         root.present()?;
     }
@@ -70,12 +71,12 @@ fn draw_legend(
         let line = [(x, middle), (x + px(22), middle)];
         let color = COLORS[i % COLORS.len()].stroke_width(SCALE * 2);
         area.draw(&PathElement::new(line, color))?;
-        area.draw_text(name, &style, (x + px(28), middle - px(9)))?;
+        area.draw_text(name, &style, (x + px(28), middle - px(8)))?;
         x += px(28) + area.estimate_text_size(name, &style)?.0 as i32 + px(26);
     }
     if panels.iter().any(|panel| panel.runs.iter().any(|(_, held_out)| !held_out.is_empty())) {
         area.draw(&Circle::new((x + px(8), middle), px(3), INK.filled()))?;
-        area.draw_text("held out", &style, (x + px(18), middle - px(9)))?;
+        area.draw_text("held out", &style, (x + px(18), middle - px(8)))?;
     }
     Ok(())
 }
@@ -83,12 +84,13 @@ fn draw_legend(
 fn draw_panel(
     area: &Area,
     panel: &Panel,
+    x: (f64, f64),
     share: Option<f64>,
 ) -> std::result::Result<(), Box<dyn std::error::Error>> {
     let smooth = |curve: &Curve| smoothed(curve, share.unwrap_or(natural_share(curve.len())));
     let lines: Vec<(Curve, &Curve, &Curve)> =
         panel.runs.iter().map(|(raw, held_out)| (smooth(raw), raw, held_out)).collect();
-    let (x, y) = extent(&lines);
+    let y = extent_of_values(&lines);
     let mut chart = ChartBuilder::on(area)
         .margin(px(10))
         .caption(&panel.title, font(16))
@@ -110,7 +112,7 @@ fn draw_panel(
         curve.iter().map(|&(step, value)| (step, value.clamp(y.0, y.1))).collect()
     };
     for (i, (_, raw, _)) in lines.iter().enumerate() {
-        let faint = COLORS[i % COLORS.len()].mix(0.22).stroke_width(SCALE);
+        let faint = COLORS[i % COLORS.len()].mix(0.35).stroke_width(SCALE);
         chart.draw_series(LineSeries::new(inside(raw), faint))?;
     }
     for (i, (smooth, _, held_out)) in lines.iter().enumerate() {
@@ -123,12 +125,16 @@ fn draw_panel(
     Ok(())
 }
 
-/// What is shown: all steps, and all values but the wildest hundredth of the raw ones at
-/// either end.
-fn extent(lines: &[(Curve, &Curve, &Curve)]) -> ((f64, f64), (f64, f64)) {
-    let steps = lines.iter().flat_map(|(_, raw, held_out)| raw.iter().chain(*held_out));
+/// From the first step of all panels to the last, so that one lies under the other.
+fn extent_of_steps(panels: &[Panel]) -> (f64, f64) {
     let (mut first, mut last) = (f64::INFINITY, f64::NEG_INFINITY);
-    steps.for_each(|&(step, _)| (first, last) = (first.min(step), last.max(step)));
+    let points = panels.iter().flat_map(Panel::points);
+    points.for_each(|(step, _)| (first, last) = (first.min(step), last.max(step)));
+    (first, last.max(first + 1.0))
+}
+
+/// All values but the wildest hundredth of the raw ones at either end.
+fn extent_of_values(lines: &[(Curve, &Curve, &Curve)]) -> (f64, f64) {
     let mut values: Vec<f64> =
         lines.iter().flat_map(|(_, raw, _)| raw.iter().map(|&(_, value)| value)).collect();
     values.sort_by(f64::total_cmp);
@@ -142,7 +148,7 @@ fn extent(lines: &[(Curve, &Curve, &Curve)]) -> ((f64, f64), (f64, f64)) {
         span if span > 1e-12 * high.abs() => 0.05 * span,
         _ => (0.1 * high.abs()).max(1e-6),
     };
-    ((first, last.max(first + 1.0)), (low - room, high + room))
+    (low - room, high + room)
 }
 
 /// A number in few characters, exact enough to tell ticks of `span` apart.

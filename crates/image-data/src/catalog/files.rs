@@ -56,7 +56,8 @@ impl Catalog {
             Some(other) => format!("the lists {} and {}", name(list), name(other)),
             None => format!("the list {}", name(list)),
         });
-        self.assemble(Path::new(""), found, &Captions::default(), config);
+        let home = list.parent().unwrap_or(Path::new(""));
+        self.assemble(home, found, &Captions::default(), config);
         Ok(())
     }
 

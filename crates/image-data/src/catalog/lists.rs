@@ -1,6 +1,6 @@
 //! Text files that list pictures.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path, PathBuf, absolute};
 
 use crate::{Error, Result, has_image_extension};
 
@@ -54,18 +54,19 @@ pub(super) fn read_own(dir: &Path, list: &Path, home: &str) -> Result<Vec<Listed
 }
 
 /// A list that stands for itself (the reference's `CustomTrain`): each line is a path,
-/// absolute, or relative to the list's folder, or else to the working directory.
+/// absolute, or relative to the list's folder, or else to the working directory. Paths are
+/// relative to the list's folder where the lines are.
 pub(super) fn read_free(list: &Path) -> Result<Vec<Listed>> {
     let home = list.parent().unwrap_or(Path::new(""));
     let text = read_text(list)?;
     let resolve = |(_, line)| {
         let (line, class) = split_class(line);
-        let beside = home.join(line);
-        let path = match beside.exists() || !Path::new(line).exists() {
-            true => beside,
-            false => PathBuf::from(line),
+        let line = Path::new(line);
+        let path = match home.join(line).exists() {
+            true => None,
+            false => Some(line).filter(|path| path.exists()).and_then(|path| absolute(path).ok()),
         };
-        Listed { path, class }
+        Listed { path: path.unwrap_or_else(|| line.to_path_buf()), class }
     };
     Ok(lines(&text).map(resolve).collect())
 }

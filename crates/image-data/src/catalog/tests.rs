@@ -88,6 +88,7 @@ fn a_list_file_stands_for_itself() -> Result<()> {
     let catalog = open(&at("here/xx_train.txt"))?;
     let files = |split| -> Vec<_> { catalog.of_split(split).map(|e| e.picture.path()).collect() };
     assert_eq!(files(Split::Train), [at("here/a.png"), absolute]);
+    assert_eq!(catalog.entries()[0].name, "a.png");
     assert_eq!(files(Split::Val), [at("here/../there/c.png")]);
     Ok(())
 }
