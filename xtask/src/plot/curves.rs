@@ -105,7 +105,7 @@ pub fn panels(runs: &[Run], terms: &[String]) -> Result<Vec<Panel>> {
         let of_run = |run: &Run| {
             let twin = format!("val_{term}");
             let mut held_out = run.curve("validation", term);
-            if held_out.is_empty() && !terms.iter().any(|wanted| *wanted == twin) {
+            if held_out.is_empty() && !terms.contains(&twin) {
                 held_out = run.curve("validation", &twin);
             }
             let mut trained = run.curve("train", term);
