@@ -177,7 +177,8 @@ impl<'a, C: RunConfig, S: Stage> Run<'a, C, S> {
             out_of_time = frame.minutes > 0.0 && begun.elapsed() >= minutes(frame.minutes);
             let by_time = frame.checkpoint.minutes > 0.0
                 && saved.elapsed() >= minutes(frame.checkpoint.minutes);
-            if step < frame.steps && (due(step, frame.checkpoint.every) || by_time) {
+            let last = step >= frame.steps || out_of_time;
+            if !last && (due(step, frame.checkpoint.every) || by_time) {
                 self.save(observer)?;
                 (saved, saved_at) = (Instant::now(), step);
             }
