@@ -84,7 +84,7 @@ impl Checkpoints {
     /// # Errors
     /// If the folder cannot be read.
     pub fn any(&self) -> Result<bool> {
-        Ok(self.folder.is_dir() && !self.steps()?.is_empty())
+        Ok(self.folder.is_dir() && !self.steps(".json")?.is_empty())
     }
 
     /// The newest checkpoint that is intact, and complaints about newer ones
