@@ -40,14 +40,15 @@ pub enum Front {
 }
 
 impl Generator {
-    /// The condition of a model that takes none from the user: the start token,
-    /// or the coordinates of a picture of `grid` = (rows, columns).
+    /// The condition of a model that needs none from the user: the start token, the
+    /// only class, or the coordinates of a picture of `grid` = (rows, columns).
     ///
     /// # Errors
     /// When the model needs one.
     pub fn front_of_nothing(&self, (rows, columns): (usize, usize)) -> Result<Front> {
         match &self.config.condition {
             ConditionConfig::Start(start) => Ok(Front::Tokens(vec![start.token])),
+            ConditionConfig::Class(classes) if classes.names.len() == 1 => self.front_of_class("0"),
             ConditionConfig::Coordinates(condition) => {
                 let factor = condition.coordinates.factor;
                 let whole = Coordinates::of_picture(rows * factor, columns * factor)?;

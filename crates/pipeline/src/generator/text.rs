@@ -32,7 +32,7 @@ impl TextTokenizer {
         Ok(Self { tokenizer })
     }
 
-    /// The ids of `text`, with what the tokenizer puts around a text.
+    /// The ids of `text` alone, as in training.
     pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>> {
         Ok(self.encoding(text)?.get_ids().to_vec())
     }
@@ -44,7 +44,7 @@ impl TextTokenizer {
 
     fn encoding(&self, text: &str) -> Result<tokenizers::Encoding> {
         self.tokenizer
-            .encode(text, true)
+            .encode(text, false)
             .map_err(|error| Error::Condition(format!("the prompt has no tokens: {error}")))
     }
 }
