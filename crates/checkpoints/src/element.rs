@@ -6,6 +6,8 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use safetensors::Dtype;
 
+use crate::slab::element_bytes;
+
 const BUFFER_BYTES: usize = 1 << 16;
 
 /// The element type that candle holds a stored type in: its own where it has
@@ -56,6 +58,31 @@ pub(crate) fn storage_dtype(class: &str) -> Option<Dtype> {
         "ByteStorage" => Dtype::U8,
         "BoolStorage" => Dtype::BOOL,
         "ComplexFloatStorage" => Dtype::C64,
+        _ => return None,
+    })
+}
+
+/// The bytes of an element of a torch storage class, those of element types that
+/// are not read too.
+pub(crate) fn storage_width(class: &str) -> Option<u64> {
+    Some(match class {
+        "ComplexDoubleStorage" => 16,
+        "QInt32Storage" => 4,
+        "QInt8Storage" | "QUInt8Storage" | "QUInt4x2Storage" | "QUInt2x4Storage"
+        | "UntypedStorage" => 1,
+        other => element_bytes(storage_dtype(other)?)?,
+    })
+}
+
+/// The stored type of torch's `torch.uint16`, by its name: those that have no
+/// storage class.
+pub(crate) fn scalar_dtype(name: &str) -> Option<Dtype> {
+    Some(match name {
+        "uint16" => Dtype::U16,
+        "uint32" => Dtype::U32,
+        "uint64" => Dtype::U64,
+        "float8_e4m3fn" => Dtype::F8_E4M3,
+        "float8_e5m2" => Dtype::F8_E5M2,
         _ => return None,
     })
 }

@@ -27,16 +27,6 @@ pub enum Error {
         /// What is wrong with it, and what to do.
         reason: String,
     },
-    /// A checkpoint written before torch 1.6.
-    #[error(
-        "{}: this is the legacy torch format (before torch 1.6), which is not read yet: \
-         load it with any newer torch, `torch.save` it again, and use that file",
-        path.display()
-    )]
-    LegacyTorch {
-        /// The checkpoint.
-        path: PathBuf,
-    },
     /// A number in the file is larger than this crate accepts.
     #[error("{}: {what} is {got}, more than the limit of {limit}", path.display())]
     Limit {

@@ -4,11 +4,11 @@
 //! that map comes from and goes to. It knows names, shapes and element types,
 //! and nothing of what the tensors mean.
 //!
-//! - [`TensorFile`]: the weights of one file, safetensors or torch zip
-//!   checkpoint, found out by content. Opening reads names and shapes only; a
-//!   tensor's bytes are read when it is asked for, so the optimiser state that
-//!   is two thirds of a published checkpoint is never touched. Pickles are
-//!   parsed as data: nothing in them is ever called.
+//! - [`TensorFile`]: the weights of a checkpoint: safetensors, torch zip, legacy
+//!   torch, or the index of a sharded one, found out by content. Opening reads
+//!   names and shapes only; a tensor's bytes are read when it is asked for, so
+//!   the optimiser state that is two thirds of a published checkpoint is never
+//!   touched. Pickles are parsed as data: nothing in them is ever called.
 //! - [`expected_tensors`] and [`load_checked`]: what a network needs, and one
 //!   message for everything in a file that does not fit it.
 //! - [`model_folder`], [`reference_config`] and [`codes_file`]: our model
@@ -29,6 +29,7 @@ mod error;
 mod expected;
 mod hash;
 mod key_use;
+mod legacy_torch;
 mod load;
 mod pickle;
 mod safetensors_file;
@@ -44,6 +45,7 @@ pub use expected::expected_tensors;
 pub use hash::{sha256_bytes, sha256_file};
 pub use key_use::{KeyUse, reference_key_use};
 pub use load::{LoadReport, Mismatch, load_checked};
+pub use pickle::state_dict::Weights;
 pub use safetensors::Dtype as StoredDType;
-pub use tensor_file::{FileKind, TensorFile};
+pub use tensor_file::{Derived, FileKind, TensorFile};
 pub use write::save_safetensors;

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::rc::Rc;
 
 use crate::error::{Error, Result};
-use crate::pickle::{self, state_dict};
+use crate::pickle;
+use crate::pickle::state_dict::{self, Weights};
 use crate::slab::Slab;
 use crate::tensor_file::{Contents, FileKind};
 use crate::zip_directory::{Extent, ZipDirectory, read_at};
@@ -17,13 +18,18 @@ const TORCHSCRIPT_ENTRY: &str = "/constants.pkl";
 
 /// Reads the names and places of a checkpoint's tensors. Storages are not read,
 /// and those of the optimiser not even looked up.
-pub(crate) fn read(path: &Path, file: &mut File, file_bytes: u64) -> Result<Contents> {
+pub(crate) fn read(
+    path: &Path,
+    file: &mut File,
+    file_bytes: u64,
+    weights: Weights,
+) -> Result<Contents> {
     let directory = ZipDirectory::read(path, file, file_bytes)?;
     let name = archive_name(path, &directory)?;
     let mut archive = Archive { path, file, file_bytes, directory, name };
     archive.check_byte_order()?;
     let pickle = archive.pickle()?;
-    let found = state_dict::find(&pickle).map_err(|reason| Error::format(path, reason))?;
+    let found = state_dict::find(&pickle, weights).map_err(|reason| Error::format(path, reason))?;
 
     let mut storages: HashMap<Rc<str>, Extent> = HashMap::new();
     let mut slabs = BTreeMap::new();

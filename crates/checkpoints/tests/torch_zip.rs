@@ -118,10 +118,6 @@ fn what_is_no_checkpoint_is_told_apart() -> Result<()> {
         (b"PK\x03\x04".to_vec(), "cut short"),
         (archive(&global, &[])?, "not a dict"),
         (archive(b"\x80\x02", &[])?, "pickle"),
-        (
-            [&b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."[..], &[0; 99]].concat(),
-            "legacy torch format",
-        ),
         (b"\x80\x02}.".to_vec(), "bare pickle"),
         (b"<!DOCTYPE html>".to_vec(), "web page"),
         (b"version https://git-lfs.github.com/spec/v1".to_vec(), "git lfs pull"),

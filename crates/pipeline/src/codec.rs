@@ -90,8 +90,11 @@ impl Codec {
         let (tensors, report) = weights::load(&found)?;
         let config = found.config.clone();
         let description = Description {
-            weights: found.weights.clone(),
+            weights: found.weights.file.path().to_path_buf(),
             origin: found.origin,
+            family: found.weights.family,
+            format: found.weights.file.kind().name(),
+            section: found.weights.file.section().map(str::to_owned),
             sha256: codec_sha256(&config, &tensors)?,
             parameters: config.parameter_count()?,
             factor: config.factor(),

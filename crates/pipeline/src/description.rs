@@ -5,14 +5,22 @@ use std::path::PathBuf;
 use serde::Serialize;
 use vq_autoencoder::VqConfig;
 
+use crate::families::Family;
+
 /// A codec in words and numbers, for people and for JSON.
 #[derive(Debug, Clone, Serialize)]
 pub struct Description {
     /// The file of the weights.
     pub weights: PathBuf,
     /// What kind of place they were found in: a model folder, a run folder, a
-    /// reference run folder, or a weights file.
+    /// reference run folder, a diffusers folder, or a weights file.
     pub origin: &'static str,
+    /// Whose names the weights have.
+    pub family: Family,
+    /// The format of the file.
+    pub format: &'static str,
+    /// The part of a torch checkpoint that was read: `state_dict`, `model`, `ema`.
+    pub section: Option<String>,
     /// The codec's identity; see `Codec::sha256`.
     pub sha256: String,
     /// Weights, without buffers.

@@ -26,9 +26,11 @@
 
 mod codec;
 mod description;
+mod detect;
 mod device;
 mod digest;
 mod error;
+mod families;
 mod generator;
 mod model_config;
 mod model_spec;
@@ -39,12 +41,15 @@ mod transformer_config;
 mod transformer_folder;
 mod weights;
 
+pub use checkpoints::Weights;
 pub use codebook::CodeGrid;
 pub use codec::{Codec, LoadOptions};
 pub use cond_transformer::{Progress, Sampling, Stream, Wavefront};
 pub use description::Description;
+pub use detect::{Detected, Part, detect};
 pub use device::{parse_device, parse_dtype};
 pub use error::{Error, Result};
+pub use families::Family;
 pub use generator::{
     Completion, DrawRequest, Front, Generator, GeneratorDescription, GeneratorSpec,
     GuidanceOptions, Keep, PictureCondition, Scores, fit_mask, fit_picture, paste,

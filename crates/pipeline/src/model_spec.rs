@@ -1,13 +1,15 @@
-//! From what a user points at to a configuration and a weights file.
+//! From what a user points at to a configuration and the weights.
 
 use std::path::{Path, PathBuf};
 
 use checkpoints::model_folder::ModelFolder;
 use checkpoints::reference_config::{ReferenceConfig, ReferenceRun};
+use checkpoints::{TensorFile, Weights};
 use serde_json::Value;
 use vq_autoencoder::VqConfig;
 
 use crate::error::{Error, Result};
+use crate::families::{self, CodecWeights, Family};
 use crate::model_config::vq_config;
 use crate::reference_target::ReferenceModel;
 
@@ -17,37 +19,51 @@ use crate::reference_target::ReferenceModel;
 /// - our model folder (`config.json`, `model.safetensors`), or the run folder
 ///   of a training that has one in `model/`;
 /// - a reference run folder (`configs/*-project.yaml`, `checkpoints/last.ckpt`);
-/// - a weights file, `.safetensors`, `.ckpt`, `.pt` or `.pth`, which needs
-///   `config`: a reference project file (YAML), our `config.json`, or the name
-///   of a preset. A file inside one of the folders above needs none.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// - a diffusers folder (`config.json` with `"_class_name": "VQModel"`), or one
+///   that has it in `vqvae/`;
+/// - a weights file, `.safetensors`, `.ckpt`, `.pt` or `.pth`, or the index of a
+///   sharded one. What it holds is found out from the names and shapes in it;
+///   `config` overrides that: a reference project file (YAML), our
+///   `config.json`, or the name of a preset.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ModelSpec {
     /// The folder or file.
     pub model: PathBuf,
     /// The configuration of a weights file: a path, or a preset's name.
     pub config: Option<PathBuf>,
+    /// Which of the weights, where a file has several.
+    pub weights: Weights,
 }
 
-/// A model found: its architecture and the file of its weights.
-#[derive(Debug)]
+/// A codec found: its architecture and its weights.
 pub(crate) struct Found {
     pub(crate) config: VqConfig,
-    pub(crate) weights: PathBuf,
-    /// What stands before every key of the autoencoder.
-    pub(crate) prefix: &'static str,
+    pub(crate) weights: CodecWeights,
     /// What kind of place it was found in.
     pub(crate) origin: &'static str,
 }
 
+/// Files of weights in folders of others, best first.
+const FOREIGN_WEIGHTS: [&str; 4] = [
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.bin",
+    "model.safetensors",
+];
+/// Where diffusers' pipelines keep their `VQModel`.
+const DIFFUSERS_PARTS: [&str; 2] = ["vqvae", "vqmodel"];
+/// The largest `config.json` of others.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
 impl ModelSpec {
     /// A model that brings its configuration with it.
     pub fn new(model: impl Into<PathBuf>) -> Self {
-        Self { model: model.into(), config: None }
+        Self { model: model.into(), ..Self::default() }
     }
 
     /// A weights file with its configuration: a path or a preset's name.
     pub fn with_config(model: impl Into<PathBuf>, config: impl Into<PathBuf>) -> Self {
-        Self { model: model.into(), config: Some(config.into()) }
+        Self { model: model.into(), config: Some(config.into()), ..Self::default() }
     }
 
     /// Looks for the configuration and the weights.
@@ -65,75 +81,126 @@ impl ModelSpec {
                  inside it",
             ));
         }
-        find_folder(&self.model)?.ok_or_else(|| {
+        self.find_folder(&self.model)?.ok_or_else(|| {
             Error::model(
                 &self.model,
                 "no model in this folder: it has neither config.json (a model folder) nor \
-                 configs/*-project.yaml (a reference run folder)",
+                 configs/*-project.yaml (a reference run folder); name the weights file inside it",
             )
         })
     }
 
     fn find_file(&self) -> Result<Found> {
-        let weights = self.model.clone();
-        match &self.config {
-            Some(config) => {
-                let (config, prefix) = read_config(config)?;
-                Ok(Found { config, weights, prefix, origin: "weights file" })
+        if let Some(config) = &self.config {
+            return self.found("weights file", &self.model, read_config(config)?, None);
+        }
+        let folder = self.model.parent().unwrap_or(Path::new(""));
+        if ModelFolder::is_one(folder)
+            && self.model.file_name() == Some("model.safetensors".as_ref())
+        {
+            return self.our_folder(folder, "model folder");
+        }
+        if let Some(run) = ReferenceRun::of_checkpoint(&self.model) {
+            return self.reference_run(&run);
+        }
+        let weights = self.codec(&self.model, None)?;
+        let config = weights.infer().map_err(|reason| {
+            let presets = presets();
+            Error::model(
+                &self.model,
+                format!(
+                    "{reason}. If it is a codec nevertheless, pass its configuration with \
+                     --config: a project file (YAML), a config.json, or one of the presets {presets}"
+                ),
+            )
+        })?;
+        Ok(Found { config, weights, origin: "weights file" })
+    }
+
+    /// The model that a folder holds, if it looks like one that is known.
+    fn find_folder(&self, folder: &Path) -> Result<Option<Found>> {
+        let config = folder.join("config.json");
+        if config.is_file() {
+            if let Some(found) = self.diffusers_folder(folder, &config)? {
+                return Ok(Some(found));
             }
-            None => {
-                let folder = self.model.parent().unwrap_or(Path::new(""));
-                if ModelFolder::is_one(folder) {
-                    return Ok(Found { weights, ..model_folder(folder, "model folder")? });
-                }
-                if let Some(run) = ReferenceRun::of_checkpoint(&self.model) {
-                    return reference_run(&run);
-                }
-                Err(Error::model(
-                    &self.model,
-                    format!(
-                        "a weights file needs its configuration: pass --config with its project \
-                         file (YAML), its config.json, or one of the presets {}",
-                        presets()
-                    ),
-                ))
+            return self.our_folder(folder, "model folder").map(Some);
+        }
+        let trained = folder.join("model");
+        if ModelFolder::is_one(&trained) {
+            return self.our_folder(&trained, "run folder").map(Some);
+        }
+        if ReferenceRun::is_one(folder) {
+            return self.reference_run(&ReferenceRun::open(folder)?).map(Some);
+        }
+        for part in DIFFUSERS_PARTS {
+            let (folder, config) = (folder.join(part), folder.join(part).join("config.json"));
+            if config.is_file() {
+                return self.diffusers_folder(&folder, &config);
+            }
+        }
+        Ok(None)
+    }
+
+    fn our_folder(&self, folder: &Path, origin: &'static str) -> Result<Found> {
+        let model = ModelFolder::open(folder)?;
+        let config = vq_config(&model.config, &folder.join("config.json"))?;
+        self.found(origin, &model.weights, config, Some(""))
+    }
+
+    fn reference_run(&self, run: &ReferenceRun) -> Result<Found> {
+        let ReferenceModel { config, prefix } = reference_model(&run.config()?)?;
+        self.found("reference run folder", &run.checkpoint, config, Some(prefix))
+    }
+
+    /// The `VQModel` in a folder that diffusers wrote, if it did.
+    fn diffusers_folder(&self, folder: &Path, config: &Path) -> Result<Option<Found>> {
+        let described = read_json(config)?;
+        if described["_class_name"].is_null() {
+            return Ok(None);
+        }
+        families::check_diffusers(&described).map_err(|reason| Error::model(config, reason))?;
+        let weights = FOREIGN_WEIGHTS.iter().map(|name| folder.join(name)).find(|p| p.is_file());
+        let weights = weights.ok_or_else(|| {
+            let wanted = FOREIGN_WEIGHTS.join(", ");
+            Error::model(folder, format!("has a config.json but none of {wanted}"))
+        })?;
+        let weights = self.codec(&weights, Some(""))?;
+        let config = weights.infer().map_err(|reason| Error::model(config, reason))?;
+        Ok(Some(Found { config, weights, origin: "diffusers folder" }))
+    }
+
+    /// The codec in the file `weights`, of `config`.
+    fn found(
+        &self,
+        origin: &'static str,
+        weights: &Path,
+        config: VqConfig,
+        place: Option<&str>,
+    ) -> Result<Found> {
+        match families::codec(TensorFile::open_weights(weights, self.weights)?, place) {
+            Ok(weights) => Ok(Found { config, weights, origin }),
+            // Without a mark the names are compared one by one, and the message says which.
+            Err(_) => {
+                let file = TensorFile::open_weights(weights, self.weights)?;
+                let prefix = place.unwrap_or_default().to_owned();
+                let weights = CodecWeights { family: Family::of(&config), file, prefix };
+                Ok(Found { config, weights, origin })
             }
         }
     }
-}
 
-/// The model that a folder holds, if it looks like one of ours or of the
-/// reference's.
-fn find_folder(folder: &Path) -> Result<Option<Found>> {
-    if folder.join("config.json").is_file() {
-        return model_folder(folder, "model folder").map(Some);
+    fn codec(&self, weights: &Path, place: Option<&str>) -> Result<CodecWeights> {
+        let file = TensorFile::open_weights(weights, self.weights)?;
+        families::codec(file, place).map_err(|reason| Error::model(weights, reason))
     }
-    let trained = folder.join("model");
-    if ModelFolder::is_one(&trained) {
-        return model_folder(&trained, "run folder").map(Some);
-    }
-    if ReferenceRun::is_one(folder) {
-        return reference_run(&ReferenceRun::open(folder)?).map(Some);
-    }
-    Ok(None)
-}
-
-fn model_folder(folder: &Path, origin: &'static str) -> Result<Found> {
-    let model = ModelFolder::open(folder)?;
-    let config = vq_config(&model.config, &folder.join("config.json"))?;
-    Ok(Found { config, weights: model.weights, prefix: "", origin })
-}
-
-fn reference_run(run: &ReferenceRun) -> Result<Found> {
-    let ReferenceModel { config, prefix } = reference_model(&run.config()?)?;
-    Ok(Found { config, weights: run.checkpoint.clone(), prefix, origin: "reference run folder" })
 }
 
 /// What `--config` names.
-fn read_config(config: &Path) -> Result<(VqConfig, &'static str)> {
+fn read_config(config: &Path) -> Result<VqConfig> {
     if !config.exists() {
         let preset = config.to_str().and_then(VqConfig::preset);
-        return preset.map(|preset| (preset, "")).ok_or_else(|| {
+        return preset.ok_or_else(|| {
             Error::model(
                 config,
                 format!("neither a file nor a preset; the presets are {}", presets()),
@@ -141,14 +208,19 @@ fn read_config(config: &Path) -> Result<(VqConfig, &'static str)> {
         });
     }
     if config.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) {
-        let text = std::fs::read_to_string(config)
-            .map_err(|e| Error::model(config, format!("cannot be read: {e}")))?;
-        let value: Value = serde_json::from_str(&text)
-            .map_err(|e| Error::model(config, format!("not JSON: {e}")))?;
-        return Ok((vq_config(&value, config)?, ""));
+        return vq_config(&read_json(config)?, config);
     }
-    let model = reference_model(&ReferenceConfig::read(config)?)?;
-    Ok((model.config, model.prefix))
+    Ok(reference_model(&ReferenceConfig::read(config)?)?.config)
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let broken = |reason: String| Error::model(path, reason);
+    let bytes = std::fs::metadata(path).map_err(|e| broken(format!("cannot be read: {e}")))?.len();
+    if bytes > MAX_CONFIG_BYTES {
+        return Err(broken(format!("has {bytes} bytes; the limit is {MAX_CONFIG_BYTES}")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| broken(format!("cannot be read: {e}")))?;
+    serde_json::from_str(&text).map_err(|e| broken(format!("not JSON: {e}")))
 }
 
 fn reference_model(config: &ReferenceConfig) -> Result<ReferenceModel> {

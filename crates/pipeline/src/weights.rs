@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::VarBuilder;
-use checkpoints::{KeyUse, LoadReport, TensorFile, expected_tensors, load_checked};
+use checkpoints::{KeyUse, LoadReport, expected_tensors, load_checked};
 use vq_autoencoder::{VqConfig, VqModel};
 
 use crate::error::Result;
+use crate::families;
 use crate::model_spec::{Found, ModelSpec};
 
 /// A codec that is not built yet: what training goes on from.
@@ -31,28 +32,32 @@ impl CodecWeights {
     pub fn load(spec: &ModelSpec) -> Result<Self> {
         let found = spec.find()?;
         let (tensors, _) = load(&found)?;
-        Ok(Self { config: found.config, tensors, file: found.weights })
+        Ok(Self { config: found.config, tensors, file: found.weights.file.path().to_path_buf() })
     }
+}
+
+/// The names and shapes of the weights of `config`, without allocating any.
+pub(crate) fn expected(config: &VqConfig) -> Result<BTreeMap<String, Shape>> {
+    Ok(expected_tensors(|vb| Ok(VqModel::new(config, vb)?))?)
 }
 
 /// The weights by the names that the model gives them, in f32 on the CPU, and
 /// what else the file holds.
 pub(crate) fn load(found: &Found) -> Result<(BTreeMap<String, Tensor>, LoadReport)> {
-    let file = TensorFile::open(&found.weights)?;
-    let config = &found.config;
-    let expected = expected_tensors(|vb| Ok(VqModel::new(config, vb)?))?
+    let families::CodecWeights { file, prefix, .. } = &found.weights;
+    let expected = expected(&found.config)?
         .into_iter()
-        .map(|(name, shape)| (format!("{}{name}", found.prefix), shape))
+        .map(|(name, shape)| (format!("{prefix}{name}"), shape))
         .collect();
     let (tensors, report) =
-        load_checked(&file, &expected, DType::F32, &Device::Cpu, &|name| key_use(found, name))?;
-    let strip = |name: String| name.strip_prefix(found.prefix).map(str::to_owned).unwrap_or(name);
+        load_checked(file, &expected, DType::F32, &Device::Cpu, &|name| key_use(prefix, name))?;
+    let strip = |name: String| name.strip_prefix(prefix).map(str::to_owned).unwrap_or(name);
     Ok((tensors.into_iter().map(|(name, tensor)| (strip(name), tensor)).collect(), report))
 }
 
-/// What a key that the model does not need is.
-fn key_use(found: &Found, name: &str) -> KeyUse {
-    match name.strip_prefix(found.prefix) {
+/// What a key that the codec below `prefix` does not need is.
+pub(crate) fn key_use(prefix: &str, name: &str) -> KeyUse {
+    match name.strip_prefix(prefix) {
         Some(name) => checkpoints::reference_key_use(name),
         // The transformer around a first stage, its conditions and permuters.
         None => KeyUse::IgnorePart,

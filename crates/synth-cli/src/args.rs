@@ -2,10 +2,11 @@
 
 mod generate;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
+use pipeline::{ModelSpec, Weights};
 
 pub use generate::{
     CompletionArgs, ConditionArgs, GenerateArgs, GeneratorArgs, SamplingArgs, ScoreArgs, TopK,
@@ -88,13 +89,17 @@ pub struct Common {
 #[command(next_help_heading = MODEL)]
 pub struct ModelArgs {
     /// A model folder, a reference run folder (configs/*-project.yaml and
-    /// checkpoints/last.ckpt), or a weights file with --config
+    /// checkpoints/last.ckpt), a diffusers folder, or a weights file; what it is
+    /// is found out from its content
     #[arg(long, value_name = "PATH")]
     pub model: PathBuf,
-    /// The configuration of a weights file: a reference project file (YAML), a
-    /// config.json, or a preset's name
+    /// The configuration of a weights file, where its shapes do not say enough: a
+    /// reference project file (YAML), a config.json, or a preset's name
     #[arg(long, value_name = "FILE|PRESET")]
     pub config: Option<PathBuf>,
+    /// Take the moving average of the weights, where the file has one
+    #[arg(long)]
+    pub ema: bool,
     /// Memory for activations, in MiB; larger pictures are processed in tiles
     /// [default: tiles of 512x512 pixels]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
@@ -185,6 +190,28 @@ pub struct InspectArgs {
     /// config.json, or a preset's name
     #[arg(long, value_name = "FILE|PRESET")]
     pub config: Option<PathBuf>,
+    /// Take the moving average of the weights, where the file has one
+    #[arg(long)]
+    pub ema: bool,
+}
+
+impl ModelArgs {
+    /// Where the model is.
+    pub fn spec(&self) -> ModelSpec {
+        spec(&self.model, self.config.as_deref(), self.ema)
+    }
+}
+
+impl InspectArgs {
+    /// The model at `path`. A folder has its own configuration.
+    pub fn spec(&self, path: &Path) -> ModelSpec {
+        spec(path, self.config.as_deref().filter(|_| !path.is_dir()), self.ema)
+    }
+}
+
+fn spec(model: &Path, config: Option<&Path>, ema: bool) -> ModelSpec {
+    let weights = if ema { Weights::Averaged } else { Weights::Trained };
+    ModelSpec { model: model.to_path_buf(), config: config.map(Path::to_path_buf), weights }
 }
 
 fn batch_size(text: &str) -> Result<usize, String> {

@@ -44,8 +44,7 @@ impl Session {
     /// # Errors
     /// When there is none, or it is not an image codec.
     pub fn load(&self, args: &ModelArgs) -> Result<Codec> {
-        let spec = ModelSpec { model: args.model.clone(), config: args.config.clone() };
-        self.load_spec(&spec, args.memory)
+        self.load_spec(&args.spec(), args.memory)
     }
 
     /// Loads a model; `memory` is in MiB.
@@ -55,6 +54,17 @@ impl Session {
     pub fn load_spec(&self, spec: &ModelSpec, memory: Option<u64>) -> Result<Codec> {
         let codec = Codec::load(spec, &self.options(memory))?;
         let about = codec.describe();
+        if about.origin != "model folder" {
+            let section = about.section.as_deref().map(|s| format!(", `{s}`")).unwrap_or_default();
+            self.note(&format!(
+                "{}: {}, {} codes, factor {} ({}{section})",
+                about.weights.display(),
+                about.family.about(),
+                about.codes,
+                about.factor,
+                about.format,
+            ));
+        }
         if about.loss_tensors > 0 {
             self.note(&format!(
                 "{}: {} tensors of the loss module are not needed and not loaded",

@@ -17,6 +17,11 @@ impl<'a> Cursor<'a> {
         Self { bytes, position: 0 }
     }
 
+    /// How much has been read.
+    pub(super) fn position(&self) -> usize {
+        self.position
+    }
+
     /// An error at the current place.
     pub(super) fn error(&self, reason: impl Into<String>) -> PickleError {
         PickleError { position: self.position, reason: reason.into() }

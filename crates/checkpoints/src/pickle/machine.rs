@@ -31,7 +31,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Pickle> {
             break root;
         }
     };
-    Ok(Pickle { objects: machine.objects, root })
+    Ok(Pickle { objects: machine.objects, root, bytes: machine.input.position() })
 }
 
 struct Machine<'a> {
@@ -59,7 +59,9 @@ impl Machine<'_> {
             b'0' => drop(self.pop()?),
             b'1' => drop(self.pop_mark()?),
             // NONE, NEWTRUE, NEWFALSE
-            b'N' | 0x88 | 0x89 => self.make(Object::Opaque)?,
+            b'N' => self.make(Object::Opaque)?,
+            0x88 => self.make(Object::Bool(true))?,
+            0x89 => self.make(Object::Bool(false))?,
             // BININT, BININT1, BININT2
             b'J' => {
                 let value = self.input.array().map(i32::from_le_bytes)?;

@@ -56,7 +56,8 @@ pub(crate) enum Object {
     },
     /// A reference out of the pickle: torch's storages.
     Persistent(Id),
-    /// Nothing that matters: None, booleans, floats, bytes, huge integers.
+    Bool(bool),
+    /// Nothing that matters: None, floats, bytes, huge integers.
     Opaque,
 }
 
@@ -65,12 +66,23 @@ pub(crate) enum Object {
 pub(crate) struct Pickle {
     objects: Vec<Object>,
     root: Id,
+    bytes: usize,
 }
 
 impl Pickle {
     /// The value that the pickle is of.
     pub(crate) fn root(&self) -> &Object {
         self.get(self.root)
+    }
+
+    /// All values, in the order they were made.
+    pub(crate) fn objects(&self) -> &[Object] {
+        &self.objects
+    }
+
+    /// The length of the pickle.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The value at `id`.

@@ -1,12 +1,16 @@
 //! Recognising the tensors of a checkpoint in its pickle.
 //!
 //! Torch pickles a tensor as a call of one of the functions of `torch/_utils.py`
-//! with a reference to a storage, which lies in the archive under its key.
+//! with a reference to a storage, which lies in the archive under its key. The
+//! globals named in this file are all that mean anything; any other makes a
+//! value that is passed over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-use crate::element::storage_dtype;
+use safetensors::Dtype;
+
+use crate::element::{scalar_dtype, storage_dtype, storage_width};
 use crate::slab::{MAX_RANK, MAX_TENSORS, View};
 
 use super::{Id, Object, Pickle};
@@ -14,10 +18,22 @@ use super::{Id, Object, Pickle};
 /// Where a checkpoint's weights are, best first: Lightning and most others,
 /// LlamaGen's DDP trainer, DeepSpeed.
 const SECTIONS: [&str; 3] = ["state_dict", "model", "module"];
+/// Where LlamaGen's trainers keep the moving average of the weights.
+const AVERAGED: &str = "ema";
 /// The longest name of a tensor.
 const MAX_NAME_BYTES: usize = 1 << 12;
 /// How many wrappers (parameter, subclass) a tensor may have around it.
 const MAX_WRAPPERS: usize = 4;
+
+/// Which of a checkpoint's weights are wanted, where it has several.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Weights {
+    /// Those that were being trained.
+    #[default]
+    Trained,
+    /// Their moving average (`ema`), where there is one.
+    Averaged,
+}
 
 /// The tensors of a checkpoint.
 #[derive(Debug)]
@@ -40,11 +56,17 @@ pub(crate) struct StoredTensor {
 ///
 /// # Errors
 /// When the pickle is of no dict, or a name is too long.
-pub(crate) fn find(pickle: &Pickle) -> Result<StateDict, String> {
+pub(crate) fn find(pickle: &Pickle, weights: Weights) -> Result<StateDict, String> {
     let Object::Dict(top) = pickle.root() else {
         return Err("the checkpoint is not a dict of tensors".to_string());
     };
-    let section = SECTIONS.iter().find_map(|&name| {
+    let averaged_first = [&[AVERAGED][..], &SECTIONS].concat();
+    let averaged_last = [&SECTIONS[..], &[AVERAGED]].concat();
+    let sections = match weights {
+        Weights::Trained => averaged_last,
+        Weights::Averaged => averaged_first,
+    };
+    let section = sections.into_iter().find_map(|name| {
         // As in Python, the last of equal keys counts.
         let (_, id) = top.iter().rev().find(|(key, _)| pickle.text(*key) == Some(name))?;
         match pickle.get(*id) {
@@ -73,6 +95,26 @@ pub(crate) fn find(pickle: &Pickle) -> Result<StateDict, String> {
     Ok(StateDict { section, entries })
 }
 
+/// The bytes of an element of every storage that the pickle refers to, those of
+/// the optimiser too.
+///
+/// # Errors
+/// When a storage is of a class that is not known, or of two.
+pub(crate) fn storage_widths(pickle: &Pickle) -> Result<HashMap<Rc<str>, u64>, String> {
+    let mut widths = HashMap::new();
+    for object in pickle.objects() {
+        let Object::Persistent(reference) = object else { continue };
+        let Some(storage) = storage_of(pickle, *reference) else { continue };
+        let Some(width) = storage_width(storage.class) else {
+            return Err(format!("storages of class {:.80?} are not known", storage.class));
+        };
+        if widths.insert(Rc::clone(storage.key), width).is_some_and(|before| before != width) {
+            return Err(format!("storage {:.80?} has elements of two sizes", storage.key));
+        }
+    }
+    Ok(widths)
+}
+
 /// The tensor that `id` stands for, if it does.
 fn stored_tensor(pickle: &Pickle, id: Id) -> Option<StoredTensor> {
     let Object::Call { function, args } = pickle.get(id) else { return None };
@@ -84,14 +126,19 @@ fn stored_tensor(pickle: &Pickle, id: Id) -> Option<StoredTensor> {
                 ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor"),
                 &[storage, offset, sizes, strides, ..],
             ) => {
-                let (storage, dtype) = storage_of(pickle, storage)?;
-                let view = View {
-                    dtype,
-                    offset: number(pickle, offset)?,
-                    shape: numbers(pickle, sizes)?,
-                    strides: numbers(pickle, strides)?,
-                };
-                return Some(StoredTensor { storage, view });
+                let storage = persistent_storage(pickle, storage)?;
+                let dtype = storage_dtype(storage.class)?;
+                return view(pickle, storage, dtype, [offset, sizes, strides]);
+            }
+            // (storage, offset, sizes, strides, requires_grad, hooks, dtype, ...): for
+            // element types that have no class of storages.
+            (
+                ("torch._utils", "_rebuild_tensor_v3"),
+                &[storage, offset, sizes, strides, _, _, dtype, ..],
+            ) => {
+                let ("torch", dtype) = global(pickle, dtype)? else { return None };
+                let storage = persistent_storage(pickle, storage)?;
+                return view(pickle, storage, scalar_dtype(dtype)?, [offset, sizes, strides]);
             }
             // (tensor, requires_grad, hooks, ...)
             (
@@ -111,16 +158,53 @@ fn stored_tensor(pickle: &Pickle, id: Id) -> Option<StoredTensor> {
     None
 }
 
-/// The key and element type of `("storage", class, key, location, numel)`. The
-/// location (a CUDA device, say) does not matter: the bytes are in the file.
-fn storage_of(pickle: &Pickle, id: Id) -> Option<(Rc<str>, safetensors::Dtype)> {
-    let Object::Persistent(reference) = pickle.get(id) else { return None };
-    let &[tag, class, key, ..] = sequence(pickle, *reference)? else { return None };
+fn view(
+    pickle: &Pickle,
+    storage: StorageReference,
+    dtype: Dtype,
+    [offset, sizes, strides]: [Id; 3],
+) -> Option<StoredTensor> {
+    let view = View {
+        dtype,
+        offset: number(pickle, offset)?.checked_add(storage.offset)?,
+        shape: numbers(pickle, sizes)?,
+        strides: numbers(pickle, strides)?,
+    };
+    Some(StoredTensor { storage: Rc::clone(storage.key), view })
+}
+
+/// `("storage", class, key, location, numel)`, in the legacy format with a view
+/// `None` or `(view key, offset, numel)` at the end: torch before 0.4 had
+/// storages that were parts of others. The location (a CUDA device, say) does
+/// not matter: the bytes are in the file.
+struct StorageReference<'a> {
+    class: &'a str,
+    key: &'a Rc<str>,
+    /// In elements.
+    offset: u64,
+}
+
+fn storage_of(pickle: &Pickle, reference: Id) -> Option<StorageReference<'_>> {
+    let &[tag, class, key, _, _, ref view @ ..] = sequence(pickle, reference)? else {
+        return None;
+    };
     let Object::Str(key) = pickle.get(key) else { return None };
-    match (pickle.text(tag)?, global(pickle, class)?) {
-        ("storage", ("torch" | "torch.cuda", class)) => {
-            Some((Rc::clone(key), storage_dtype(class)?))
-        }
+    let ("torch" | "torch.cuda" | "torch.storage", class) = global(pickle, class)? else {
+        return None;
+    };
+    let offset = match view.first() {
+        Some(&view) => match sequence(pickle, view) {
+            Some(&[_, offset, _]) => number(pickle, offset)?,
+            _ => 0,
+        },
+        None => 0,
+    };
+    (pickle.text(tag)? == "storage").then_some(StorageReference { class, key, offset })
+}
+
+fn persistent_storage(pickle: &Pickle, id: Id) -> Option<StorageReference<'_>> {
+    match pickle.get(id) {
+        Object::Persistent(reference) => storage_of(pickle, *reference),
         _ => None,
     }
 }

@@ -1,4 +1,7 @@
-//! A writer of torch zip checkpoints, as small as it can be.
+//! Writers of torch checkpoints, zip and legacy, as small as they can be.
+
+// Every test file uses a part of it.
+#![allow(dead_code)]
 
 use std::io::{Cursor, Write};
 
@@ -78,11 +81,47 @@ pub fn archive(pickle: &[u8], storages: &[(&str, &[u8])]) -> Result<Vec<u8>> {
     Ok(writer.finish()?.into_inner())
 }
 
+/// A legacy checkpoint: five pickles, then the storages with their numbers of
+/// elements of `width` bytes.
+pub fn legacy(pickle: &[u8], storages: &[(&str, usize, &[u8])]) -> Vec<u8> {
+    let magic = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+    let machine = Pickle::new().raw(b"}").text("little_endian").raw(b"\x88s").stop();
+    let keys = storages.iter().fold(Pickle::new().raw(b"]("), |keys, (key, ..)| keys.text(key));
+    let head = [magic, &b"\x80\x02M\xe9\x03."[..], &machine, pickle, &keys.raw(b"e").stop()];
+    let mut bytes = head.concat();
+    for (_, width, storage) in storages {
+        bytes.extend(((storage.len() / width) as i64).to_le_bytes());
+        bytes.extend(*storage);
+    }
+    bytes
+}
+
 /// A checkpoint as Lightning writes it: two tensors that share a storage, one
 /// in a subclass and parameter wrapper, a value that is no tensor, callbacks
 /// keyed by a class, and an optimiser whose storage is not in the archive.
 pub fn lightning() -> Result<Vec<u8>> {
-    let pickle = Pickle::new()
+    let (floats, longs) = lightning_storages();
+    archive(&lightning_pickle(), &[("0", &floats), ("1", &longs), ("2", &[1])])
+}
+
+/// The same in the legacy format, where the optimiser's storage is there, and
+/// in front of the others.
+pub fn lightning_legacy() -> Vec<u8> {
+    let (floats, longs) = lightning_storages();
+    legacy(
+        &lightning_pickle(),
+        &[("missing", 4, &[7; 4000]), ("0", 4, &floats), ("1", 8, &longs), ("2", 1, &[1])],
+    )
+}
+
+fn lightning_storages() -> (Vec<u8>, Vec<u8>) {
+    let floats = (0..7).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    let longs = [-1_i64, 1 << 40].into_iter().flat_map(i64::to_le_bytes).collect();
+    (floats, longs)
+}
+
+fn lightning_pickle() -> Vec<u8> {
+    Pickle::new()
         .raw(b"}(")
         .text("epoch")
         .int(3)
@@ -112,8 +151,5 @@ pub fn lightning() -> Result<Vec<u8>> {
         .raw(b"](")
         .tensor("missing", "FloatStorage", 0, &[1000], &[1])
         .raw(b"eu")
-        .stop();
-    let floats: Vec<u8> = (0..7).flat_map(|i| (i as f32).to_le_bytes()).collect();
-    let longs: Vec<u8> = [-1_i64, 1 << 40].into_iter().flat_map(i64::to_le_bytes).collect();
-    archive(&pickle, &[("0", &floats), ("1", &longs), ("2", &[1])])
+        .stop()
 }

@@ -10,7 +10,7 @@ use checkpoints::TensorFile;
 use checkpoints::codes_file::CodesFile;
 use codebook::CodeUsage;
 use image_data::{Limits, load_rgb, png_text};
-use pipeline::{CodeGrid, GeneratorSpec, ModelSpec};
+use pipeline::{CodeGrid, GeneratorSpec};
 use serde_json::{Value, json};
 
 use crate::args::{GeneratorArgs, InspectArgs};
@@ -66,7 +66,7 @@ fn facts(session: &Session, args: &InspectArgs, path: &Path) -> Result<Facts> {
         Ok(file) => match model(session, args, path) {
             Ok(facts) => Ok(facts),
             // Without its configuration a weights file is still a list of tensors.
-            Err(error) if args.config.is_none() => Ok(tensors(&file, &error)),
+            Err(error) if args.config.is_none() => weights(session, args, path, &file, &error),
             Err(error) => Err(error),
         },
         Err(weights_error) => match load_rgb(path, &Limits::default()) {
@@ -84,11 +84,13 @@ fn model(session: &Session, args: &InspectArgs, path: &Path) -> Result<Facts> {
         let args = GeneratorArgs { config, ..GeneratorArgs::default() };
         return generator::facts(&session.load_generator(path, &args)?);
     }
-    let codec = session.load_spec(&ModelSpec { model: path.to_path_buf(), config }, None)?;
+    let codec = session.load_spec(&args.spec(path), None)?;
     let about = codec.describe();
-    Ok(vec![
+    let mut facts = vec![
         ("type", json!("model")),
         ("origin", json!(about.origin)),
+        ("family", json!(about.family.about())),
+        ("format", json!(about.format)),
         ("weights", json!(about.weights)),
         ("sha256", json!(about.sha256)),
         ("parameters", json!(about.parameters)),
@@ -97,7 +99,11 @@ fn model(session: &Session, args: &InspectArgs, path: &Path) -> Result<Facts> {
         ("loss_tensors", json!(about.loss_tensors)),
         ("ignored_tensors", json!(about.ignored_tensors)),
         ("config", serde_json::to_value(&about.config)?),
-    ])
+    ];
+    if let Some(section) = &about.section {
+        facts.insert(4, ("section", json!(section)));
+    }
+    Ok(facts)
 }
 
 fn codes(path: &Path) -> Result<Facts> {
@@ -121,18 +127,41 @@ fn codes(path: &Path) -> Result<Facts> {
     ])
 }
 
-fn tensors(file: &TensorFile, why: &anyhow::Error) -> Facts {
-    let names: Vec<_> = file.names().take(SHOWN).collect();
-    let elements: usize =
-        file.names().filter_map(|name| file.shape(name)).map(|shape| shape.elem_count()).sum();
-    vec![
+/// A file of weights that is no codec alone: the models in it, or its names.
+fn weights(
+    args: &InspectArgs,
+    path: &Path,
+    file: &TensorFile,
+    why: &anyhow::Error,
+) -> Result<Facts> {
+    let about = pipeline::detect(path, args.spec(path).weights)?;
+    let mut facts = vec![
         ("type", json!("weights")),
-        ("format", json!(format!("{:?}", file.kind()))),
-        ("tensors", json!(file.len())),
-        ("elements", json!(elements)),
-        ("first_names", json!(names)),
-        ("not_a_known_model", json!(format!("{why:#}"))),
-    ]
+        ("format", json!(about.format)),
+        ("tensors", json!(about.tensors)),
+        ("elements", json!(about.elements)),
+        ("loss_tensors", json!(about.loss_tensors)),
+        ("buffers", json!(about.buffers)),
+        ("sha256", json!(checkpoints::sha256_file(path)?)),
+    ];
+    if let Some(section) = about.section {
+        facts.insert(2, ("section", json!(section)));
+    }
+    if session.json {
+        facts.push(("parts", json!(about.parts)));
+    }
+    for part in about.parts.iter().filter(|_| !session.json) {
+        let place = if part.place.is_empty() { "all of it" } else { part.place.as_str() };
+        facts.push(("model", json!(format!("{} ({place})", part.family.about()))));
+        facts.extend(part.architecture.clone().map(|architecture| ("architecture", architecture)));
+        facts.extend(part.unclear.clone().map(|reason| ("unclear", json!(reason))));
+    }
+    if about.parts.is_empty() {
+        let names: Vec<_> = file.names().take(SHOWN).collect();
+        facts.push(("first_names", json!(names)));
+        facts.push(("not_a_known_model", json!(format!("{why:#}"))));
+    }
+    Ok(facts)
 }
 
 fn picture(path: &Path, (width, height): (u32, u32)) -> Facts {

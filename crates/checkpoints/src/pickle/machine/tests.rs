@@ -104,7 +104,7 @@ proptest::proptest! {
         let mut bytes: Vec<u8> = picks.iter().flat_map(|&i| INSTRUCTIONS[i]).copied().collect();
         bytes.push(b'.');
         if let Ok(pickle) = parse(&bytes) {
-            let _ = crate::pickle::state_dict::find(&pickle);
+            let _ = crate::pickle::state_dict::find(&pickle, Default::default());
         }
     }
 }
