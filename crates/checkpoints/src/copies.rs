@@ -3,21 +3,19 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use candle_core::{DType, Device};
-use safetensors::Dtype;
-
 use crate::element;
 use crate::error::{Error, Result};
-use crate::tensor_file::TensorFile;
+use crate::tensor_file::{Derived, TensorFile};
 use crate::write::{Part, write_parts};
+use candle_core::{DType, Device};
 
-/// Tensors of a file under new names. Each is read when its turn comes to be
-/// written, so that a model takes no more memory than its largest tensor.
+/// Tensors in terms of a file's. Each is read when its turn comes to be written,
+/// so that a model takes no more memory than its largest tensor.
 pub struct Copies<'a> {
     /// Where they are from.
     pub file: &'a TensorFile,
-    /// The name in the file, and the new one.
-    pub names: Vec<(String, String)>,
+    /// What they are called and made of.
+    pub tensors: Vec<Derived>,
     /// What numbers become: f32, bf16 or f16. `None` keeps each as it is, bit for
     /// bit; integers are always kept.
     pub dtype: Option<DType>,
@@ -27,42 +25,59 @@ impl<'a> Copies<'a> {
     /// What will be written.
     ///
     /// # Errors
-    /// When a tensor is missing, or its elements have no place in the target.
+    /// When a source is missing, the sources of one tensor do not fit together, or
+    /// elements have no place in the target.
     pub(crate) fn parts(&self) -> Result<Vec<Part<'a>>> {
-        self.names.iter().map(|(source, name)| self.part(source, name)).collect()
+        self.tensors.iter().map(|tensor| self.part(tensor)).collect()
     }
 
-    fn part(&self, source: &str, name: &str) -> Result<Part<'a>> {
+    fn part(&self, Derived { name, shape, sources }: &Derived) -> Result<Part<'a>> {
         let file = self.file;
-        let missing = || Error::NoTensor { path: file.path().into(), name: source.to_string() };
-        let stored = file.stored_dtype(source).ok_or_else(missing)?;
-        let shape = file.dims(source).ok_or_else(missing)?.to_vec();
-        let held = element::candle_dtype(stored);
-        let unsupported = || Error::UnsupportedDType {
-            path: file.path().into(),
-            name: source.to_string(),
-            dtype: stored.to_string(),
+        let refuse = |reason: &str| {
+            Error::format(file.path(), format!("{name:.160} cannot be made: {reason}"))
         };
-        let target = self.dtype.filter(|&dtype| held.is_some_and(|held| held.is_float() && held != dtype));
-        let owned = source.to_string();
-        let (dtype, write): (Dtype, Box<dyn Fn(&mut dyn Write) -> io::Result<()> + 'a>) = match target {
-            Some(target) => {
-                let dtype = element::stored_dtype(target).ok_or_else(unsupported)?;
-                let convert = move |writer: &mut dyn Write| {
-                    let tensor = file.tensor(&owned, &Device::Cpu).map_err(io::Error::other)?;
-                    let tensor = tensor.to_dtype(target).map_err(io::Error::other)?;
-                    element::write_tensor(&tensor, writer)
-                };
-                (dtype, Box::new(convert))
+        let first = sources.first().ok_or_else(|| refuse("it has no source"))?;
+        let (mut elements, mut stored) = (0_usize, None);
+        for source in sources {
+            let (Some(dims), Some(dtype)) = (file.dims(source), file.stored_dtype(source)) else {
+                let (path, name) = (file.path().into(), source.clone());
+                return Err(Error::NoTensor { path, name });
+            };
+            if stored.is_some_and(|stored| stored != dtype) {
+                return Err(refuse("its parts have different element types"));
             }
-            None => {
-                let copy = move |writer: &mut dyn Write| {
-                    file.copy_elements(&owned, writer).map_err(io::Error::other)
-                };
-                (stored, Box::new(copy))
-            }
+            stored = Some(dtype);
+            elements += dims.iter().product::<usize>();
+        }
+        let stored = stored.ok_or_else(|| refuse("it has no source"))?;
+        let shape = match shape {
+            Some(shape) => shape.clone(),
+            None => file.dims(first).unwrap_or_default().to_vec(),
         };
-        Ok(Part { name: name.to_string(), dtype, shape, write })
+        if shape.iter().try_fold(1_usize, |n, &side| n.checked_mul(side)) != Some(elements) {
+            return Err(refuse("its shape does not have the elements of its parts"));
+        }
+        let float = element::candle_dtype(stored).filter(DType::is_float);
+        let target = self.dtype.filter(|&dtype| float.is_some_and(|held| held != dtype));
+        let dtype = match target.map(element::stored_dtype) {
+            None => stored,
+            Some(Some(dtype)) => dtype,
+            Some(None) => return Err(refuse("its new element type cannot be written")),
+        };
+        let sources = sources.clone();
+        let write = move |writer: &mut dyn Write| {
+            for source in &sources {
+                let Some(target) = target else {
+                    file.copy_elements(source, writer).map_err(io::Error::other)?;
+                    continue;
+                };
+                let tensor = file.tensor(source, &Device::Cpu).map_err(io::Error::other)?;
+                let tensor = tensor.to_dtype(target).map_err(io::Error::other)?;
+                element::write_tensor(&tensor, writer)?;
+            }
+            Ok(())
+        };
+        Ok(Part { name: name.clone(), dtype, shape, write: Box::new(write) })
     }
 }
 
@@ -99,9 +114,9 @@ mod tests {
         ];
         save_safetensors(&from, tensors.iter().map(|(name, tensor)| (*name, tensor)), [])?;
         let file = TensorFile::open(&from)?;
-        let names = || vec![("x".to_string(), "y".to_string()), ("n".to_string(), "n".to_string())];
+        let tensors_of = || vec![Derived::renamed("x", "y"), Derived::renamed("n", "n")];
         for dtype in [None, Some(DType::F32), Some(DType::BF16), Some(DType::F16)] {
-            copy_safetensors(&to, &[Copies { file: &file, names: names(), dtype }], [])?;
+            copy_safetensors(&to, &[Copies { file: &file, tensors: tensors_of(), dtype }], [])?;
             let copied = TensorFile::open(&to)?;
             assert_eq!(copied.tensor_sha256("n")?, file.tensor_sha256("n")?);
             match dtype {
@@ -120,7 +135,8 @@ mod tests {
                 }
             }
         }
-        let missing = Copies { file: &file, names: vec![("z".into(), "z".into())], dtype: None };
+        let missing =
+            Copies { file: &file, tensors: vec![Derived::renamed("z", "z")], dtype: None };
         assert!(copy_safetensors(&to, &[missing], []).is_err());
         Ok(())
     }

@@ -114,7 +114,7 @@ pub fn load_checked(
     device: &Device,
     key_use: &dyn Fn(&str) -> KeyUse,
 ) -> Result<(HashMap<String, Tensor>, LoadReport)> {
-    let report = check(file, expected, key_use)?;
+    let report = check_names(file, expected, key_use)?;
     let mut tensors = HashMap::with_capacity(expected.len());
     for name in expected.keys() {
         tensors.insert(name.clone(), file.tensor(name, device)?.to_dtype(dtype)?);
@@ -122,7 +122,11 @@ pub fn load_checked(
     Ok((tensors, report))
 }
 
-fn check(
+/// Checks what [`load_checked`] checks, and loads nothing.
+///
+/// # Errors
+/// [`Error::Mismatch`] with everything that does not fit.
+pub fn check_names(
     file: &TensorFile,
     expected: &BTreeMap<String, Shape>,
     key_use: &dyn Fn(&str) -> KeyUse,

@@ -21,6 +21,7 @@ use candle_core::Tensor;
 use serde_json::Value;
 
 use crate::atomic::{atomic_write, beside, folder_beside, parent, sync_folder};
+use crate::copies::{Copies, copy_safetensors};
 use crate::error::{Error, Result};
 use crate::hash::{sha256_bytes, sha256_file};
 use crate::tensor_file::TensorFile;
@@ -149,7 +150,8 @@ impl ModelFolder {
         if fs::symlink_metadata(dir).is_ok() {
             return Err(Error::Exists { path: dir.to_path_buf() });
         }
-        write_to(dir, config, tensors, card, parts, false)
+        let save = |path: &Path, metadata| save_safetensors(path, tensors, metadata);
+        write_to(dir, config, save, card, parts, false)
     }
 
     /// [`write`](Self::write), replacing a model folder that is there. A folder
@@ -184,14 +186,40 @@ impl ModelFolder {
         if there {
             check_replaceable(dir, &STAGES)?;
         }
-        write_to(dir, config, tensors, card, parts, there)
+        let save = |path: &Path, metadata| save_safetensors(path, tensors, metadata);
+        write_to(dir, config, save, card, parts, there)
+    }
+
+    /// [`write_with`](Self::write_with), or [`replace_with`](Self::replace_with), of
+    /// tensors of other files, which are read one at a time.
+    ///
+    /// # Errors
+    /// As those two; when reading fails.
+    pub fn copy(
+        dir: impl AsRef<Path>,
+        config: &Value,
+        copies: &[Copies<'_>],
+        card: &str,
+        parts: Parts<'_>,
+        replace: bool,
+    ) -> Result<Self> {
+        let dir = dir.as_ref();
+        let there = fs::symlink_metadata(dir).is_ok();
+        if there && !replace {
+            return Err(Error::Exists { path: dir.to_path_buf() });
+        }
+        if there {
+            check_replaceable(dir, &STAGES)?;
+        }
+        let save = |path: &Path, metadata| copy_safetensors(path, copies, metadata);
+        write_to(dir, config, save, card, parts, there)
     }
 }
 
-fn write_to<'a, N: AsRef<str>>(
+fn write_to(
     dir: &Path,
     config: &Value,
-    tensors: impl IntoIterator<Item = (N, &'a Tensor)>,
+    save: impl FnOnce(&Path, [(String, String); 2]) -> Result<()>,
     card: &str,
     parts: Parts<'_>,
     replace: bool,
@@ -212,7 +240,7 @@ fn write_to<'a, N: AsRef<str>>(
         ("format_version".to_string(), FORMAT_VERSION.to_string()),
         ("config_sha256".to_string(), hash(&config)),
     ];
-    save_safetensors(temporary.join(WEIGHTS), tensors, metadata)?;
+    save(&temporary.join(WEIGHTS), metadata)?;
     atomic_write(&temporary.join(CONFIG), |w| w.write_all(text.as_bytes()))?;
     atomic_write(&temporary.join(CARD), |w| w.write_all(card.as_bytes()))?;
     if let Some(tokenizer) = parts.tokenizer {

@@ -161,7 +161,8 @@ impl Zip<'_> {
         let unpadded = self.at + 30 + name.len() as u64 + 4;
         let padding = (ALIGNMENT - unpadded % ALIGNMENT) % ALIGNMENT;
         let name_bytes = (name.len() as u16).to_le_bytes();
-        let extra = [b"FB", &(padding as u16).to_le_bytes()[..], &vec![0; padding as usize]].concat();
+        let extra =
+            [b"FB", &(padding as u16).to_le_bytes()[..], &vec![0; padding as usize]].concat();
         let extra_bytes = (extra.len() as u16).to_le_bytes();
         let common = |checksum: u32, size: u64| {
             let size = (size as u32).to_le_bytes();
@@ -224,7 +225,7 @@ mod tests {
     use candle_core::{DType, Device, Tensor};
 
     use super::*;
-    use crate::tensor_file::{FileKind, TensorFile};
+    use crate::tensor_file::{Derived, FileKind, TensorFile};
     use crate::write::save_safetensors;
 
     #[test]
@@ -242,8 +243,8 @@ mod tests {
         ];
         save_safetensors(&from, tensors.iter().map(|(name, tensor)| (*name, tensor)), [])?;
         let file = TensorFile::open(&from)?;
-        let names = file.names().map(|name| (name.to_string(), name.to_string())).collect();
-        copy_torch(&to, "state_dict", &[Copies { file: &file, names, dtype: None }])?;
+        let tensors = file.names().map(|name| Derived::renamed(name, name)).collect();
+        copy_torch(&to, "state_dict", &[Copies { file: &file, tensors, dtype: None }])?;
         let read = TensorFile::open(&to)?;
         assert_eq!((read.kind(), read.section()), (FileKind::TorchZip, Some("state_dict")));
         assert_eq!(read.names().collect::<Vec<_>>(), file.names().collect::<Vec<_>>());

@@ -258,7 +258,11 @@ impl Client {
 
     fn unreachable(&self, id: &HubId, reason: &str) -> Error {
         let reason = reason.chars().take(300).collect();
-        Error::Unreachable { what: id.to_string(), endpoint: self.settings.endpoint.clone(), reason }
+        Error::Unreachable {
+            what: id.to_string(),
+            endpoint: self.settings.endpoint.clone(),
+            reason,
+        }
     }
 
     fn odd(&self, id: &HubId, answer: String) -> Error {

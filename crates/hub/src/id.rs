@@ -38,6 +38,11 @@ impl HubId {
         self.file.as_deref()
     }
 
+    /// The model as a whole.
+    pub fn without_file(&self) -> Self {
+        Self { file: None, ..self.clone() }
+    }
+
     /// The name of the repository's folder in the cache.
     pub fn folder_name(&self) -> String {
         format!("models--{}--{}", self.owner, self.name)
@@ -139,9 +144,31 @@ mod tests {
     #[test]
     fn what_is_no_name() {
         for text in [
-            "", "a", "/b", "a/", "a/b/c", "../b", "a/..", "a/.b", "-a/b", "a/b@", "a/b:", "a b/c",
-            "a/b@../x", "a/b@/x", "a/b:../x", "a/b:/etc/passwd", "a/b:x/../../y", "a/b:x\\y",
-            "a/b:.", "a/b:x//y", "a/b@x?y", "a/b:x#y", "a/b:x%2e", "a--b/c", "http://x/y",
+            "",
+            "a",
+            "/b",
+            "a/",
+            "a/b/c",
+            "../b",
+            "a/..",
+            "a/.b",
+            "-a/b",
+            "a/b@",
+            "a/b:",
+            "a b/c",
+            "a/b@../x",
+            "a/b@/x",
+            "a/b:../x",
+            "a/b:/etc/passwd",
+            "a/b:x/../../y",
+            "a/b:x\\y",
+            "a/b:.",
+            "a/b:x//y",
+            "a/b@x?y",
+            "a/b:x#y",
+            "a/b:x%2e",
+            "a--b/c",
+            "http://x/y",
             "C:\\models\\x",
         ] {
             assert!(text.parse::<HubId>().is_err(), "{text}");

@@ -90,7 +90,10 @@ fn a_download_that_breaks_goes_on_where_it_stopped() -> Result<()> {
     assert_eq!(fs::read(fetched.path)?, large(fault).content);
     let ranges: Vec<_> = fake.requests().into_iter().filter(|r| r.contains("/storage/")).collect();
     ensure!(ranges.len() == 3, "{ranges:?}");
-    ensure!(ranges[1].contains("bytes=70000-") && ranges[2].contains("bytes=140000-"), "{ranges:?}");
+    ensure!(
+        ranges[1].contains("bytes=70000-") && ranges[2].contains("bytes=140000-"),
+        "{ranges:?}"
+    );
     Ok(())
 }
 
@@ -164,7 +167,8 @@ fn a_hub_that_hangs_is_not_waited_for() -> Result<()> {
     // Nobody listens.
     let fake = FakeHub::new(&[])?;
     let dir = tempfile::tempdir()?;
-    let settings = hub::Settings { endpoint: "http://127.0.0.1:9".into(), ..fake.settings(dir.path()) };
+    let settings =
+        hub::Settings { endpoint: "http://127.0.0.1:9".into(), ..fake.settings(dir.path()) };
     let error = hub::Hub::new(settings).listing(&id("o/m")?).err().context("it answered")?;
     ensure!(matches!(error, Error::Unreachable { .. }), "{error}");
     Ok(())

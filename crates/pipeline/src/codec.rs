@@ -95,7 +95,10 @@ impl Codec {
             family: found.weights.family,
             format: found.weights.file.kind().name(),
             section: found.weights.file.section().map(str::to_owned),
-            sha256: codec_sha256(&config, &tensors)?,
+            sha256: codec_sha256(
+                &config,
+                tensors.iter().map(|(name, tensor)| Ok((name.clone(), tensor.clone()))),
+            )?,
             parameters: config.parameter_count()?,
             factor: config.factor(),
             codes: config.quantizer.len(),

@@ -16,6 +16,17 @@ pub enum Error {
         /// The path.
         path: PathBuf,
     },
+    /// Nothing is at the path given for a model, and the hub cannot help.
+    #[error("{}: no such file or folder; and as a model on the hub: {source}", path.display())]
+    NotHere {
+        /// The path.
+        path: PathBuf,
+        /// What the hub, or asking it, said.
+        source: hub::Error,
+    },
+    /// The hub or its cache.
+    #[error(transparent)]
+    Hub(hub::Error),
     /// A path holds no model, or a configuration does not describe one.
     #[error("{}: {reason}", path.display())]
     Model {

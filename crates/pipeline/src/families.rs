@@ -2,6 +2,7 @@
 
 mod diffusers;
 mod mindalle;
+mod project;
 mod shapes;
 
 use checkpoints::TensorFile;
@@ -9,7 +10,10 @@ use cond_transformer::{GptConfig, LlamaConfig};
 use serde::Serialize;
 use vq_autoencoder::{Layout, VqConfig};
 
-pub(crate) use diffusers::{check_config as check_diffusers, from_ours as diffusers_name};
+pub(crate) use diffusers::{
+    check_config as check_diffusers, config_of as diffusers_config, from_ours as diffusers_name,
+};
+pub(crate) use project::project_file;
 
 /// Whose names the weights of a model have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -25,6 +25,7 @@
 //! This crate knows nothing of terminals, and nothing of training.
 
 mod codec;
+mod convert;
 mod description;
 mod detect;
 mod device;
@@ -36,6 +37,7 @@ mod model_config;
 mod model_spec;
 mod network;
 mod picture;
+mod place;
 mod reference_target;
 mod transformer_config;
 mod transformer_folder;
@@ -45,6 +47,7 @@ pub use checkpoints::Weights;
 pub use codebook::CodeGrid;
 pub use codec::{Codec, LoadOptions};
 pub use cond_transformer::{Progress, Sampling, Stream, Wavefront};
+pub use convert::{ConvertOptions, Converted, Target, convert};
 pub use description::Description;
 pub use detect::{Detected, Part, detect};
 pub use device::{parse_device, parse_dtype};
@@ -54,9 +57,11 @@ pub use generator::{
     Completion, DrawRequest, Front, Generator, GeneratorDescription, GeneratorSpec,
     GuidanceOptions, Keep, PictureCondition, Scores, fit_mask, fit_picture, paste,
 };
+pub use hub;
 pub use image::RgbImage;
 pub use model_config::{KIND, model_config, vq_config};
 pub use model_spec::ModelSpec;
+pub use place::{Pulled, hub_id, locate, pull};
 pub use transformer_config::{
     Architecture, CaptionCondition, ClassCondition, ConditionConfig, CoordinateCondition,
     GridCondition, GridInput, LayoutCondition, SamplingDefaults, StageRef, StartCondition,

@@ -11,6 +11,7 @@ use vq_autoencoder::VqConfig;
 use crate::error::{Error, Result};
 use crate::families::{self, CodecWeights, Family};
 use crate::model_config::vq_config;
+use crate::place::locate;
 use crate::reference_target::ReferenceModel;
 
 /// Where a model is.
@@ -21,6 +22,7 @@ use crate::reference_target::ReferenceModel;
 /// - a reference run folder (`configs/*-project.yaml`, `checkpoints/last.ckpt`);
 /// - a diffusers folder (`config.json` with `"_class_name": "VQModel"`), or one
 ///   that has it in `vqvae/`;
+/// - `owner/name[@revision][:file]` on a hub, when nothing is there by that name;
 /// - a weights file, `.safetensors`, `.ckpt`, `.pt` or `.pth`, or the index of a
 ///   sharded one. What it holds is found out from the names and shapes in it;
 ///   `config` overrides that: a reference project file (YAML), our
@@ -66,10 +68,12 @@ impl ModelSpec {
         Self { model: model.into(), config: Some(config.into()), ..Self::default() }
     }
 
-    /// Looks for the configuration and the weights.
+    /// Looks for the configuration and the weights. What is on a hub alone is
+    /// brought here first.
     pub(crate) fn find(&self) -> Result<Found> {
-        if !self.model.exists() {
-            return Err(Error::NotFound { path: self.model.clone() });
+        if self.model.symlink_metadata().is_err() {
+            let model = locate(&self.model, &mut |_: &str, _, _| ())?;
+            return Self { model, ..self.clone() }.find();
         }
         if !self.model.is_dir() {
             return self.find_file();
@@ -234,4 +238,4 @@ fn presets() -> String {
 
 #[cfg(test)]
 #[path = "model_spec/tests.rs"]
-mod tests;
+pub(crate) mod tests;

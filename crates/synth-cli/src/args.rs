@@ -51,6 +51,11 @@ pub enum Command {
     Score(Box<ScoreArgs>),
     /// Say what a model, a codes file or a picture holds
     Inspect(InspectArgs),
+    /// Turn any model into our format, or ours into others'
+    Convert(ConvertArgs),
+    /// Models from the hub: list, pull, path, remove
+    #[command(subcommand)]
+    Models(ModelsCommand),
 }
 
 /// Options of all commands.
@@ -89,8 +94,8 @@ pub struct Common {
 #[command(next_help_heading = MODEL)]
 pub struct ModelArgs {
     /// A model folder, a reference run folder (configs/*-project.yaml and
-    /// checkpoints/last.ckpt), a diffusers folder, or a weights file; what it is
-    /// is found out from its content
+    /// checkpoints/last.ckpt), a diffusers folder, a weights file, or a name on the
+    /// hub, owner/name[@revision][:file]; what it is is found out from its content
     #[arg(long, value_name = "PATH")]
     pub model: PathBuf,
     /// The configuration of a weights file, where its shapes do not say enough: a
@@ -193,6 +198,69 @@ pub struct InspectArgs {
     /// Take the moving average of the weights, where the file has one
     #[arg(long)]
     pub ema: bool,
+}
+
+/// `convert`.
+#[derive(clap::Args, Debug)]
+pub struct ConvertArgs {
+    /// The model: whatever --model takes
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+    /// The configuration of a weights file, where its shapes do not say enough: a
+    /// reference project file (YAML), a config.json, or a preset's name
+    #[arg(long, value_name = "FILE|PRESET")]
+    pub config: Option<PathBuf>,
+    /// Take the moving average of the weights, where the file has one
+    #[arg(long)]
+    pub ema: bool,
+    /// The folder for the result
+    #[arg(long, help_heading = OUTPUT, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Whose files: ours (a model folder); reference (a checkpoint, its project file
+    /// and safetensors for taming-transformers, or for LlamaGen); diffusers (a
+    /// VQModel folder)
+    #[arg(long, help_heading = OUTPUT, value_name = "FORMAT", default_value = "ours",
+          value_parser = PossibleValuesParser::new(["ours", "reference", "taming", "llamagen", "diffusers"]))]
+    pub to: String,
+    /// What numbers become; keep leaves every bit as it is
+    #[arg(long, help_heading = OUTPUT, value_name = "DTYPE", default_value = "keep",
+          value_parser = PossibleValuesParser::new(["keep", "f32", "bf16", "f16"]))]
+    pub numbers: String,
+    /// Replace a model that is there
+    #[arg(long, help_heading = OUTPUT)]
+    pub force: bool,
+}
+
+/// `models`.
+#[derive(Subcommand, Debug)]
+pub enum ModelsCommand {
+    /// What is in the cache
+    List,
+    /// Download models, or what is missing of them
+    Pull {
+        /// owner/name[@revision][:file]
+        #[arg(required = true, value_name = "MODEL")]
+        models: Vec<String>,
+    },
+    /// Where a model is in the cache; asks nobody
+    Path {
+        /// owner/name[@revision][:file]
+        #[arg(value_name = "MODEL")]
+        model: String,
+    },
+    /// Remove models from the cache, all their revisions
+    Remove {
+        /// owner/name
+        #[arg(required = true, value_name = "MODEL")]
+        models: Vec<String>,
+    },
+}
+
+impl ConvertArgs {
+    /// Where the model is.
+    pub fn spec(&self) -> ModelSpec {
+        spec(&self.model, self.config.as_deref(), self.ema)
+    }
 }
 
 impl ModelArgs {

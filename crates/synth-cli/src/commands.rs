@@ -1,9 +1,11 @@
 //! The commands.
 
+mod convert;
 mod decode;
 mod encode;
 mod generate;
 mod inspect;
+mod models;
 mod reconstruct;
 mod score;
 
@@ -26,5 +28,7 @@ pub fn run(args: Args) -> Result<Outcome> {
         Command::Encode(args) => encode::run(&session, &args),
         Command::Decode(args) => decode::run(&session, &args),
         Command::Inspect(args) => inspect::run(&session, &args),
+        Command::Convert(args) => convert::run(&session, &args),
+        Command::Models(command) => models::run(&session, &command),
     }
 }

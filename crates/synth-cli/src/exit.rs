@@ -40,8 +40,13 @@ impl std::error::Error for NotFound {}
 /// Says on stderr what went wrong, and gives the exit code for it.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     eprintln!("synth-cli: {error:#}");
-    let no_model =
-        matches!(error.downcast_ref::<pipeline::Error>(), Some(pipeline::Error::NotFound { .. }));
+    let no_model = match error.downcast_ref::<pipeline::Error>() {
+        Some(pipeline::Error::NotFound { .. }) => true,
+        Some(pipeline::Error::NotHere { source, .. } | pipeline::Error::Hub(source)) => {
+            source.is_not_found()
+        }
+        _ => false,
+    };
     if no_model || error.is::<NotFound>() {
         Outcome::Nothing.into()
     } else {

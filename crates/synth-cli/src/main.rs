@@ -6,6 +6,7 @@
 mod args;
 mod batches;
 mod commands;
+mod download_bar;
 mod exit;
 mod generation_recipe;
 mod inputs;

@@ -1,6 +1,6 @@
 //! What the common and the model options mean, resolved once.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
@@ -9,6 +9,7 @@ use pipeline::{
 };
 
 use crate::args::{Common, GeneratorArgs, ModelArgs};
+use crate::download_bar::DownloadBar;
 
 const MIB: u64 = 1 << 20;
 
@@ -52,7 +53,8 @@ impl Session {
     /// # Errors
     /// When there is none, or it is not an image codec.
     pub fn load_spec(&self, spec: &ModelSpec, memory: Option<u64>) -> Result<Codec> {
-        let codec = Codec::load(spec, &self.options(memory))?;
+        let spec = ModelSpec { model: self.locate(&spec.model)?, ..spec.clone() };
+        let codec = Codec::load(&spec, &self.options(memory))?;
         let about = codec.describe();
         if about.origin != "model folder" {
             let section = about.section.as_deref().map(|s| format!(", `{s}`")).unwrap_or_default();
@@ -82,10 +84,10 @@ impl Session {
     pub fn load_generator(&self, model: &Path, args: &GeneratorArgs) -> Result<Generator> {
         let stage = |path: &Option<std::path::PathBuf>, config: Option<&std::path::PathBuf>| {
             let model = path.clone()?;
-            Some(ModelSpec { model, config: config.cloned() })
+            Some(ModelSpec { model, config: config.cloned(), ..ModelSpec::default() })
         };
         let spec = GeneratorSpec {
-            model: model.to_path_buf(),
+            model: self.locate(model)?,
             config: args.config.clone(),
             first_stage: stage(&args.first_stage, args.first_stage_config.as_ref()),
             condition_stage: stage(&args.condition_stage, None),
@@ -127,6 +129,16 @@ impl Session {
             dtype: self.dtype,
             memory: memory.map(|mib| mib * MIB),
         }
+    }
+
+    /// Where a model is: `model` itself, or where the hub's is in the cache, which
+    /// is downloaded if it is not there yet.
+    ///
+    /// # Errors
+    /// When it is neither here nor on the hub, or the hub does not answer.
+    pub fn locate(&self, model: &Path) -> Result<PathBuf> {
+        let mut bar = DownloadBar::new(self.quiet);
+        Ok(pipeline::locate(model, &mut bar)?)
     }
 
     /// Tells the user something that is no result and no error.

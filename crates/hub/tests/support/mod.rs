@@ -158,15 +158,24 @@ fn answer(
         out.flush().ok()
     };
     if path.starts_with("/api/models/o/old/") {
-        return reply("307 Temporary Redirect", &format!("location: {}\r\n", path.replace("/old/", "/m/")), b"");
+        return reply(
+            "307 Temporary Redirect",
+            &format!("location: {}\r\n", path.replace("/old/", "/m/")),
+            b"",
+        );
     }
     if path.starts_with("/api/models/o/m/revision/") {
-        let names: Vec<_> = files.keys().map(|name| format!("{{\"rfilename\":\"{name}\"}}")).collect();
+        let names: Vec<_> =
+            files.keys().map(|name| format!("{{\"rfilename\":\"{name}\"}}")).collect();
         let body = format!("{{\"sha\":\"{COMMIT}\",\"siblings\":[{}]}}", names.join(","));
         return reply("200 OK", "content-type: application/json\r\n", body.as_bytes());
     }
     if path.starts_with("/o/old/resolve/") {
-        return reply("307 Temporary Redirect", &format!("location: {}\r\n", path.replace("/old/", "/m/")), b"");
+        return reply(
+            "307 Temporary Redirect",
+            &format!("location: {}\r\n", path.replace("/old/", "/m/")),
+            b"",
+        );
     }
     let resolved = path.strip_prefix("/o/m/resolve/").and_then(|rest| rest.split_once('/'));
     let stored = path.strip_prefix("/storage/");
@@ -203,11 +212,8 @@ fn answer(
             );
             return reply("302 Found", &headers, b"");
         }
-        let headers = format!(
-            "{commit}etag: \"{}\"\r\ncontent-length: {}\r\n",
-            &sha256[..40],
-            content.len()
-        );
+        let headers =
+            format!("{commit}etag: \"{}\"\r\ncontent-length: {}\r\n", &sha256[..40], content.len());
         return reply("200 OK", &headers, &content);
     }
     match file.fault {
@@ -215,7 +221,8 @@ fn answer(
         Fault::TooLong => content.extend(b"more"),
         _ => {}
     }
-    let start = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+    let start =
+        range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
     let start: usize = start.filter(|_| file.fault != Fault::NoRanges).unwrap_or(0);
     let total = content.len();
     let body = content.split_off(start.min(total));

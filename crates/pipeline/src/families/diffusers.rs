@@ -14,7 +14,9 @@
 //! Source: `models/autoencoders/vq_model.py`, `vae.py` and `unet_2d_blocks.py`.
 
 use checkpoints::{Derived, TensorFile};
-use serde_json::Value;
+use codebook::QuantizerConfig;
+use serde_json::{Value, json};
+use vq_autoencoder::{Layout, VqConfig};
 
 /// Names of attention: ours, today's, before 2023.
 const ATTENTION: [(&str, &str, &str); 5] = [
@@ -175,4 +177,43 @@ pub(crate) fn check_config(config: &Value) -> Result<(), String> {
     unless("act_fn", "silu".into(), "and only silu is supported")?;
     unless("norm_num_groups", 32.into(), "and only 32 groups are supported")?;
     unless("mid_block_add_attention", true.into(), "and the network here has that attention")
+}
+
+/// The `config.json` of a codec of ours.
+///
+/// # Errors
+/// What diffusers' `VQModel` cannot be.
+pub(crate) fn config_of(config: &VqConfig) -> Result<Value, String> {
+    let QuantizerConfig::Euclidean { len, dim, .. } = config.quantizer else {
+        return Err("its quantizer is not the plain one".to_owned());
+    };
+    if config.layout != Layout::Taming {
+        return Err("its wiring is LlamaGen's".to_owned());
+    }
+    let levels = 0..config.ch_mult.len();
+    let attends = |level: usize| config.attn_resolutions.contains(&(config.resolution >> level));
+    let down: Vec<_> = levels
+        .clone()
+        .map(|l| if attends(l) { "AttnDownEncoderBlock2D" } else { "DownEncoderBlock2D" })
+        .collect();
+    let up: Vec<_> = levels
+        .rev()
+        .map(|l| if attends(l) { "AttnUpDecoderBlock2D" } else { "UpDecoderBlock2D" })
+        .collect();
+    let channels: Vec<_> = config.ch_mult.iter().map(|mult| mult * config.ch).collect();
+    Ok(json!({
+        "_class_name": "VQModel",
+        "act_fn": "silu",
+        "block_out_channels": channels,
+        "down_block_types": down,
+        "in_channels": config.in_channels,
+        "latent_channels": config.z_channels,
+        "layers_per_block": config.num_res_blocks,
+        "norm_num_groups": 32,
+        "num_vq_embeddings": len,
+        "out_channels": config.out_channels,
+        "sample_size": config.resolution,
+        "up_block_types": up,
+        "vq_embed_dim": dim,
+    }))
 }

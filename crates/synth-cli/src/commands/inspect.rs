@@ -10,7 +10,7 @@ use checkpoints::TensorFile;
 use checkpoints::codes_file::CodesFile;
 use codebook::CodeUsage;
 use image_data::{Limits, load_rgb, png_text};
-use pipeline::{CodeGrid, GeneratorSpec};
+use pipeline::{CodeGrid, GeneratorSpec, hub_id};
 use serde_json::{Value, json};
 
 use crate::args::{GeneratorArgs, InspectArgs};
@@ -27,7 +27,8 @@ const SHOWN: usize = 8;
 /// # Errors
 /// [`NotFound`] when nothing is there at all.
 pub fn run(session: &Session, args: &InspectArgs) -> Result<Outcome> {
-    let missing: Vec<PathBuf> = args.paths.iter().filter(|path| !path.exists()).cloned().collect();
+    let nowhere = |path: &&PathBuf| !path.exists() && hub_id(path).is_none();
+    let missing: Vec<PathBuf> = args.paths.iter().filter(nowhere).cloned().collect();
     if missing.len() == args.paths.len() {
         return Err(NotFound(missing).into());
     }
@@ -53,9 +54,11 @@ pub fn run(session: &Session, args: &InspectArgs) -> Result<Outcome> {
 type Facts = Vec<(&'static str, Value)>;
 
 fn facts(session: &Session, args: &InspectArgs, path: &Path) -> Result<Facts> {
-    if !path.exists() {
-        return Err(NotFound(vec![path.to_path_buf()]).into());
-    }
+    let path = &match hub_id(path) {
+        Some(_) => session.locate(path)?,
+        None if path.exists() => path.to_path_buf(),
+        None => return Err(NotFound(vec![path.to_path_buf()]).into()),
+    };
     if path.is_dir() {
         return model(session, args, path);
     }
