@@ -132,6 +132,7 @@ fn codes(path: &Path) -> Result<Facts> {
 
 /// A file of weights that is no codec alone: the models in it, or its names.
 fn weights(
+    session: &Session,
     args: &InspectArgs,
     path: &Path,
     file: &TensorFile,
