@@ -68,7 +68,8 @@ fn compare_and_metrics() -> Result<()> {
     let psnr = |line: &Value| line["psnr"].as_f64().context("no psnr");
     let expected =
         psnr_rgb8(Rgb8::new(31, 20, original.as_raw())?, Rgb8::new(31, 20, result.as_raw())?)?;
-    assert_eq!(psnr(&pictures[0])?, expected);
+    // A number may lose its last bit on its way through JSON.
+    assert!((psnr(&pictures[0])? - expected).abs() < 1e-9);
     let summary = run.line("summary")?;
     let mean = (psnr(&pictures[0])? + psnr(&pictures[1])?) / 2.0;
     let stated = summary["mean_psnr"].as_f64().context("no mean")?;
@@ -99,7 +100,7 @@ fn nothing_to_do_is_1_and_errors_are_2() -> Result<()> {
     says(&["reconstruct", "--model", "model", "nowhere.png"], 1, &["nowhere.png", "no such"])?;
     says(&["reconstruct", "--model", "absent", "a.png"], 1, &["absent", "no such model"])?;
     says(&["reconstruct", "--model", "empty", "a.png"], 2, &["empty", "config.json"])?;
-    says(&["reconstruct", "--model", "a.png", "a.png"], 2, &["a.png", "--config"])?;
+    says(&["reconstruct", "--model", "a.png", "a.png"], 2, &["a.png", "neither a safetensors"])?;
     says(&["reconstruct", "--model", "model", "a.png", "--device", "tpu"], 2, &["tpu"])?;
     says(&["reconstruct", "--model", "model", "a.png", "--dtype", "f64"], 2, &["f64", "bf16"])?;
     says(&["reconstruct", "--model", "model", "a.png", "--threads", "0"], 2, &["threads"])?;

@@ -80,7 +80,6 @@ fn what_is_wrong_is_said() -> Result<()> {
     for (bytes, part) in [
         (replaced(b"M\xe9\x03", b"M\xea\x03"), "not known"),
         (replaced(b"endian\x88", b"endian\x89"), "big-endian"),
-        (replaced(b"ByteStorage", b"OddStorage\n"), "nothing says"),
         (legacy(&one("QuadStorage"), &[("0", 1, b"x")]), "class \"QuadStorage\""),
         (legacy(&bytes, &[]), "storage \"0\", which is not in the file"),
         (legacy(&bytes, &[("0", 1, b"")]), "ends at element 1"),

@@ -188,7 +188,7 @@ fn messages_say_what_to_do() -> Result<()> {
     for (spec, words) in [
         (ModelSpec::new(at("nowhere")), "no such model"),
         (ModelSpec::new(folder.path()), "no model in this folder"),
-        (ModelSpec::new(at("weights.ckpt")), "--config"),
+        (ModelSpec::new(at("weights.ckpt")), "neither a safetensors"),
         (config("imagenet-f16"), "imagenet-f16-1024"),
         (config("imagenet-f16-1024"), "weights.ckpt"),
         (ModelSpec::with_config(at("weights.ckpt"), at("bad.json")), "JSON"),
