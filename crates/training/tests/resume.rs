@@ -157,7 +157,7 @@ fn a_resumed_run_is_the_uninterrupted_one() -> Result<()> {
     assert!(a.len() > 8 && a.iter().any(|line| line.contains_key("val_psnr")));
 
     let model = pipeline::Codec::load(
-        &pipeline::ModelSpec { model: summary.model.clone(), config: None },
+        &pipeline::ModelSpec::new(summary.model.clone()),
         &pipeline::LoadOptions::default(),
     )?;
     let picture = RgbImage::new(21, 18);
