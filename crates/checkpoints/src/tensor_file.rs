@@ -234,6 +234,17 @@ impl TensorFile {
     }
 }
 
+impl std::fmt::Debug for TensorFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TensorFile")
+            .field("path", &self.path)
+            .field("kind", &self.kind)
+            .field("section", &self.section)
+            .field("tensors", &self.entries.len())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Entry {
     fn elements(&self) -> usize {
         self.shape.iter().product()

@@ -70,6 +70,7 @@ impl Family {
 
 /// A codec in a file of weights: its names are those that [`VqConfig`]'s network
 /// has, behind `prefix`.
+#[derive(Debug)]
 pub(crate) struct CodecWeights {
     pub(crate) family: Family,
     pub(crate) file: TensorFile,

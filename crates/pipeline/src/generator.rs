@@ -227,7 +227,7 @@ impl Generator {
 
 /// Loads a codec and checks that it is the one that was stated.
 fn load_codec(stage: Stage, options: &LoadOptions, what: &str) -> Result<Codec> {
-    let place = stage.found.weights.clone();
+    let place = stage.found.weights.file.path().to_path_buf();
     let codec = Codec::from_found(stage.found, options)?;
     match stage.sha256 {
         Some(stated) if stated != codec.sha256() => Err(Error::model(

@@ -38,11 +38,34 @@ pub struct ModelSpec {
 }
 
 /// A codec found: its architecture and its weights.
+#[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) config: VqConfig,
     pub(crate) weights: CodecWeights,
     /// What kind of place it was found in.
     pub(crate) origin: &'static str,
+}
+
+impl Found {
+    /// The codec of `config` in the file `path`: below `place`, or where it is found.
+    pub(crate) fn at(
+        config: VqConfig,
+        path: &Path,
+        place: Option<&str>,
+        origin: &'static str,
+        weights: Weights,
+    ) -> Result<Self> {
+        match families::codec(TensorFile::open_weights(path, weights)?, place) {
+            Ok(weights) => Ok(Self { config, weights, origin }),
+            // Without a mark the names are compared one by one, and the message says which.
+            Err(_) => {
+                let file = TensorFile::open_weights(path, weights)?;
+                let prefix = place.unwrap_or_default().to_owned();
+                let weights = CodecWeights { family: Family::of(&config), file, prefix };
+                Ok(Self { config, weights, origin })
+            }
+        }
+    }
 }
 
 /// Files of weights in folders of others, best first.
@@ -174,7 +197,6 @@ impl ModelSpec {
         Ok(Some(Found { config, weights, origin: "diffusers folder" }))
     }
 
-    /// The codec in the file `weights`, of `config`.
     fn found(
         &self,
         origin: &'static str,
@@ -182,16 +204,7 @@ impl ModelSpec {
         config: VqConfig,
         place: Option<&str>,
     ) -> Result<Found> {
-        match families::codec(TensorFile::open_weights(weights, self.weights)?, place) {
-            Ok(weights) => Ok(Found { config, weights, origin }),
-            // Without a mark the names are compared one by one, and the message says which.
-            Err(_) => {
-                let file = TensorFile::open_weights(weights, self.weights)?;
-                let prefix = place.unwrap_or_default().to_owned();
-                let weights = CodecWeights { family: Family::of(&config), file, prefix };
-                Ok(Found { config, weights, origin })
-            }
-        }
+        Found::at(config, weights, place, origin, self.weights)
     }
 
     fn codec(&self, weights: &Path, place: Option<&str>) -> Result<CodecWeights> {

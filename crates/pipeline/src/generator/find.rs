@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use checkpoints::Weights;
 use checkpoints::reference_config::{ReferenceConfig, ReferenceRun};
 use serde_json::Value;
 
@@ -246,17 +247,20 @@ impl GeneratorSpec {
             &project.root()["data"],
             names,
         )?;
-        let inside = |config, prefix| Stage {
-            found: Found { config, weights: checkpoint.to_path_buf(), prefix, origin },
-            sha256: None,
+        let inside = |config, prefix| -> Result<Stage> {
+            let found = Found::at(config, checkpoint, Some(prefix), origin, Weights::Trained)?;
+            Ok(Stage { found, sha256: None })
         };
         Ok(FoundGenerator {
             config: reference.config,
             weights: checkpoint.to_path_buf(),
             prefix: TRANSFORMER,
             origin,
-            first_stage: inside(reference.first_stage, FIRST_STAGE),
-            condition_stage: reference.condition_stage.map(|codec| inside(codec, CONDITION_STAGE)),
+            first_stage: inside(reference.first_stage, FIRST_STAGE)?,
+            condition_stage: reference
+                .condition_stage
+                .map(|codec| inside(codec, CONDITION_STAGE))
+                .transpose()?,
             tokenizer: None,
         })
     }
