@@ -1,4 +1,6 @@
-//! `cargo xtask train`: first stages, transformers, curves.
+//! `cargo xtask train`: first stages, transformers, both of them, curves.
+
+mod all;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,6 +24,8 @@ pub enum Train {
     Vqgan(Run),
     /// Train a transformer on the codes of a first stage
     Transformer(Run),
+    /// Train both on a folder of pictures, and draw samples
+    All(all::All),
     /// Draw the curves of runs over one another
     Plot(Plot),
 }
@@ -58,19 +62,20 @@ impl Train {
                 println!("try it: {}", generate_command(&config, &summary));
                 Ok(process.exit(&summary))
             }
+            Self::All(all) => all.run(),
             Self::Plot(plot) => plot.run().map(|()| ExitCode::SUCCESS),
         }
     }
 }
 
 /// A process that trains, shows how it goes, and listens to Ctrl-C.
-pub(crate) struct Process {
+struct Process {
     plain: bool,
     asked: &'static AtomicBool,
 }
 
 impl Process {
-    pub(crate) fn new(plain: bool) -> Result<Self> {
+    fn new(plain: bool) -> Result<Self> {
         Ok(Self { plain, asked: interrupt::listen()? })
     }
 
@@ -79,7 +84,7 @@ impl Process {
     }
 
     /// Trains a first stage.
-    pub(crate) fn first_stage(&mut self, config: &TrainConfig) -> Result<Summary> {
+    fn first_stage(&mut self, config: &TrainConfig) -> Result<Summary> {
         let mut progress = Progress::new(self.plain);
         let summary = train_vqgan(config, &Device::Cpu, self.limits(), &mut progress)?;
         progress.finish();
@@ -88,7 +93,7 @@ impl Process {
     }
 
     /// Trains a transformer.
-    pub(crate) fn second_stage(&mut self, config: &TransformerTrainConfig) -> Result<Summary> {
+    fn second_stage(&mut self, config: &TransformerTrainConfig) -> Result<Summary> {
         let mut progress = Progress::new(self.plain);
         let summary = train_transformer(config, &Device::Cpu, self.limits(), &mut progress)?;
         progress.finish();
@@ -97,7 +102,7 @@ impl Process {
     }
 
     /// How the process ends.
-    pub(crate) fn exit(&self, summary: &Summary) -> ExitCode {
+    fn exit(&self, summary: &Summary) -> ExitCode {
         let interrupted = !summary.finished && self.asked.load(Ordering::Relaxed);
         if interrupted { interrupt::EXIT_CODE.into() } else { ExitCode::SUCCESS }
     }
@@ -113,7 +118,7 @@ fn reconstruct_command(summary: &Summary) -> String {
 }
 
 /// What draws pictures with the model of a run.
-pub(crate) fn generate_command(config: &TransformerTrainConfig, summary: &Summary) -> String {
+fn generate_command(config: &TransformerTrainConfig, summary: &Summary) -> String {
     let condition = match config.condition {
         ConditionSetting::None {} => "",
         ConditionSetting::Class { .. } => " --class NAME",

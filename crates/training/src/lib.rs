@@ -64,6 +64,7 @@ pub use transformer::{
     CodeExamples, CodeModel, Condition, ConditionSetting, Conditioning, DropoutConfig,
     ExampleBatch, Labels, Lesson, ModelSetting, SamplingSetting, TransformerOutcome,
     TransformerTrainConfig, TransformerTrainer, keep_or_replace, step_rng, train_transformer,
+    write_samples,
 };
 pub use validation::{Validation, validate};
 pub use vqgan::train_vqgan;

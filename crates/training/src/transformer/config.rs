@@ -265,6 +265,20 @@ mod tests {
     }
 
     #[test]
+    fn presets_are_valid() -> Result<()> {
+        for text in [
+            include_str!("../../../../assets/configs/tiny-transformer.toml"),
+            include_str!("../../../../assets/configs/small-transformer.toml"),
+            include_str!("../../../../assets/configs/emoji-transformer.toml"),
+            include_str!("../../../../assets/configs/llamagen-b.toml"),
+            include_str!("../../../../assets/configs/taming-cin-transformer.toml"),
+        ] {
+            TransformerTrainConfig::parse(text, &[])?;
+        }
+        Ok(())
+    }
+
+    #[test]
     fn kinds_bring_their_own_keys() -> Result<()> {
         let overrides = [
             "first-stage=runs/vqgan".to_owned(),

@@ -8,6 +8,7 @@
 //! | `condition` | what comes in front of the codes, and its rows in the vocabulary |
 //! | `model` | both architectures under one roof |
 //! | `step` | one update: noise, cross entropy, gradients, AdamW |
+//! | `samples` | pictures drawn with a finished model folder |
 //! | `run` | the stage that the shared loop drives |
 
 mod condition;
@@ -18,6 +19,7 @@ mod model;
 mod noise;
 mod preview;
 mod run;
+mod samples;
 mod step;
 mod tokenise;
 mod validation;
@@ -30,4 +32,5 @@ pub use examples::{CodeExamples, ExampleBatch};
 pub use model::{CodeModel, Lesson};
 pub use noise::{keep_or_replace, step_rng};
 pub use run::train_transformer;
+pub use samples::write_samples;
 pub use step::{TransformerOutcome, TransformerTrainer};

@@ -3,8 +3,9 @@
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
-use candle_nn::loss::cross_entropy;
-use cond_transformer::{Conditions, Gpt, GptConfig, Llama, LlamaConfig, NextCode, PrefixConfig};
+use cond_transformer::{
+    Conditions, Dropouts, Gpt, GptConfig, Llama, LlamaConfig, NextCode, PrefixConfig,
+};
 use layers::Gradients;
 use pipeline::{Architecture, ConditionConfig};
 
@@ -111,41 +112,27 @@ impl CodeModel {
         })
     }
 
-    /// Logits `[B, L, V]` of the codes of `lesson`, with candle's graph.
-    fn logits(&self, lesson: &Lesson) -> Result<Tensor> {
-        let length = lesson.inputs.dim(1)?;
-        let read = lesson.inputs.narrow(1, 0, length - 1)?;
-        Ok(match self {
-            Self::Gpt(model) => {
-                let tokens = Tensor::cat(&[&lesson.conditions, &read], 1)?;
-                let logits = model.forward(&tokens, None)?;
-                logits.narrow(1, lesson.conditions.dim(1)? - 1, length)?
-            }
-            Self::Llama(model) => {
-                let classes = Conditions::Classes(lesson.conditions.squeeze(1)?);
-                model.forward(&classes, &read.contiguous()?)?
-            }
-        })
-    }
-
-    /// The mean negative log-likelihood of a code of `lesson`, in nats.
+    /// The mean negative log-likelihood of a code of `lesson`, in nats; the gradients of
+    /// all parameters are added to `gradients`, if given.
     ///
     /// # Errors
     /// If the lesson does not fit the model.
-    pub fn nll(&self, lesson: &Lesson) -> Result<f64> {
-        let logits = self.logits(lesson)?.detach();
-        let loss = cross_entropy(&logits.flatten(0, 1)?, &lesson.targets.flatten_all()?)?;
-        Ok(f64::from(loss.to_scalar::<f32>()?))
-    }
-
-    /// The same, adding the gradients of all parameters to `gradients`.
-    ///
-    /// # Errors
-    /// As [`Self::nll`].
-    pub fn learn(&self, lesson: &Lesson, gradients: &mut Gradients) -> Result<f64> {
-        let logits = self.logits(lesson)?;
-        let loss = cross_entropy(&logits.flatten(0, 1)?, &lesson.targets.flatten_all()?)?;
-        gradients.extend(loss.backward()?)?;
-        Ok(f64::from(loss.to_scalar::<f32>()?))
+    pub fn learn(
+        &self,
+        lesson: &Lesson,
+        dropouts: &Dropouts,
+        gradients: Option<&mut Gradients>,
+    ) -> Result<f64> {
+        let read = lesson.inputs.narrow(1, 0, lesson.inputs.dim(1)? - 1)?;
+        Ok(match self {
+            Self::Gpt(model) => {
+                let tokens = Tensor::cat(&[&lesson.conditions, &read], 1)?;
+                model.learn(&tokens, &lesson.targets, dropouts, gradients)?
+            }
+            Self::Llama(model) => {
+                let classes = lesson.conditions.squeeze(1)?;
+                model.learn(&classes, &read.contiguous()?, &lesson.targets, dropouts, gradients)?
+            }
+        })
     }
 }

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
+use cond_transformer::Dropouts;
 use layers::Gradients;
 
 use super::config::TransformerTrainConfig;
@@ -23,6 +24,7 @@ pub struct TransformerTrainer {
     /// AdamW.
     pub optimizer: Adam,
     noise: Noise,
+    dropouts: Dropouts,
     clip: f64,
 }
 
@@ -71,7 +73,16 @@ impl TransformerTrainer {
             drop: config.condition.drop(),
             null,
         };
-        Ok(Self { model, parameters, optimizer, noise, clip: config.optimizer.clip })
+        let dropout = &config.dropout;
+        let dropouts = Dropouts {
+            embedding: dropout.embedding,
+            residual: dropout.residual,
+            attention: dropout.attention,
+            seed: config.seed,
+            pass: 0,
+        };
+        let clip = config.optimizer.clip;
+        Ok(Self { model, parameters, optimizer, noise, dropouts, clip })
     }
 
     /// Update number `step` (from 0) with the mean gradient of `batches`.
@@ -102,13 +113,15 @@ impl TransformerTrainer {
         &mut self,
         lessons: &[Lesson],
         lr: f64,
-        _step: u64,
+        step: u64,
     ) -> Result<TransformerOutcome> {
         let mut gradients = Gradients::default();
         let share = 1.0 / lessons.len().max(1) as f64;
         let mut nll = 0.0;
-        for lesson in lessons {
-            nll += share * self.model.learn(lesson, &mut gradients)?;
+        for (number, lesson) in lessons.iter().enumerate() {
+            let pass = step * lessons.len() as u64 + number as u64;
+            let dropouts = Dropouts { pass, ..self.dropouts };
+            nll += share * self.model.learn(lesson, &dropouts, Some(&mut gradients))?;
         }
         let mut gradients = self.parameters.gradients(|parameter| gradients.get(parameter));
         if lessons.len() > 1 {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
+use cond_transformer::Dropouts;
 
 use super::examples::CodeExamples;
 use super::model::{CodeModel, Lesson};
@@ -29,7 +30,7 @@ pub(super) fn held_out_nll(
             inputs: codes.clone(),
             targets: codes,
         };
-        total += model.nll(&lesson)? * size as f64;
+        total += model.learn(&lesson, &Dropouts::default(), None)? * size as f64;
     }
     let nll = total / count as f64;
     Ok(Terms::from([

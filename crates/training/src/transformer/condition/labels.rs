@@ -89,6 +89,18 @@ impl Labels {
         })
     }
 
+    /// Captions of `count` pictures, spread over all of them in the order of their names.
+    pub fn some_captions(&self, count: usize) -> Vec<String> {
+        let mut known: Vec<_> = self
+            .known
+            .iter()
+            .filter_map(|(name, label)| Some((name, label.captions.first()?)))
+            .collect();
+        known.sort();
+        let picked = (0..count.min(known.len())).map(|i| known[i * known.len() / count]);
+        picked.map(|(_, caption)| caption.clone()).collect()
+    }
+
     /// The captions of the picture `name`.
     pub fn captions<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> + use<'a> {
         self.known.get(name).into_iter().flat_map(|label| &label.captions).map(String::as_str)
