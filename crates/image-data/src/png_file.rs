@@ -10,6 +10,9 @@ use crate::{Error, Result};
 
 /// Memory for the text chunks of a file that is read, in bytes.
 const MAX_TEXT_BYTES: usize = 64 << 20;
+/// The most text that compressed chunks unpack to, all together: a kilobyte of them
+/// can hold a megabyte.
+const MAX_UNPACKED_TEXT_BYTES: usize = 4 << 20;
 
 /// Writes `image` to `path` as PNG, with `text` as chunks of keyword and text: `tEXt`
 /// where Latin-1 suffices, `iTXt` otherwise.
@@ -104,11 +107,21 @@ pub fn png_text(path: &Path) -> Result<Vec<(String, String)>> {
     for chunk in &info.uncompressed_latin1_text {
         chunks.push((chunk.keyword.clone(), chunk.text.clone()));
     }
+    // `get_text` alone would unpack without a limit.
+    let mut left = MAX_UNPACKED_TEXT_BYTES;
     for chunk in &info.compressed_latin1_text {
-        chunks.push((chunk.keyword.clone(), chunk.get_text().map_err(damaged)?));
+        let mut chunk = chunk.clone();
+        chunk.decompress_text_with_limit(left).map_err(damaged)?;
+        let text = chunk.get_text().map_err(damaged)?;
+        left = left.saturating_sub(text.len());
+        chunks.push((chunk.keyword, text));
     }
     for chunk in &info.utf8_text {
-        chunks.push((chunk.keyword.clone(), chunk.get_text().map_err(damaged)?));
+        let mut chunk = chunk.clone();
+        chunk.decompress_text_with_limit(left).map_err(damaged)?;
+        let text = chunk.get_text().map_err(damaged)?;
+        left = left.saturating_sub(text.len());
+        chunks.push((chunk.keyword, text));
     }
     Ok(chunks)
 }
@@ -139,6 +152,22 @@ mod tests {
             std::fs::write(&plain, [])?;
             let mode = |path: &Path| std::fs::metadata(path).map(|m| m.permissions().mode());
             assert_eq!(mode(&path)?, mode(&plain)?);
+        }
+        Ok(())
+    }
+
+    /// Found by inspecting fuzz/seeds/png_recipe/attack_text_bomb: 80 KB that unpacked
+    /// to 80 MB.
+    #[test]
+    fn text_that_unpacks_without_end_is_refused() -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("bomb.png");
+        for (bytes, fine) in [(1 << 20, true), (MAX_UNPACKED_TEXT_BYTES + 1, false)] {
+            let mut encoder = png::Encoder::new(std::fs::File::create(&path)?, 1, 1);
+            encoder.set_color(png::ColorType::Rgb);
+            encoder.add_ztxt_chunk("synth".to_string(), "x".repeat(bytes))?;
+            encoder.write_header()?.write_image_data(&[0; 3])?;
+            assert_eq!(png_text(&path).is_ok(), fine, "{bytes}");
         }
         Ok(())
     }
