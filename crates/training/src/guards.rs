@@ -101,6 +101,9 @@ impl Guards {
     pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
         let codes = self.usage.codes();
         let count = codes.len();
+        if count == 0 {
+            return Ok(BTreeMap::new());
+        }
         let [real, fake] = self.accuracy.unwrap_or([f64::NAN; 2]);
         let counters = [self.unused.0 as f64, self.won.0 as f64, real, fake];
         Ok(BTreeMap::from([
