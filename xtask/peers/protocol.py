@@ -43,13 +43,13 @@ def pattern(name, shape, scale=1.0):
     return torch.from_numpy((unit * numpy.float32(scale)).reshape(shape))
 
 
-def parameter(name, shape):
-    """The value of the parameter `name`."""
+def parameter(name, shape, matrices=1.0):
+    """The value of the parameter `name`; `matrices` is the scale of those."""
     last = name.rsplit(".", 1)[-1]
     if len(shape) == 4:
         return pattern(name, shape, 1 / math.sqrt(math.prod(shape[1:])))
     if len(shape) == 2:
-        return pattern(name, shape)
+        return pattern(name, shape, matrices)
     if last in ("weight", "running_var"):
         return torch.ones(shape)
     if last == "running_mean":
@@ -57,11 +57,11 @@ def parameter(name, shape):
     return pattern(name, shape, 0.1)
 
 
-def fill(module, prefix=""):
+def fill(module, prefix="", matrices=1.0):
     """Gives every parameter of a module its value."""
     with torch.no_grad():
         for name, value in module.named_parameters():
-            value.copy_(parameter(prefix + name, tuple(value.shape)))
+            value.copy_(parameter(prefix + name, tuple(value.shape), matrices))
     return module
 
 
@@ -113,7 +113,10 @@ def serve(prepare, about):
             if any(key[0] != case for key in ready):
                 ready.clear()
             if "seconds" in request:
-                answer = {"seconds": timed(ready[case, tool], request["seconds"])}
+                call = ready[case, tool]
+                # A function that does a part says how many of it are the whole.
+                seconds = timed(call, request["seconds"]) * getattr(call, "times", 1)
+                answer = {"seconds": seconds}
             else:
                 call = prepare(setup["cases"][case], tool)
                 if call is None:

@@ -6,9 +6,11 @@
 //! same numbers, and their results are compared too: nobody is fast by computing
 //! something else.
 
+mod bandwidth;
 mod case;
 mod codebook;
 mod contest;
+mod generate;
 mod layers;
 mod memory;
 mod operations;
@@ -19,6 +21,7 @@ mod report;
 mod train;
 mod vqgan;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -98,6 +101,8 @@ enum Subject {
     Vqgan,
     /// A training step of a small VQGAN with its discriminator
     Train,
+    /// 256 codes of a 12-layer transformer, and the sliding window
+    Generate,
 }
 
 impl Subject {
@@ -107,6 +112,7 @@ impl Subject {
             Self::Codebook => "codebook",
             Self::Vqgan => "vqgan",
             Self::Train => "train",
+            Self::Generate => "generate",
         }
     }
 
@@ -116,6 +122,7 @@ impl Subject {
             Self::Codebook => Ok(codebook::cases()),
             Self::Vqgan => vqgan::cases(dtype),
             Self::Train => train::cases(),
+            Self::Generate => generate::cases(),
         }
     }
 
@@ -127,6 +134,11 @@ impl Subject {
             Self::Codebook => &[include_str!("../peers/codebook.py")],
             Self::Vqgan => &[NETWORK, include_str!("../peers/vqgan.py")],
             Self::Train => &[NETWORK, include_str!("../peers/train.py")],
+            Self::Generate => &[
+                include_str!("../peers/mingpt.py"),
+                include_str!("../peers/llamagen.py"),
+                include_str!("../peers/generate.py"),
+            ],
         }
     }
 
@@ -150,6 +162,7 @@ impl Subject {
             Self::Layers => &[Tool::Candle, Tool::Torch, Tool::TorchChannelsLast],
             Self::Codebook => &[Tool::Candle, Tool::Torch, Tool::Faiss],
             Self::Vqgan | Self::Train => &[Tool::Torch, Tool::TorchChannelsLast],
+            Self::Generate => &[Tool::MinGpt, Tool::LlamaGen],
         }
     }
 }
@@ -173,6 +186,10 @@ enum Tool {
     TorchChannelsLast,
     /// FAISS, exhaustive search.
     Faiss,
+    /// VQGAN's transformer in torch, with its samplers.
+    MinGpt,
+    /// LlamaGen's transformer in torch, with its `generate`.
+    LlamaGen,
 }
 
 impl Tool {
@@ -183,6 +200,8 @@ impl Tool {
             Self::Torch => "torch",
             Self::TorchChannelsLast => "torch channels-last",
             Self::Faiss => "faiss",
+            Self::MinGpt => "minGPT",
+            Self::LlamaGen => "LlamaGen",
         }
     }
 }
@@ -233,12 +252,16 @@ impl Bench {
             "{threads} threads; f32 peak {peak:.0} GFLOP/s; against {about}; medians of {}",
             self.samples()
         ));
+        if self.subject == Subject::Generate {
+            report.say(&generate::limits(threads)?);
+        }
         report.header(cases.iter().map(|case| case.name.as_str()));
         let mut contest = Contest {
             tools,
             samples: self.samples(),
             seconds: if self.quick { Duration::ZERO } else { SAMPLE },
             peer: &mut peer,
+            known: HashMap::new(),
         };
         for (index, case) in cases.into_iter().enumerate() {
             report.row(&contest.hold(index, case)?);

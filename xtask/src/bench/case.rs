@@ -4,6 +4,8 @@ use anyhow::Result;
 use candle_core::{DType, Tensor};
 use serde_json::Value;
 
+use super::Tool;
+
 /// Numbers compared per result.
 const VALUES: usize = 64;
 
@@ -16,7 +18,7 @@ pub struct Case {
     pub name: String,
     /// Floating-point operations of the direct method, where they say something.
     pub flops: Option<f64>,
-    /// The same for Python.
+    /// The same for Python. Of cases that ask for the same, the first is measured.
     pub request: Value,
     /// What the results are.
     pub results: Results,
@@ -33,6 +35,10 @@ pub enum Results {
     HalfNumbers,
     /// Codes, which are the same or not.
     Codes,
+    /// Codes that one of the others has too.
+    CodesOf(Tool),
+    /// Nothing that others have.
+    Unlike,
 }
 
 impl Results {
@@ -42,7 +48,16 @@ impl Results {
         match self {
             Self::Numbers => 1e-3,
             Self::HalfNumbers => 0.1,
-            Self::Codes => 0.02,
+            Self::Codes | Self::CodesOf(_) | Self::Unlike => 0.02,
+        }
+    }
+
+    /// Whether those of `tool` should be the same.
+    pub fn comparable(self, tool: Tool) -> bool {
+        match self {
+            Self::Numbers | Self::HalfNumbers | Self::Codes => true,
+            Self::CodesOf(only) => tool == only,
+            Self::Unlike => false,
         }
     }
 }
@@ -77,7 +92,7 @@ pub fn difference(ours: &[Vec<f64>], theirs: &[Vec<f64>], results: Results) -> f
     let of_all = theirs.iter().map(|values| largest(values)).fold(0.0, worst);
     let apart = |(a, b): (&Vec<f64>, &Vec<f64>)| {
         let pairs = a.iter().zip(b);
-        if results == Results::Codes {
+        if matches!(results, Results::Codes | Results::CodesOf(_)) {
             return pairs.filter(|(a, b)| a != b).count() as f64 / a.len().max(1) as f64;
         }
         let scale = largest(b).max(1e-3 * of_all).max(f64::MIN_POSITIVE);

@@ -27,10 +27,15 @@ pub fn pattern(name: &str, shape: impl Into<Shape>, scale: f64) -> Result<Tensor
 
 /// The value of the parameter `name`.
 pub fn parameter(name: &str, shape: &Shape) -> Result<Tensor> {
+    parameter_of(name, shape, 1.0)
+}
+
+/// The value of the parameter `name`; `matrices` is the scale of those.
+fn parameter_of(name: &str, shape: &Shape, matrices: f64) -> Result<Tensor> {
     let last = name.rsplit('.').next().unwrap_or(name);
     match (shape.dims(), last) {
         (&[_, i, h, w], _) => pattern(name, shape, 1.0 / ((i * h * w) as f64).sqrt()),
-        (&[_, _], _) => pattern(name, shape, 1.0),
+        (&[_, _], _) => pattern(name, shape, matrices),
         (_, "weight" | "running_var") => Tensor::ones(shape, DType::F32, &Device::Cpu),
         (_, "running_mean") => Tensor::zeros(shape, DType::F32, &Device::Cpu),
         _ => pattern(name, shape, 0.1),
@@ -39,10 +44,17 @@ pub fn parameter(name: &str, shape: &Shape) -> Result<Tensor> {
 
 /// A builder of models whose weights are [`parameter`]s.
 pub fn builder(dtype: DType) -> VarBuilder<'static> {
-    VarBuilder::from_backend(Box::new(Parameters), dtype, Device::Cpu)
+    builder_of(dtype, 1.0)
 }
 
-struct Parameters;
+/// The same with matrices of the scale `matrices`.
+pub fn builder_of(dtype: DType, matrices: f64) -> VarBuilder<'static> {
+    VarBuilder::from_backend(Box::new(Parameters { matrices }), dtype, Device::Cpu)
+}
+
+struct Parameters {
+    matrices: f64,
+}
 
 impl SimpleBackend for Parameters {
     fn get(
@@ -53,7 +65,7 @@ impl SimpleBackend for Parameters {
         dtype: DType,
         device: &Device,
     ) -> Result<Tensor> {
-        parameter(name, &shape)?.to_dtype(dtype)?.to_device(device)
+        parameter_of(name, &shape, self.matrices)?.to_dtype(dtype)?.to_device(device)
     }
 
     fn get_unchecked(&self, name: &str, _dtype: DType, _device: &Device) -> Result<Tensor> {

@@ -107,7 +107,7 @@ impl Report {
         add("ours", &outcome.ours, None);
         for (tool, rival) in self.tools.iter().zip(&outcome.rivals) {
             if let Some((times, apart)) = rival {
-                add(tool.name(), times, Some(*apart));
+                add(tool.name(), times, *apart);
             }
         }
         json!({
@@ -149,7 +149,7 @@ enum Column {
 fn library(tool: Tool) -> &'static str {
     match tool {
         Tool::Candle => "candle",
-        Tool::Torch | Tool::TorchChannelsLast => "torch",
+        Tool::Torch | Tool::TorchChannelsLast | Tool::MinGpt | Tool::LlamaGen => "torch",
         Tool::Faiss => "faiss",
     }
 }
@@ -172,7 +172,7 @@ fn milliseconds(seconds: Option<f64>) -> String {
 
 /// The largest difference, marked where it is too large.
 fn apart(outcome: &Outcome) -> String {
-    let worst = outcome.rivals.iter().flatten().map(|(_, apart)| *apart);
+    let worst = outcome.rivals.iter().flatten().filter_map(|(_, apart)| *apart);
     let worst = worst.reduce(|a, b| if a.is_nan() || a > b { a } else { b });
     or_dash(worst, |worst| {
         // Not `>`: NaN is marked too.
