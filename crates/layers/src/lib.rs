@@ -20,16 +20,14 @@ pub mod batch_norm;
 pub mod conv;
 mod cpu;
 pub mod group_norm;
-mod isa;
 mod matrix;
 mod reduce;
 pub mod resample;
-mod scratch;
 pub mod sequence;
-mod shared_mut;
-mod sigmoid;
 pub mod tape;
-mod vector;
+
+// What the kernels here are made of.
+use simd::{elementary, isa, scratch, shared_mut, vector};
 
 pub use activation::{abs, leaky_relu, relu, silu};
 pub use attention::{AttnBlock, KeysValues, attn_block};

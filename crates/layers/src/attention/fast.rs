@@ -5,11 +5,11 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu;
+use crate::elementary::exp;
 use crate::isa::Isa;
 use crate::matrix::add_product;
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
-use crate::sigmoid::exp;
 use crate::vector::{self, Kernel, Vector};
 
 /// Queries of a block: fixed, so that sums do not depend on the threads.

@@ -3,9 +3,9 @@
 
 use rayon::prelude::*;
 
+use crate::elementary::sigmoid;
 use crate::isa::Isa;
 use crate::reduce::{sum, sum_of};
-use crate::sigmoid::sigmoid;
 use crate::vector::{self, Kernel, Vector};
 
 /// Shapes of one group norm of a contiguous `[batch, channels, pixels]` input.

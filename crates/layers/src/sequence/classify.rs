@@ -7,7 +7,7 @@ use crate::cpu;
 use crate::isa::Isa;
 use crate::matrix::product;
 use crate::reduce::sum;
-use crate::sigmoid::exp;
+use crate::elementary::exp;
 use crate::vector::{self, Kernel, Vector};
 
 /// Logits at a time: a few megabytes, which stay in the cache or nearly.

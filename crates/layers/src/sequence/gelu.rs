@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::cpu;
 use crate::isa::Isa;
 use crate::shared_mut::SharedMut;
-use crate::sigmoid::{exp, sigmoid};
+use crate::elementary::{exp, sigmoid};
 use crate::tape::{Tape, sum};
 use crate::vector::{self, Kernel, Vector};
 

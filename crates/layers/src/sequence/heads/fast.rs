@@ -9,7 +9,7 @@ use crate::reduce::sum;
 use crate::scratch::with_scratch;
 use crate::sequence::Dropout;
 use crate::shared_mut::SharedMut;
-use crate::sigmoid::exp;
+use crate::elementary::exp;
 use crate::vector::{self, Kernel, Vector};
 
 /// Queries of a block: fixed, so that sums do not depend on the threads.

@@ -1,36 +1,45 @@
 //! One buffer that the tasks of a parallel loop write to.
 
 /// A buffer that tasks may share because each writes elements of its own.
-#[derive(Clone, Copy)]
-pub(crate) struct SharedMut {
-    first: *mut f32,
+#[derive(Debug)]
+pub struct SharedMut<T = f32> {
+    first: *mut T,
     len: usize,
 }
 // SAFETY: every use names the disjoint elements that its task writes.
-unsafe impl Send for SharedMut {}
+unsafe impl<T: Send> Send for SharedMut<T> {}
 // SAFETY: as above.
-unsafe impl Sync for SharedMut {}
+unsafe impl<T: Send> Sync for SharedMut<T> {}
 
-impl SharedMut {
-    pub fn new(buffer: &mut [f32]) -> Self {
+impl<T> Clone for SharedMut<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for SharedMut<T> {}
+
+impl<T> SharedMut<T> {
+    /// All of `buffer`.
+    pub fn new(buffer: &mut [T]) -> Self {
         Self { first: buffer.as_mut_ptr(), len: buffer.len() }
     }
 
     /// All that `buffer` has room for, not yet written: for [`Self::at`] and
     /// [`Self::write`] only.
-    pub fn new_spare(buffer: &mut Vec<f32>) -> Self {
+    pub fn new_spare(buffer: &mut Vec<T>) -> Self {
         Self { first: buffer.as_mut_ptr(), len: buffer.capacity() }
     }
 
     /// A pointer to element `offset`.
-    pub fn at(self, offset: usize) -> *mut f32 {
+    pub fn at(self, offset: usize) -> *mut T {
         assert!(offset <= self.len, "offset {offset} of {}", self.len);
         // SAFETY: within the buffer (asserted).
         unsafe { self.first.add(offset) }
     }
 
     /// A pointer to elements `offset..offset + len`, which are there.
-    pub fn range(self, offset: usize, len: usize) -> *mut f32 {
+    pub fn range(self, offset: usize, len: usize) -> *mut T {
         assert!(offset + len <= self.len, "elements {offset}..+{len} of {}", self.len);
         self.at(offset)
     }
@@ -41,7 +50,7 @@ impl SharedMut {
     /// `values` must be as many as `len`, the buffer must be there still, and nothing
     /// else may use these elements meanwhile.
     #[inline(always)]
-    pub unsafe fn write(self, offset: usize, len: usize, values: impl Iterator<Item = f32>) {
+    pub unsafe fn write(self, offset: usize, len: usize, values: impl Iterator<Item = T>) {
         assert!(offset + len <= self.len, "elements {offset}..+{len} of {}", self.len);
         // SAFETY: within the buffer (asserted).
         let first = unsafe { self.first.add(offset) };
@@ -54,7 +63,7 @@ impl SharedMut {
     /// # Safety
     /// The buffer must outlive the slice, and nothing else may use these elements
     /// meanwhile.
-    pub unsafe fn slice<'a>(self, offset: usize, len: usize) -> &'a mut [f32] {
+    pub unsafe fn slice<'a>(self, offset: usize, len: usize) -> &'a mut [T] {
         assert!(offset + len <= self.len, "elements {offset}..+{len} of {}", self.len);
         // SAFETY: within the buffer (asserted), exclusive by this function's contract.
         unsafe { std::slice::from_raw_parts_mut(self.first.add(offset), len) }

@@ -11,7 +11,7 @@ static FREE: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
 
 /// Runs `f` with `len` floats, aligned to cache lines, of any contents. May be
 /// nested; there are as many buffers as were ever in use at once.
-pub(crate) fn with_scratch<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
+pub fn with_scratch<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
     let mut buffer = take(len + LINE);
     let start = buffer.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
     let result = f(&mut buffer[start..start + len]);

@@ -2,9 +2,11 @@
 
 /// An instruction set that the kernels exist for, seen on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Isa {
+pub enum Isa {
+    /// AVX-512F.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
 }
@@ -19,7 +21,9 @@ impl Isa {
     pub fn available() -> Vec<Self> {
         #[cfg(target_arch = "x86_64")]
         {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c");
             let avx512 = is_x86_feature_detected!("avx512f");
             let sets = [(avx512, Self::Avx512), (avx2, Self::Avx2)];
             sets.into_iter().filter_map(|(has, isa)| has.then_some(isa)).collect()

@@ -1,0 +1,146 @@
+//! Vectors of f32 for kernels that are written once for every instruction set.
+//!
+//! A kernel is a generic `#[inline(always)]` function over [`Vector`], called from
+//! one `#[target_feature]` function per instruction set ([`run`]): inlined there,
+//! its operations become single instructions.
+
+use crate::isa::Isa;
+
+mod portable;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use portable::Portable;
+
+/// A register of `LANES` floats.
+pub trait Vector: Copy {
+    /// Floats in it.
+    const LANES: usize;
+    /// How many pairs of such registers hold sums, next to those that a product needs.
+    const PAIRS: usize;
+
+    /// All lanes `value`.
+    ///
+    /// # Safety
+    /// The machine must have the instruction set.
+    unsafe fn splat(value: f32) -> Self;
+
+    /// The `LANES` floats at `from`.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`], and the floats must be readable.
+    unsafe fn load(from: *const f32) -> Self;
+
+    /// Writes the lanes to `to`.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`], and the floats must be writable.
+    unsafe fn store(self, to: *mut f32);
+
+    /// `self + other`.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`].
+    unsafe fn plus(self, other: Self) -> Self;
+
+    /// `self - other`.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`].
+    unsafe fn minus(self, other: Self) -> Self;
+
+    /// `self * by`.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`].
+    unsafe fn times(self, by: Self) -> Self;
+
+    /// `self * by + plus`, rounded once where the machine can.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`].
+    unsafe fn mul_add(self, by: Self, plus: Self) -> Self;
+
+    /// The sum of the lanes: of their halves, of the halves of those, and so on.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`].
+    unsafe fn sum(self) -> f32;
+
+    /// The `LANES` numbers at `from`, whose bits are the upper half of an f32's (bf16).
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`], and the numbers must be readable.
+    unsafe fn load_bf16(from: *const u16) -> Self;
+
+    /// The `LANES` half-precision numbers (f16) at `from`.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`], and the numbers must be readable.
+    unsafe fn load_f16(from: *const u16) -> Self;
+
+    /// All lanes the half-precision number (f16) of these bits.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`].
+    unsafe fn splat_f16(bits: u16) -> Self;
+
+    /// The `LANES` integers at `from`.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`], and the integers must be readable.
+    unsafe fn load_i8(from: *const i8) -> Self;
+
+    /// Of the `LANES` bytes at `from` the lower or the upper four bits, 0 to 15.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`], and the bytes must be readable.
+    unsafe fn load_nibbles(from: *const u8, upper: bool) -> Self;
+
+    /// Asks for the line of the cache that holds `address`, which may be anything.
+    #[inline(always)]
+    fn prefetch(address: *const f32) {
+        let _ = address;
+    }
+
+    /// Transposes the `LANES` x `LANES` floats at `from`, rows `from_stride`
+    /// apart, to `to`, rows `to_stride` apart.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`]; all rows of `from` must be readable, those of `to`
+    /// writable, and they must not overlap.
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
+}
+
+/// The most lanes of any vector.
+pub const MAX_LANES: usize = 16;
+
+/// Lanes of the vectors of an instruction set.
+pub fn lanes(isa: Option<Isa>) -> usize {
+    isa.map_or(Portable::LANES, Isa::lanes)
+}
+
+/// A part of a computation, for one thread.
+pub trait Kernel {
+    /// Does it.
+    ///
+    /// # Safety
+    /// The machine must have the instruction set of `S`.
+    unsafe fn run<S: Vector>(self);
+}
+
+/// Runs `kernel` with the vectors of an instruction set that was detected.
+pub fn run(isa: Option<Isa>, kernel: impl Kernel) {
+    match isa {
+        // SAFETY: an `Isa` is only made where it was detected.
+        #[cfg(target_arch = "x86_64")]
+        Some(Isa::Avx512) => unsafe { x86::avx512(kernel) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Some(Isa::Avx2) => unsafe { x86::avx2(kernel) },
+        // SAFETY: the portable vectors need no instruction set.
+        _ => unsafe { kernel.run::<Portable>() },
+    }
+}

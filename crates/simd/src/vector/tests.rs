@@ -1,0 +1,93 @@
+use super::*;
+
+const COUNT: usize = 64;
+
+/// Every way to make floats of `bytes`, one result after the other.
+struct Read<'a> {
+    bytes: &'a [u8; 4 * COUNT],
+    found: &'a mut Vec<f32>,
+}
+
+impl Kernel for Read<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Vector>(self) {
+        let Self { bytes, found } = self;
+        let mut lanes = [0.0; MAX_LANES];
+        let mut keep = |vector: S| {
+            // SAFETY: there is room for the lanes of every vector.
+            unsafe { vector.store(lanes.as_mut_ptr()) };
+            found.extend(&lanes[..S::LANES]);
+        };
+        let first = bytes.as_ptr();
+        for at in (0..COUNT).step_by(S::LANES) {
+            // SAFETY: at most `COUNT` numbers of at most four bytes are read; the
+            // machine has the instruction set (contract).
+            unsafe {
+                keep(S::load_bf16(first.cast::<u16>().add(at)));
+                keep(S::load_f16(first.cast::<u16>().add(at)));
+                keep(S::splat_f16(first.cast::<u16>().add(at).read_unaligned()));
+                keep(S::load_i8(first.cast::<i8>().add(at)));
+                keep(S::load_nibbles(first.add(at), false));
+                keep(S::load_nibbles(first.add(at), true));
+                keep(S::load(first.cast::<f32>().add(at)).times(S::splat(3.0)));
+            }
+        }
+    }
+}
+
+#[test]
+fn numbers_are_read_alike_by_all() {
+    let mut bytes = [0_u8; 4 * COUNT];
+    let mut state = 1_u32;
+    for byte in &mut bytes {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        *byte = (state >> 24) as u8;
+    }
+    // Zeros, a subnormal number and infinities among the f16.
+    bytes[..10].copy_from_slice(&[0, 0, 0, 0x80, 1, 0, 0, 0x7c, 0, 0xfc]);
+    let halves: Vec<u16> =
+        bytes.chunks(2).map(|two| u16::from_le_bytes([two[0], two[1]])).collect();
+    for isa in Isa::available().into_iter().map(Some).chain([None]) {
+        let mut found = Vec::new();
+        run(isa, Read { bytes: &bytes, found: &mut found });
+        let mut found = found.chunks(lanes(isa));
+        let mut check = |expected: &dyn Fn(usize) -> f32, at: usize| {
+            for (i, x) in found.next().into_iter().flatten().enumerate() {
+                let expected = expected(at + i);
+                let same = x.to_bits() == expected.to_bits() || x.is_nan() && expected.is_nan();
+                assert!(same, "{isa:?}: {x} for {expected}");
+            }
+        };
+        for at in (0..COUNT).step_by(lanes(isa)) {
+            check(&|i| half::bf16::from_bits(halves[i]).to_f32(), at);
+            check(&|i| half::f16::from_bits(halves[i]).to_f32(), at);
+            check(&|_| half::f16::from_bits(halves[at]).to_f32(), at);
+            check(&|i| f32::from(bytes[i] as i8), at);
+            check(&|i| f32::from(bytes[i] & 15), at);
+            check(&|i| f32::from(bytes[i] >> 4), at);
+            let float =
+                |i: usize| [bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]];
+            check(&|i| f32::from_le_bytes(float(i)) * 3.0, at);
+        }
+    }
+}
+
+struct Sum<'a>(&'a [f32], &'a mut f32);
+
+impl Kernel for Sum<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Vector>(self) {
+        // SAFETY: there are as many floats as the widest vector has lanes.
+        *self.1 = unsafe { S::load(self.0.as_ptr()).sum() };
+    }
+}
+
+#[test]
+fn sums_are_of_all_lanes() {
+    let numbers: Vec<f32> = (0..MAX_LANES).map(|i| (1 << i) as f32).collect();
+    for isa in Isa::available().into_iter().map(Some).chain([None]) {
+        let mut sum = 0.0;
+        run(isa, Sum(&numbers, &mut sum));
+        assert_eq!(sum, ((1_u32 << lanes(isa)) - 1) as f32, "{isa:?}");
+    }
+}

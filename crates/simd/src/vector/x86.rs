@@ -1,0 +1,300 @@
+//! The registers of AVX-512 and AVX2.
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, Vector};
+
+/// # Safety
+/// The machine must have AVX-512.
+#[target_feature(enable = "avx512f")]
+pub unsafe fn avx512(kernel: impl Kernel) {
+    // SAFETY: this function's contract.
+    unsafe { kernel.run::<__m512>() }
+}
+
+/// # Safety
+/// The machine must have AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn avx2(kernel: impl Kernel) {
+    // SAFETY: this function's contract.
+    unsafe { kernel.run::<__m256>() }
+}
+
+impl Vector for __m512 {
+    const LANES: usize = 16;
+    const PAIRS: usize = 12;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the machine has AVX-512 (contract).
+        unsafe { _mm512_set1_ps(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: as above; readable by contract.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: as above; writable by contract.
+        unsafe { _mm512_storeu_ps(to, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { _mm512_add_ps(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn minus(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { _mm512_sub_ps(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn times(self, by: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { _mm512_mul_ps(self, by) }
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: as above.
+        unsafe {
+            let upper = _mm512_shuffle_f32x4::<0xEE>(self, self);
+            let low = _mm512_castps512_ps256(_mm512_add_ps(self, upper));
+            let halves = _mm_add_ps(
+                _mm256_castps256_ps128(low),
+                _mm256_castps256_ps128(_mm256_permute2f128_ps::<0x11>(low, low)),
+            );
+            let pairs = _mm_add_ps(halves, _mm_movehl_ps(halves, halves));
+            _mm_cvtss_f32(_mm_add_ss(pairs, _mm_shuffle_ps::<1>(pairs, pairs)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        // SAFETY: as above; readable by contract.
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self {
+        // SAFETY: as above; readable by contract.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_f16(bits: u16) -> Self {
+        // SAFETY: as above.
+        unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(bits as i16)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: as above; readable by contract.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_nibbles(from: *const u8, upper: bool) -> Self {
+        // SAFETY: as above; readable by contract.
+        unsafe {
+            let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()));
+            let nibbles = if upper {
+                _mm512_srli_epi32::<4>(bytes)
+            } else {
+                _mm512_and_si512(bytes, _mm512_set1_epi32(15))
+            };
+            _mm512_cvtepi32_ps(nibbles)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, by: Self, plus: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { _mm512_fmadd_ps(self, by, plus) }
+    }
+
+    #[inline(always)]
+    fn prefetch(address: *const f32) {
+        // SAFETY: a hint, which reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        // SAFETY: as above; all rows are readable and writable by contract. Four rows
+        // become 4x4 blocks within 128-bit lanes, then the lanes change places.
+        unsafe {
+            let mut rows = [_mm512_setzero_ps(); 16];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = _mm512_loadu_ps(from.add(i * from_stride));
+            }
+            for four in rows.chunks_exact_mut(4) {
+                let a = _mm512_unpacklo_ps(four[0], four[1]);
+                let b = _mm512_unpackhi_ps(four[0], four[1]);
+                let c = _mm512_unpacklo_ps(four[2], four[3]);
+                let d = _mm512_unpackhi_ps(four[2], four[3]);
+                four[0] = _mm512_shuffle_ps::<0x44>(a, c);
+                four[1] = _mm512_shuffle_ps::<0xEE>(a, c);
+                four[2] = _mm512_shuffle_ps::<0x44>(b, d);
+                four[3] = _mm512_shuffle_ps::<0xEE>(b, d);
+            }
+            for i in 0..4 {
+                let a = _mm512_shuffle_f32x4::<0x88>(rows[i], rows[4 + i]);
+                let b = _mm512_shuffle_f32x4::<0xDD>(rows[i], rows[4 + i]);
+                let c = _mm512_shuffle_f32x4::<0x88>(rows[8 + i], rows[12 + i]);
+                let d = _mm512_shuffle_f32x4::<0xDD>(rows[8 + i], rows[12 + i]);
+                let columns = [
+                    _mm512_shuffle_f32x4::<0x88>(a, c),
+                    _mm512_shuffle_f32x4::<0x88>(b, d),
+                    _mm512_shuffle_f32x4::<0xDD>(a, c),
+                    _mm512_shuffle_f32x4::<0xDD>(b, d),
+                ];
+                for (lane, column) in columns.into_iter().enumerate() {
+                    _mm512_storeu_ps(to.add((4 * lane + i) * to_stride), column);
+                }
+            }
+        }
+    }
+}
+
+impl Vector for __m256 {
+    const LANES: usize = 8;
+    const PAIRS: usize = 6;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the machine has AVX2 and FMA (contract).
+        unsafe { _mm256_set1_ps(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: as above; readable by contract.
+        unsafe { _mm256_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: as above; writable by contract.
+        unsafe { _mm256_storeu_ps(to, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { _mm256_add_ps(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn minus(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { _mm256_sub_ps(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn times(self, by: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { _mm256_mul_ps(self, by) }
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: as above.
+        unsafe {
+            let upper = _mm256_extractf128_ps::<1>(self);
+            let halves = _mm_add_ps(_mm256_castps256_ps128(self), upper);
+            let pairs = _mm_add_ps(halves, _mm_movehl_ps(halves, halves));
+            _mm_cvtss_f32(_mm_add_ss(pairs, _mm_shuffle_ps::<1>(pairs, pairs)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        // SAFETY: as above; readable by contract.
+        unsafe {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self {
+        // SAFETY: as above; readable by contract.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_f16(bits: u16) -> Self {
+        // SAFETY: as above.
+        unsafe { _mm256_cvtph_ps(_mm_set1_epi16(bits as i16)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: as above; readable by contract.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_nibbles(from: *const u8, upper: bool) -> Self {
+        // SAFETY: as above; readable by contract.
+        unsafe {
+            let bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()));
+            let nibbles = if upper {
+                _mm256_srli_epi32::<4>(bytes)
+            } else {
+                _mm256_and_si256(bytes, _mm256_set1_epi32(15))
+            };
+            _mm256_cvtepi32_ps(nibbles)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, by: Self, plus: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { _mm256_fmadd_ps(self, by, plus) }
+    }
+
+    #[inline(always)]
+    fn prefetch(address: *const f32) {
+        // SAFETY: a hint, which reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        // SAFETY: as above; all rows are readable and writable by contract. The same
+        // scheme as with 16 lanes.
+        unsafe {
+            let mut rows = [_mm256_setzero_ps(); 8];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = _mm256_loadu_ps(from.add(i * from_stride));
+            }
+            for four in rows.chunks_exact_mut(4) {
+                let a = _mm256_unpacklo_ps(four[0], four[1]);
+                let b = _mm256_unpackhi_ps(four[0], four[1]);
+                let c = _mm256_unpacklo_ps(four[2], four[3]);
+                let d = _mm256_unpackhi_ps(four[2], four[3]);
+                four[0] = _mm256_shuffle_ps::<0x44>(a, c);
+                four[1] = _mm256_shuffle_ps::<0xEE>(a, c);
+                four[2] = _mm256_shuffle_ps::<0x44>(b, d);
+                four[3] = _mm256_shuffle_ps::<0xEE>(b, d);
+            }
+            for i in 0..4 {
+                let low = _mm256_permute2f128_ps::<0x20>(rows[i], rows[4 + i]);
+                let high = _mm256_permute2f128_ps::<0x31>(rows[i], rows[4 + i]);
+                _mm256_storeu_ps(to.add(i * to_stride), low);
+                _mm256_storeu_ps(to.add((4 + i) * to_stride), high);
+            }
+        }
+    }
+}
