@@ -1,8 +1,11 @@
 //! One pass through a stack of decoder blocks: what both models share.
+//!
+//! [`Pass::run`] leaves it to the kernels of [`crate::cpu`] where they can, else to
+//! candle's ops, which are their plain twin.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
-use crate::{KvCache, Result, attention};
+use crate::{CacheShape, Error, KvCache, Result, attention, cpu};
 
 /// A pre-norm decoder block, cut where the attention reads other positions.
 pub(crate) trait Block {
@@ -16,6 +19,27 @@ pub(crate) trait Block {
     /// The block's output `[B, T, C]` for its input `x: [B, T, C]` and what the
     /// heads read, `[B, T, H * D]`.
     fn mix(&self, x: &Tensor, read: &Tensor) -> Result<Tensor>;
+
+    /// The block as the kernels of [`crate::cpu`] see it, if they can read its weights.
+    fn layer(&self) -> Option<cpu::Layer<'_>>;
+}
+
+/// All blocks as the kernels of [`crate::cpu`] see them, if they can.
+fn layers<B: Block>(blocks: &[B]) -> Option<Vec<cpu::Layer<'_>>> {
+    blocks.iter().map(Block::layer).collect()
+}
+
+/// A cache for passes through `blocks`.
+pub(crate) fn cache<B: Block>(
+    blocks: &[B],
+    shape: CacheShape,
+    dtype: DType,
+    device: &Device,
+) -> Result<KvCache> {
+    match layers(blocks) {
+        Some(_) if device.is_cpu() => Ok(KvCache::on_host(shape, dtype)),
+        _ => KvCache::new(shape, dtype, device),
+    }
 }
 
 /// Which positions see which, and which of them are wanted in the end.
@@ -33,9 +57,54 @@ pub(crate) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Runs `x: [B, T, C]` through the blocks, telling `visit` each block's output.
-    /// Result `[B, T, C]`, or `[B, 1, C]` of the positions wanted.
-    pub(crate) fn run<B: Block>(
+    /// Runs `x: [B, T, C]` through the blocks. Result `[B, T, C]`, or `[B, 1, C]` of the
+    /// positions wanted.
+    pub(crate) fn run<B: Block>(self, blocks: &[B], x: &Tensor) -> Result<Tensor> {
+        let readable = cpu::reads(x) && x.elem_count() > 0;
+        let fitting = self.cache.as_ref().is_none_or(|cache| cache.is_on_host());
+        match layers(blocks) {
+            Some(layers) if readable && fitting => self.by_kernels(layers, x),
+            _ => self.visit(blocks, x, |_| ()),
+        }
+    }
+
+    /// [`Self::run`] by the kernels of [`crate::cpu`].
+    fn by_kernels(mut self, layers: Vec<cpu::Layer>, x: &Tensor) -> Result<Tensor> {
+        let (batch, len, _) = x.dims3()?;
+        let mut memory = None;
+        if let Some(cache) = &mut self.cache {
+            cache.reserve(batch, len)?;
+            memory = cache.host_memory();
+        }
+        let rotary = match &self.rotary {
+            Some((cosine, sine)) => Some((cpu::Numbers::of(cosine)?, cpu::Numbers::of(sine)?)),
+            None => None,
+        };
+        let sight = cpu::Sight {
+            past: self.cache.as_ref().map_or(0, |cache| cache.len()),
+            len,
+            unmasked: self.unmasked,
+            hidden: self.hidden(),
+        };
+        let pass = cpu::Pass { layers, sight, rotary, wanted: self.wanted.as_deref(), memory };
+        let out = pass.run(x)?.to_dtype(x.dtype())?;
+        drop(pass);
+        if let Some(cache) = self.cache.as_mut() {
+            cache.advance(len);
+        }
+        Ok(out)
+    }
+
+    /// Condition positions that only they themselves see.
+    fn hidden(&self) -> &[Vec<bool>] {
+        match &self.cache {
+            Some(cache) if !cache.hidden().is_empty() => cache.hidden(),
+            _ => &self.hidden,
+        }
+    }
+
+    /// [`Self::run`] by candle's ops, telling `visit` each block's output.
+    pub(crate) fn visit<B: Block>(
         mut self,
         blocks: &[B],
         x: &Tensor,
@@ -43,6 +112,9 @@ impl Pass<'_> {
     ) -> Result<Tensor> {
         let (batch, len, _) = x.dims3()?;
         if let Some(cache) = &self.cache {
+            if cache.is_on_host() {
+                return Err(Error::Request("a cache that another model made".to_owned()));
+            }
             cache.reserve(batch, len)?;
         }
         let rows: Vec<_> = (0..len).collect();
@@ -80,10 +152,7 @@ impl Pass<'_> {
     /// query sees every key.
     fn mask(&self, rows: &[Vec<usize>], len: usize, device: &Device) -> Result<Option<Tensor>> {
         let past = self.cache.as_ref().map_or(0, |cache| cache.len());
-        let hidden = match &self.cache {
-            Some(cache) if !cache.hidden().is_empty() => cache.hidden(),
-            _ => self.hidden.as_slice(),
-        };
+        let hidden = self.hidden();
         let hides = |b: usize, k: usize| {
             hidden.get(b).and_then(|sample| sample.get(k)).copied().unwrap_or(false)
         };

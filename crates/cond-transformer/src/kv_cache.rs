@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::{Error, Result};
+use crate::{Error, Result, cpu};
 
 /// The size of a [`KvCache`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,13 +32,24 @@ impl CacheShape {
 /// Made by [`NextCode::cache`](crate::NextCode::cache), filled by the model.
 #[derive(Debug)]
 pub struct KvCache {
-    layers: Vec<(Tensor, Tensor)>,
+    memory: Memory,
+    dtype: DType,
     shape: CacheShape,
     len: usize,
     /// Condition positions that no other position sees (padding), per sequence.
     hidden: Vec<Vec<bool>>,
     /// Inputs so far, kept while a model must still compute them anew.
     replay: Option<Tensor>,
+}
+
+/// Where keys and values are.
+#[derive(Debug)]
+enum Memory {
+    /// For candle's ops.
+    Tensors(Vec<(Tensor, Tensor)>),
+    /// For the kernels of [`crate::cpu`]: `[layers, B, H, positions, D]`, the bytes of
+    /// the cache's dtype.
+    Host { keys: Vec<f32>, values: Vec<f32> },
 }
 
 impl KvCache {
@@ -49,7 +60,36 @@ impl KvCache {
         let layers = (0..shape.layers)
             .map(|_| Ok((Tensor::zeros(dims, dtype, device)?, Tensor::zeros(dims, dtype, device)?)))
             .collect::<Result<_>>()?;
-        Ok(Self { layers, shape, len: 0, hidden: Vec::new(), replay: None })
+        let memory = Memory::Tensors(layers);
+        Ok(Self { memory, dtype, shape, len: 0, hidden: Vec::new(), replay: None })
+    }
+
+    /// An empty cache for the kernels of [`crate::cpu`].
+    pub(crate) fn on_host(shape: CacheShape, dtype: DType) -> Self {
+        let bytes = shape.elements() / 2 * dtype.size_in_bytes();
+        // Zeros that nobody has touched yet cost nothing.
+        let zeros = || vec![0.0; bytes.div_ceil(size_of::<f32>())];
+        let memory = Memory::Host { keys: zeros(), values: zeros() };
+        Self { memory, dtype, shape, len: 0, hidden: Vec::new(), replay: None }
+    }
+
+    /// Whether it is for the kernels of [`crate::cpu`].
+    pub(crate) fn is_on_host(&self) -> bool {
+        matches!(self.memory, Memory::Host { .. })
+    }
+
+    /// Keys and values as the kernels of [`crate::cpu`] see them.
+    pub(crate) fn host_memory(&mut self) -> Option<cpu::Memory> {
+        let kind = cpu::Kind::of(self.dtype)?;
+        let Memory::Host { keys, values } = &mut self.memory else { return None };
+        Some(cpu::Memory {
+            kind,
+            keys: cpu::bytes(keys),
+            values: cpu::bytes(values),
+            layer: self.shape.elements() / 2 / self.shape.layers.max(1),
+            offset: 0,
+            positions: self.shape.positions,
+        })
     }
 
     /// Positions filled.
@@ -69,8 +109,7 @@ impl KvCache {
 
     /// Memory of keys and values, in bytes.
     pub fn bytes(&self) -> usize {
-        let dtype = self.layers.first().map_or(DType::F32, |(keys, _)| keys.dtype());
-        self.shape.elements() * dtype.size_in_bytes()
+        self.shape.elements() * self.dtype.size_in_bytes()
     }
 
     /// Forgets everything, keeps the memory.
@@ -107,7 +146,10 @@ impl KvCache {
         keys: &Tensor,
         values: &Tensor,
     ) -> candle_core::Result<(Tensor, Tensor)> {
-        let (all_keys, all_values) = &self.layers[layer];
+        let Memory::Tensors(layers) = &self.memory else {
+            return Err(candle_core::Error::Msg("a cache that another model made".to_owned()));
+        };
+        let (all_keys, all_values) = &layers[layer];
         let len = self.len + keys.dim(2)?;
         all_keys.slice_set(&keys.contiguous()?, 2, self.len)?;
         all_values.slice_set(&values.contiguous()?, 2, self.len)?;

@@ -24,6 +24,7 @@
 mod attention;
 mod condition;
 mod coordinates;
+mod cpu;
 mod decoder;
 mod error;
 mod generate;
@@ -39,6 +40,7 @@ mod permuter;
 mod sampling;
 mod score;
 mod sliding;
+mod weights;
 
 pub use condition::Conditions;
 pub use coordinates::Coordinates;
@@ -57,3 +59,4 @@ pub use sliding::{
     Progress, Wavefront, Window, WindowConditions, WindowRequest, generate_raster,
     generate_wavefront,
 };
+pub use weights::WeightFormat;

@@ -1,9 +1,12 @@
 //! Linear layers, with results that do not depend on the batch.
 
-use candle_core::{DType, Device, Result, Tensor};
+use std::sync::Arc;
+
+use candle_core::quantized::QTensor;
+use candle_core::{Result, Tensor};
 use candle_nn::{Init, Module, VarBuilder};
 
-use crate::norm::fusable;
+use crate::{WeightFormat, cpu};
 
 /// Both references start weights from N(0, 0.02).
 pub(crate) const INIT: Init = Init::Randn { mean: 0.0, stdev: 0.02 };
@@ -11,14 +14,27 @@ pub(crate) const INIT: Init = Init::Randn { mean: 0.0, stdev: 0.02 };
 /// `x weight^T + bias`.
 #[derive(Clone, Debug)]
 pub(crate) struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
 }
 
+/// A matrix `[out, in]`.
+#[derive(Clone, Debug)]
+enum Weight {
+    Dense(Tensor),
+    /// In GGML's blocks, for inference.
+    Blocks(Arc<QTensor>),
+}
+
 /// Keys `weight [out, in]`, `bias [out]`.
-pub(crate) fn linear(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Linear> {
-    let weight = vb.get_with_hints((outputs, inputs), "weight", INIT)?;
-    Ok(Linear { weight, bias: Some(vb.get_with_hints(outputs, "bias", Init::Const(0.0))?) })
+pub(crate) fn linear(
+    inputs: usize,
+    outputs: usize,
+    format: WeightFormat,
+    vb: VarBuilder,
+) -> Result<Linear> {
+    let bias = vb.get_with_hints(outputs, "bias", Init::Const(0.0))?;
+    Ok(Linear { bias: Some(bias), ..linear_no_bias(inputs, outputs, INIT, format, vb)? })
 }
 
 /// Key `weight [out, in]`.
@@ -26,39 +42,72 @@ pub(crate) fn linear_no_bias(
     inputs: usize,
     outputs: usize,
     init: Init,
+    format: WeightFormat,
     vb: VarBuilder,
 ) -> Result<Linear> {
-    Ok(Linear { weight: vb.get_with_hints((outputs, inputs), "weight", init)?, bias: None })
+    let weight = vb.get_with_hints((outputs, inputs), "weight", init)?;
+    let weight = match format.blocks().filter(|blocks| inputs.is_multiple_of(blocks.block_size())) {
+        Some(blocks) => Weight::Blocks(Arc::new(QTensor::quantize(&weight, blocks)?)),
+        None => Weight::Dense(weight),
+    };
+    Ok(Linear { weight, bias: None })
 }
 
 impl Linear {
     /// The same layer as training runs it.
-    pub(crate) fn trained(&self) -> layers::sequence::Linear {
-        layers::sequence::Linear { weight: self.weight.clone(), bias: self.bias.clone() }
+    ///
+    /// # Errors
+    /// If its weights are in blocks, which are for inference.
+    pub(crate) fn trained(&self) -> Result<layers::sequence::Linear> {
+        match &self.weight {
+            Weight::Dense(weight) => {
+                Ok(layers::sequence::Linear { weight: weight.clone(), bias: self.bias.clone() })
+            }
+            Weight::Blocks(blocks) => candle_core::bail!(
+                "weights of {:?} are for inference; train in f32",
+                blocks.dtype()
+            ),
+        }
     }
 
-    /// `[B, T, in]` to `[B, T, out]`.
-    ///
-    /// On the CPU, sequences of one position are multiplied one by one: candle's
-    /// product of a matrix with one row adds up in another order than that with many,
-    /// and for up to some 14 rows it is the faster of the two (16384x768, f32: 3.3 ms
-    /// for one row, 46 ms for eight together).
+    /// `[B, T, in]` to `[B, T, out]`: by the kernels of this crate where they can, else
+    /// by candle's.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let plain = candle_nn::Linear::new(self.weight.clone(), self.bias.clone());
-        let (batch, len) = (x.dim(0)?, x.dim(1)?);
-        let here = matches!(x.device(), Device::Cpu) && x.dtype() == DType::F32;
-        if len != 1 || batch < 2 || !here || !fusable(x, &[&self.weight]) {
-            return plain.forward(x);
+        match self.affine() {
+            Some(affine) if cpu::reads(x) => cpu::linear(x, &affine)?.to_dtype(x.dtype()),
+            _ => self.plain(x),
         }
-        let rows = (0..batch)
-            .map(|row| plain.forward(&x.narrow(0, row, 1)?.contiguous()?))
-            .collect::<Result<Vec<_>>>()?;
-        Tensor::cat(&rows, 0)
+    }
+
+    /// [`Self::forward`] by candle's ops.
+    fn plain(&self, x: &Tensor) -> Result<Tensor> {
+        let weight = match &self.weight {
+            Weight::Dense(weight) => weight.clone(),
+            Weight::Blocks(weight) => weight.dequantize(x.device())?.to_dtype(x.dtype())?,
+        };
+        candle_nn::Linear::new(weight, self.bias.clone()).forward(x)
+    }
+
+    /// What the kernels of this crate read, if they can.
+    pub(crate) fn affine(&self) -> Option<cpu::Affine<'_>> {
+        let weight = match &self.weight {
+            Weight::Dense(weight) if cpu::reads(weight) => cpu::Matrix::of(weight)?,
+            Weight::Dense(_) => return None,
+            Weight::Blocks(weight) => cpu::Matrix::of_blocks(weight)?,
+        };
+        let bias = match &self.bias {
+            Some(bias) if cpu::reads(bias) => Some(cpu::Numbers::of(bias).ok()?),
+            Some(_) => return None,
+            None => None,
+        };
+        Some(cpu::Affine { weight, bias })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
     use crate::Stream;
 
@@ -71,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_row_does_not_depend_on_the_others() -> anyhow::Result<()> {
-        let layer = Linear { weight: numbers(&[70, 203], 0)?, bias: None };
+        let layer = Linear { weight: Weight::Dense(numbers(&[70, 203], 0)?), bias: None };
         let x = numbers(&[11, 1, 203], 1)?;
         let all = layer.forward(&x)?.to_vec3::<f32>()?;
         for first in 0..11 {

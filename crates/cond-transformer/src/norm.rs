@@ -4,6 +4,8 @@ use candle_core::{D, DType, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use layers::sequence::RowNorm;
 
+use crate::cpu;
+
 /// Whether candle's fused norms and soft-max will do for `x` under `parameters`: they
 /// have no gradient and, the RMS norm, no f64.
 pub(crate) fn fusable(x: &Tensor, parameters: &[&Tensor]) -> bool {
@@ -49,6 +51,18 @@ impl LayerNorm {
         }
     }
 
+    /// What the kernels of this crate read, if they can.
+    pub(crate) fn view(&self) -> Option<cpu::Norm<'_>> {
+        if !(cpu::reads(&self.weight) && cpu::reads(&self.bias)) {
+            return None;
+        }
+        Some(cpu::Norm::Layer {
+            weight: cpu::Numbers::of(&self.weight).ok()?,
+            bias: cpu::Numbers::of(&self.bias).ok()?,
+            eps: self.eps as f32,
+        })
+    }
+
     /// The formula, op by op.
     fn composed(&self, x: &Tensor) -> Result<Tensor> {
         let dtype = x.dtype();
@@ -86,6 +100,15 @@ impl RmsNorm {
         } else {
             self.composed(x)
         }
+    }
+
+    /// What the kernels of this crate read, if they can.
+    pub(crate) fn view(&self) -> Option<cpu::Norm<'_>> {
+        if !cpu::reads(&self.weight) {
+            return None;
+        }
+        let weight = cpu::Numbers::of(&self.weight).ok()?;
+        Some(cpu::Norm::Rms { weight, eps: self.eps as f32 })
     }
 
     /// The formula, op by op.

@@ -1,9 +1,11 @@
 //! What is drawn depends on the seed, the sample and the condition, and on nothing else.
 
+mod common;
+
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
 use codebook::CodeGrid;
+use common::weights;
 use cond_transformer::{
     Chooser, Conditions, Error, Gpt, GptConfig, Guidance, KvCache, Llama, LlamaConfig, NextCode,
     NoCode, Order, Permuter, PrefixConfig, Request, Sampling, Stream, Wavefront, Window,
@@ -11,42 +13,6 @@ use cond_transformer::{
     generate_wavefront, probabilities,
 };
 use golden as _;
-
-/// Weights that depend on name and shape only, large enough for lively logits.
-struct Seeded;
-
-impl candle_nn::var_builder::SimpleBackend for Seeded {
-    fn get(
-        &self,
-        shape: candle_core::Shape,
-        name: &str,
-        init: candle_nn::Init,
-        dtype: DType,
-        device: &Device,
-    ) -> candle_core::Result<Tensor> {
-        if let candle_nn::Init::Const(value) = init
-            && value != 0.0
-        {
-            return Tensor::full(value as f32, shape, device)?.to_dtype(dtype);
-        }
-        let seed = name.bytes().fold(7_u64, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
-        let stream = Stream { seed, sample: 0 };
-        let values = (0..shape.elem_count()).map(|i| (stream.uniform(i) as f32 - 0.5) * 0.8);
-        Tensor::from_vec(values.collect::<Vec<f32>>(), shape, device)?.to_dtype(dtype)
-    }
-
-    fn get_unchecked(&self, _: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
-        candle_core::bail!("weights have shapes")
-    }
-
-    fn contains_tensor(&self, _: &str) -> bool {
-        true
-    }
-}
-
-fn weights(dtype: DType) -> VarBuilder<'static> {
-    VarBuilder::from_backend(Box::new(Seeded), dtype, Device::Cpu)
-}
 
 fn gpt(block_size: usize, n_unmasked: usize) -> Result<Gpt> {
     let config =

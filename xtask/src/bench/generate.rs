@@ -4,7 +4,7 @@
 //! with top-k. The reference's sliding window takes minutes: some of its places are
 //! timed, and the time multiplied.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::OnceCell;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +12,7 @@ use candle_core::{DType, Device, Tensor};
 use codebook::CodeGrid;
 use cond_transformer::{
     Conditions, Gpt, GptConfig, Llama, LlamaConfig, NextCode, PrefixConfig, Request, Sampling,
-    Stream, Wavefront, WindowConditions, WindowRequest, generate, generate_wavefront,
+    Stream, Wavefront, WeightFormat, WindowConditions, WindowRequest, generate, generate_wavefront,
 };
 use serde_json::{Value, json};
 
@@ -67,92 +67,105 @@ fn weights(config: &GptConfig) -> usize {
     12 * config.n_layer * config.n_embd.pow(2) + config.vocab_size * config.n_embd
 }
 
-/// What no program could beat, and the memory of keys and values.
-pub fn limits(threads: usize) -> Result<String> {
+/// What no program could beat.
+pub fn limits(threads: usize) -> String {
     let config = gpt(LENGTH);
     let bandwidth = bandwidth::gigabytes(threads);
-    let bytes = weights(&config) as f64 * 4.0;
-    let least = bytes / (bandwidth * 1e9);
-    Ok(format!(
-        "memory {bandwidth:.1} GB/s; the f32 weights of GPT-B that a code needs are {:.0} MB: at \
-         best {:.1} ms a code, {:.0} ms for {LENGTH}",
-        bytes / 1e6,
-        1e3 * least,
-        1e3 * least * LENGTH as f64
-    ))
+    let least = |bits: f64| {
+        let milliseconds = weights(&config) as f64 * bits / 8.0 / bandwidth / 1e6;
+        format!("{milliseconds:.1} ms a code, {:.0} ms for {LENGTH}", milliseconds * LENGTH as f64)
+    };
+    format!(
+        "memory {bandwidth:.1} GB/s: to read the weights of GPT-B that a code needs takes {} in \
+         f32, {} in 8 bits and a scale for every 32",
+        least(32.0),
+        least(8.5)
+    )
 }
 
 /// A model that several cases share, made when the first needs it.
 type Shared = Rc<OnceCell<Box<dyn NextCode>>>;
 
-fn shared<'a>(
-    cell: &'a Shared,
-    make: impl FnOnce() -> Result<Box<dyn NextCode>>,
-) -> Result<&'a dyn NextCode> {
-    if cell.get().is_none() {
-        // Nobody else can have set it: there is one thread here.
-        let _ = cell.set(make()?);
-    }
-    Ok(cell.get().context("the model is gone")?.as_ref())
+/// A row's model, and who draws the same codes from the same numbers.
+#[derive(Clone, Copy)]
+struct Entry {
+    name: &'static str,
+    format: WeightFormat,
+    results: Results,
+    make: fn(WeightFormat) -> Result<Box<dyn NextCode>>,
 }
 
-/// Both models at batch 1 and 8, and the sliding window.
-pub fn cases() -> Result<Vec<Case>> {
-    let of_gpt = || {
-        let config = gpt(LENGTH);
-        Ok(Box::new(Gpt::new(&config, pattern::builder_of(DType::F32, MATRICES))?) as _)
+fn make_gpt(format: WeightFormat) -> Result<Box<dyn NextCode>> {
+    let weights = pattern::builder_of(DType::F32, MATRICES);
+    Ok(Box::new(Gpt::with_format(&gpt(LENGTH), format, weights)?))
+}
+
+fn make_llama(format: WeightFormat) -> Result<Box<dyn NextCode>> {
+    let weights = pattern::builder_of(DType::F32, MATRICES);
+    Ok(Box::new(Llama::with_format(&llama(), format, weights)?))
+}
+
+/// Both models at batch 1 and 8, weights in all formats, and the sliding window.
+pub fn cases() -> Vec<Case> {
+    let llama = Entry {
+        name: "LlamaGen-B",
+        format: WeightFormat::F32,
+        results: Results::CodesOf(Tool::LlamaGen),
+        make: make_llama,
     };
-    let of_llama =
-        || Ok(Box::new(Llama::new(&llama(), pattern::builder_of(DType::F32, MATRICES))?) as _);
-    type Make = fn() -> Result<Box<dyn NextCode>>;
-    let models: [(&str, Tool, Make); 2] =
-        [("GPT-B", Tool::MinGpt, of_gpt), ("LlamaGen-B", Tool::LlamaGen, of_llama)];
-    let models = models.map(|(name, tool, make)| (name, tool, make, Shared::default()));
+    let gpts = WeightFormat::ALL.map(|format| {
+        let same = format == WeightFormat::F32;
+        let results = if same { Results::CodesOf(Tool::MinGpt) } else { Results::Unlike };
+        Entry { name: "GPT-B", format, results, make: make_gpt }
+    });
+    let entries: Vec<(Entry, Shared)> =
+        gpts.into_iter().chain([llama]).map(|entry| (entry, Shared::default())).collect();
     let mut cases = Vec::new();
     for batch in [1, 8] {
-        for (name, tool, make, cell) in &models {
-            cases.push(drawn(name, *tool, *make, Rc::clone(cell), batch));
+        for (entry, model) in &entries {
+            cases.push(drawn(*entry, Rc::clone(model), batch));
         }
     }
     cases.push(sliding());
-    Ok(cases)
+    cases
 }
 
-fn drawn(
-    model: &str,
-    tool: Tool,
-    make: fn() -> Result<Box<dyn NextCode>>,
-    cell: Shared,
-    batch: usize,
-) -> Case {
+fn drawn(entry: Entry, model: Shared, batch: usize) -> Case {
     let classes: Vec<u32> = (0..batch as u32).map(|i| 7 + 101 * i).collect();
     let request = json!({
         "minGPT": gpt(LENGTH), "LlamaGen": llama_request(), "conditions": &classes,
         "length": LENGTH, "top_k": TOP_K,
     });
+    // Keys and values of every layer, position and sample.
+    let on_paper = 2 * 12 * LENGTH * batch * 768 * entry.format.dtype().size_in_bytes();
     let make = move || {
-        let cache = shared(&cell, make)?.cache(batch, LENGTH)?;
-        // Keys and values of every layer, position and sample, in f32.
-        let on_paper = 2 * 12 * LENGTH * batch * 768 * 4;
-        ensure!(cache.bytes() == on_paper, "a cache of {} bytes, not {on_paper}", cache.bytes());
-        drop(cache);
+        if model.get().is_none() {
+            // Nobody else can have set it: there is one thread here.
+            let _ = model.set((entry.make)(entry.format)?);
+        }
+        let bytes = model.get().context("the model is gone")?.cache(batch, LENGTH)?.bytes();
+        ensure!(bytes == on_paper, "a cache of {bytes} bytes, on paper {on_paper}");
         let conditions = Conditions::classes(&classes, &Device::Cpu)?;
         let mut request = Request::new(conditions, Stream::range(0, 0, batch));
         request.sampling = Sampling::greedy();
         let ours = move || {
-            let model = cell.get().context("the model is gone")?.as_ref();
+            let model = model.get().context("the model is gone")?.as_ref();
             let codes = generate(model, &request, LENGTH, &mut |_| ())?;
             request.sampling = Sampling { top_k: Some(TOP_K), ..Sampling::default() };
             Ok(vec![Tensor::new(codes, &Device::Cpu)?])
         };
         Ok(Contestants { ours: Box::new(ours), candle: None })
     };
-    let cache = (2 * 12 * LENGTH * batch * 768 * 4) as f64 / (1 << 20) as f64;
     Case {
-        name: format!("{model}, {LENGTH} codes, batch {batch} (cache {cache:.0} MiB)"),
+        name: format!(
+            "{} {}, {LENGTH} codes, batch {batch} (cache {:.0} MiB)",
+            entry.name,
+            entry.format,
+            on_paper as f64 / (1 << 20) as f64
+        ),
         flops: Some((2 * batch * LENGTH * weights(&gpt(LENGTH))) as f64),
         request,
-        results: Results::CodesOf(tool),
+        results: entry.results,
         make: Box::new(make),
     }
 }
@@ -167,12 +180,10 @@ fn sliding() -> Case {
     let make = move || {
         let model = Gpt::new(&config, pattern::builder_of(DType::F32, MATRICES))?;
         let condition = CodeGrid::from_vec(condition, (1, GRID.0, GRID.1), &Device::Cpu)?;
-        let request =
+        let mut request =
             WindowRequest::new(WindowConditions::Grid(condition), Stream::range(0, 0, 1), GRID);
-        let request = RefCell::new(request);
+        request.sampling = Sampling { top_k: Some(TOP_K), ..Sampling::default() };
         let ours = move || {
-            let mut request = request.borrow_mut();
-            request.sampling = Sampling { top_k: Some(TOP_K), ..Sampling::default() };
             let grid = generate_wavefront(&model, &request, Wavefront::default(), &mut |_| ())?;
             Ok(vec![grid.codes().clone()])
         };

@@ -4,11 +4,12 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use super::GptConfig;
-use crate::Result;
 use crate::attention::split_heads;
+use crate::cpu;
 use crate::decoder;
 use crate::linear::{Linear, linear};
 use crate::norm::{LayerNorm, layer_norm};
+use crate::{Result, WeightFormat};
 
 /// torch's default for `nn.LayerNorm`.
 pub(super) const LAYER_NORM_EPS: f64 = 1e-5;
@@ -25,27 +26,50 @@ pub(super) struct Block {
     pub(super) expand: Linear,
     pub(super) contract: Linear,
     pub(super) heads: usize,
+    pub(super) width: usize,
 }
 
 impl Block {
-    pub(super) fn new(config: &GptConfig, vb: VarBuilder) -> candle_core::Result<Self> {
+    pub(super) fn new(
+        config: &GptConfig,
+        format: WeightFormat,
+        vb: VarBuilder,
+    ) -> candle_core::Result<Self> {
         let width = config.n_embd;
         let (attn, mlp) = (vb.pp("attn"), vb.pp("mlp"));
         Ok(Self {
             ln1: layer_norm(width, LAYER_NORM_EPS, vb.pp("ln1"))?,
             ln2: layer_norm(width, LAYER_NORM_EPS, vb.pp("ln2"))?,
-            key: linear(width, width, attn.pp("key"))?,
-            query: linear(width, width, attn.pp("query"))?,
-            value: linear(width, width, attn.pp("value"))?,
-            proj: linear(width, width, attn.pp("proj"))?,
-            expand: linear(width, 4 * width, mlp.pp("0"))?,
-            contract: linear(4 * width, width, mlp.pp("2"))?,
+            key: linear(width, width, format, attn.pp("key"))?,
+            query: linear(width, width, format, attn.pp("query"))?,
+            value: linear(width, width, format, attn.pp("value"))?,
+            proj: linear(width, width, format, attn.pp("proj"))?,
+            expand: linear(width, 4 * width, format, mlp.pp("0"))?,
+            contract: linear(4 * width, width, format, mlp.pp("2"))?,
             heads: config.n_head,
+            width,
         })
     }
 }
 
 impl decoder::Block for Block {
+    fn layer(&self) -> Option<cpu::Layer<'_>> {
+        let (heads, width) = (self.heads, self.width);
+        Some(cpu::Layer {
+            attention_norm: self.ln1.view()?,
+            inputs: vec![self.query.affine()?, self.key.affine()?, self.value.affine()?],
+            heads,
+            kv_heads: heads,
+            head_dim: width / heads,
+            output: self.proj.affine()?,
+            feed_forward_norm: self.ln2.view()?,
+            feed_forward: cpu::FeedForward::Gelu {
+                expand: self.expand.affine()?,
+                contract: self.contract.affine()?,
+            },
+        })
+    }
+
     fn project(
         &self,
         x: &Tensor,

@@ -44,7 +44,7 @@ impl Gpt {
             x = block.forward_taped(&x, heads, number, dropouts, &mut tape)?;
         }
         let x = row_norm_taped(&self.ln_f.trained(), &x, &mut tape)?;
-        Ok(learn_codes(&x, &self.head.trained(), targets, tape, gradients)?)
+        Ok(learn_codes(&x, &self.head.trained()?, targets, tape, gradients)?)
     }
 }
 
@@ -58,16 +58,16 @@ impl Block {
         dropouts: &Dropouts,
         tape: &mut Tape,
     ) -> candle_core::Result<Tensor> {
-        let layers = [&self.query, &self.key, &self.value].map(|layer| layer.trained());
+        let layers = [self.query.trained()?, self.key.trained()?, self.value.trained()?];
         let after = dropouts.at(Place::AfterAttention(number));
-        let x = residual(x, &self.proj.trained(), after, tape, |x, tape| {
+        let x = residual(x, &self.proj.trained()?, after, tape, |x, tape| {
             let x = row_norm_taped(&self.ln1.trained(), x, tape)?;
             attention(&x, layers, heads, dropouts.at(Place::Attention(number)), tape)
         })?;
         let after = dropouts.at(Place::AfterFeedForward(number));
-        residual(&x, &self.contract.trained(), after, tape, |x, tape| {
+        residual(&x, &self.contract.trained()?, after, tape, |x, tape| {
             let x = row_norm_taped(&self.ln2.trained(), x, tape)?;
-            let hidden = self.expand.trained().forward_taped(&x, None, tape)?;
+            let hidden = self.expand.trained()?.forward_taped(&x, None, tape)?;
             gelu_taped(&hidden, tape)
         })
     }

@@ -17,7 +17,7 @@ use crate::condition::check_tokens;
 use crate::decoder::Pass;
 use crate::linear::{INIT, Linear, linear_no_bias};
 use crate::norm::{LayerNorm, layer_norm};
-use crate::{Conditions, Error, KvCache, Result};
+use crate::{Conditions, Error, KvCache, Result, WeightFormat};
 
 /// A decoder with learned positions: condition tokens and codes share one
 /// vocabulary and one embedding table, and differ by their positions only.
@@ -43,6 +43,21 @@ impl Gpt {
     /// # Errors
     /// If the configuration is out of bounds or a tensor is missing.
     pub fn new(config: &GptConfig, vb: VarBuilder) -> Result<Self> {
+        Self::read(config, WeightFormat::F32, vb)
+    }
+
+    /// [`Self::new`] with weights kept as `format`, whatever they are stored as: matrix by
+    /// matrix, so that the whole is never in memory twice.
+    ///
+    /// # Errors
+    /// As [`Self::new`], or for blocks elsewhere than on the CPU.
+    pub fn with_format(config: &GptConfig, format: WeightFormat, vb: VarBuilder) -> Result<Self> {
+        format.validate(vb.device())?;
+        Self::read(config, format, vb.to_dtype(format.dtype()))
+    }
+
+    /// In the dtype of `vb`, or blocks of `format`.
+    fn read(config: &GptConfig, format: WeightFormat, vb: VarBuilder) -> Result<Self> {
         config.validate()?;
         let GptConfig { vocab_size, block_size, n_layer, n_embd, .. } = *config;
         let table = vb.pp("tok_emb").get_with_hints((vocab_size, n_embd), "weight", INIT)?;
@@ -53,10 +68,10 @@ impl Gpt {
             tok_emb: Embedding::new(table, n_embd),
             pos_emb: vb.get_with_hints((1, block_size, n_embd), "pos_emb", zero)?,
             blocks: (0..n_layer)
-                .map(|i| Block::new(config, blocks.pp(i)))
+                .map(|i| Block::new(config, format, blocks.pp(i)))
                 .collect::<candle_core::Result<_>>()?,
             ln_f: layer_norm(n_embd, LAYER_NORM_EPS, vb.pp("ln_f"))?,
-            head: linear_no_bias(n_embd, vocab_size, INIT, vb.pp("head"))?,
+            head: linear_no_bias(n_embd, vocab_size, INIT, format.of_head(), vb.pp("head"))?,
             device: vb.device().clone(),
         })
     }
@@ -83,24 +98,30 @@ impl Gpt {
     /// # Errors
     /// If there are more positions than `block_size`, or tokens without a row.
     pub fn forward(&self, tokens: &Tensor, embeddings: Option<&Tensor>) -> Result<Tensor> {
-        self.forward_with(tokens, embeddings, |_| ())
+        let x = self.embed(tokens, embeddings)?;
+        self.logits(&self.pass(None, None).run(&self.blocks, &x)?)
     }
 
-    /// [`Self::forward`], telling `visit` the output `[B, E + T, C]` of each block.
+    /// [`Self::forward`] by candle's ops, telling `visit` the output `[B, E + T, C]` of each
+    /// block.
     pub fn forward_with(
         &self,
         tokens: &Tensor,
         embeddings: Option<&Tensor>,
         visit: impl FnMut(&Tensor),
     ) -> Result<Tensor> {
+        let x = self.embed(tokens, embeddings)?;
+        self.logits(&self.pass(None, None).visit(&self.blocks, &x, visit)?)
+    }
+
+    /// `[B, E + T, C]`: tokens behind embeddings, in their positions.
+    fn embed(&self, tokens: &Tensor, embeddings: Option<&Tensor>) -> Result<Tensor> {
         check_tokens("token", tokens, self.config.vocab_size)?;
         let mut x = self.tok_emb.forward(tokens)?;
         if let Some(embeddings) = embeddings {
             x = Tensor::cat(&[embeddings, &x], 1)?;
         }
-        let x = self.place(&x, 0)?;
-        let x = self.pass(None, None).run(&self.blocks, &x, visit)?;
-        self.logits(&x)
+        self.place(&x, 0)
     }
 
     /// Adds the learned positions from `start` on to `x: [B, T, C]`.

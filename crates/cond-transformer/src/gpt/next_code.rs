@@ -5,6 +5,7 @@ use candle_nn::Module;
 
 use super::Gpt;
 use crate::condition::check_tokens;
+use crate::decoder;
 use crate::{CacheShape, Conditions, Error, KvCache, NextCode, Result};
 
 impl Gpt {
@@ -23,7 +24,7 @@ impl Gpt {
         let (len, start) = (x.dim(1)?, cache.len());
         let placed = self.place(&x, start)?;
         let pass = self.pass(Some(&mut *cache), Some(vec![len - 1; x.dim(0)?]));
-        let out = pass.run(&self.blocks, &placed, |_| ())?;
+        let out = pass.run(&self.blocks, &placed)?;
         if start + len < self.config.n_unmasked {
             cache.set_replay(Some(x));
         }
@@ -52,7 +53,7 @@ impl NextCode for Gpt {
             positions: positions.min(self.config.block_size),
             head_dim: self.config.n_embd / self.config.n_head,
         };
-        KvCache::new(shape, self.pos_emb.dtype(), &self.device)
+        decoder::cache(&self.blocks, shape, self.pos_emb.dtype(), &self.device)
     }
 
     fn prefill(
@@ -95,7 +96,7 @@ impl NextCode for Gpt {
         }
         let one = |tokens: &Tensor, last: Vec<usize>| -> Result<Tensor> {
             let x = self.place(&self.tok_emb.forward(tokens)?, 0)?;
-            self.next_logits(&self.pass(None, Some(last)).run(&self.blocks, &x, |_| ())?)
+            self.next_logits(&self.pass(None, Some(last)).run(&self.blocks, &x)?)
         };
         let last: Vec<_> = known.iter().map(|known| front + known - 1).collect();
         if last.iter().all(|&last| last + 1 >= self.config.n_unmasked) {
@@ -126,7 +127,7 @@ impl NextCode for Gpt {
         let tokens = self.sequence(conditions, Some(codes))?;
         let read = tokens.narrow(1, 0, front + length - 1)?.contiguous()?;
         let x = self.place(&self.tok_emb.forward(&read)?, 0)?;
-        let x = self.pass(None, None).run(&self.blocks, &x, |_| ())?;
+        let x = self.pass(None, None).run(&self.blocks, &x)?;
         Ok(self.logits(&x.narrow(1, front - 1, length)?)?.to_dtype(DType::F32)?)
     }
 }

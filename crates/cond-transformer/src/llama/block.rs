@@ -4,11 +4,12 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use super::{LlamaConfig, rotary};
-use crate::Result;
 use crate::attention::split_heads;
+use crate::cpu;
 use crate::decoder;
 use crate::linear::{INIT, Linear, linear_no_bias};
 use crate::norm::{RmsNorm, rms_norm};
+use crate::{Result, WeightFormat};
 
 /// `x + attention(norm(x))`, then `x + w2(silu(w1 norm(x)) * w3 norm(x))` (SwiGLU).
 #[derive(Clone, Debug)]
@@ -26,7 +27,11 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) fn new(config: &LlamaConfig, vb: VarBuilder) -> candle_core::Result<Self> {
+    pub(super) fn new(
+        config: &LlamaConfig,
+        format: WeightFormat,
+        vb: VarBuilder,
+    ) -> candle_core::Result<Self> {
         let LlamaConfig { dim, n_head, norm_eps, .. } = *config;
         let (kv_heads, head_dim) = (config.kv_heads(), config.head_dim());
         let hidden = config.hidden_dim();
@@ -38,12 +43,13 @@ impl Block {
                 dim,
                 (n_head + 2 * kv_heads) * head_dim,
                 INIT,
+                format,
                 attention.pp("wqkv"),
             )?,
-            wo: linear_no_bias(dim, dim, INIT, attention.pp("wo"))?,
-            w1: linear_no_bias(dim, hidden, INIT, feed_forward.pp("w1"))?,
-            w2: linear_no_bias(hidden, dim, INIT, feed_forward.pp("w2"))?,
-            w3: linear_no_bias(dim, hidden, INIT, feed_forward.pp("w3"))?,
+            wo: linear_no_bias(dim, dim, INIT, format, attention.pp("wo"))?,
+            w1: linear_no_bias(dim, hidden, INIT, format, feed_forward.pp("w1"))?,
+            w2: linear_no_bias(hidden, dim, INIT, format, feed_forward.pp("w2"))?,
+            w3: linear_no_bias(dim, hidden, INIT, format, feed_forward.pp("w3"))?,
             heads: n_head,
             kv_heads,
             head_dim,
@@ -52,6 +58,23 @@ impl Block {
 }
 
 impl decoder::Block for Block {
+    fn layer(&self) -> Option<cpu::Layer<'_>> {
+        Some(cpu::Layer {
+            attention_norm: self.attention_norm.view()?,
+            inputs: vec![self.wqkv.affine()?],
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            output: self.wo.affine()?,
+            feed_forward_norm: self.ffn_norm.view()?,
+            feed_forward: cpu::FeedForward::Gated {
+                gate: self.w1.affine()?,
+                up: self.w3.affine()?,
+                down: self.w2.affine()?,
+            },
+        })
+    }
+
     fn project(
         &self,
         x: &Tensor,

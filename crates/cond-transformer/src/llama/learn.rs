@@ -58,7 +58,7 @@ impl Llama {
             x = block.forward_taped(&x, &angles, number, dropouts, &mut tape)?;
         }
         let x = row_norm_taped(&self.norm.trained(), &x, &mut tape)?;
-        Ok(learn_codes(&x, &self.output.trained(), targets, tape, gradients)?)
+        Ok(learn_codes(&x, &self.output.trained()?, targets, tape, gradients)?)
     }
 }
 
@@ -73,14 +73,14 @@ impl Block {
         tape: &mut Tape,
     ) -> candle_core::Result<Tensor> {
         let after = dropouts.at(Place::AfterAttention(number));
-        let x = residual(x, &self.wo.trained(), after, tape, |x, tape| {
+        let x = residual(x, &self.wo.trained()?, after, tape, |x, tape| {
             let x = row_norm_taped(&self.attention_norm.trained(), x, tape)?;
             self.read_taped(&x, angles, dropouts.at(Place::Attention(number)), tape)
         })?;
         let after = dropouts.at(Place::AfterFeedForward(number));
-        residual(&x, &self.w2.trained(), after, tape, |x, tape| {
+        residual(&x, &self.w2.trained()?, after, tape, |x, tape| {
             let x = row_norm_taped(&self.ffn_norm.trained(), x, tape)?;
-            gated(&x, self.w1.trained(), self.w3.trained(), tape)
+            gated(&x, self.w1.trained()?, self.w3.trained()?, tape)
         })
     }
 
@@ -94,7 +94,7 @@ impl Block {
     ) -> candle_core::Result<Tensor> {
         let heads = Heads { heads: self.heads, shared: self.kv_heads, unmasked: 0 };
         let (own, shared) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let layer = self.wqkv.trained();
+        let layer = self.wqkv.trained()?;
         let split = |qkv: &Tensor| -> candle_core::Result<[Tensor; 3]> {
             let part = |start, width| qkv.narrow(D::Minus1, start, width)?.contiguous();
             let turn = |x: &Tensor| rotate(x, &angles.0, &angles.1, false);

@@ -18,7 +18,7 @@ use crate::condition::check_tokens;
 use crate::decoder::Pass;
 use crate::linear::{INIT, Linear, linear_no_bias};
 use crate::norm::{RmsNorm, rms_norm};
-use crate::{Conditions, Error, KvCache, Result};
+use crate::{Conditions, Error, KvCache, Result, WeightFormat};
 
 /// A decoder with rotary positions on a grid, RMS norm, SwiGLU, no biases, behind
 /// the embedding of a class or of a caption.
@@ -41,6 +41,21 @@ impl Llama {
     /// # Errors
     /// If the configuration is out of bounds or a tensor is missing.
     pub fn new(config: &LlamaConfig, vb: VarBuilder) -> Result<Self> {
+        Self::read(config, WeightFormat::F32, vb)
+    }
+
+    /// [`Self::new`] with weights kept as `format`, whatever they are stored as: matrix by
+    /// matrix, so that the whole is never in memory twice.
+    ///
+    /// # Errors
+    /// As [`Self::new`], or for blocks elsewhere than on the CPU.
+    pub fn with_format(config: &LlamaConfig, format: WeightFormat, vb: VarBuilder) -> Result<Self> {
+        format.validate(vb.device())?;
+        Self::read(config, format, vb.to_dtype(format.dtype()))
+    }
+
+    /// In the dtype of `vb`, or blocks of `format`.
+    fn read(config: &LlamaConfig, format: WeightFormat, vb: VarBuilder) -> Result<Self> {
         config.validate()?;
         let LlamaConfig { vocab_size, dim, n_layer, norm_eps, .. } = *config;
         let table = vb.pp("tok_embeddings").get_with_hints((vocab_size, dim), "weight", INIT)?;
@@ -51,10 +66,10 @@ impl Llama {
             prefix: Prefix::new(config, vb.pp("cls_embedding"))?,
             tok_embeddings: Embedding::new(table, dim),
             layers: (0..n_layer)
-                .map(|i| Block::new(config, layers.pp(i)))
+                .map(|i| Block::new(config, format, layers.pp(i)))
                 .collect::<candle_core::Result<_>>()?,
             norm: rms_norm(dim, norm_eps, vb.pp("norm"))?,
-            output: linear_no_bias(dim, vocab_size, zero, vb.pp("output"))?,
+            output: linear_no_bias(dim, vocab_size, zero, format.of_head(), vb.pp("output"))?,
             rotary: rotary::table(config, vb.device())?,
             device: vb.device().clone(),
         })
@@ -78,7 +93,7 @@ impl Llama {
     pub fn forward(&self, conditions: &Conditions, codes: &Tensor) -> Result<Tensor> {
         let (x, hidden) = self.embed(conditions, Some(codes))?;
         let pass = self.pass(None, hidden, (0, x.dim(1)?), None)?;
-        let x = pass.run(&self.layers, &x, |_| ())?;
+        let x = pass.run(&self.layers, &x)?;
         let front = self.config.prefix_positions() - 1;
         self.logits(&x.narrow(1, front, x.dim(1)? - front)?)
     }

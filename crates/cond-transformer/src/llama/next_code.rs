@@ -5,6 +5,7 @@ use candle_nn::Module;
 
 use super::Llama;
 use crate::condition::check_tokens;
+use crate::decoder;
 use crate::{CacheShape, Conditions, Error, KvCache, NextCode, Result};
 
 impl NextCode for Llama {
@@ -28,7 +29,8 @@ impl NextCode for Llama {
             positions: positions.min(self.context()),
             head_dim: self.config.head_dim(),
         };
-        KvCache::new(shape, self.tok_embeddings.embeddings().dtype(), &self.device)
+        let dtype = self.tok_embeddings.embeddings().dtype();
+        decoder::cache(&self.layers, shape, dtype, &self.device)
     }
 
     fn prefill(
@@ -43,7 +45,7 @@ impl NextCode for Llama {
         cache.hide(hidden);
         let last = Some(vec![len - 1; batch]);
         let pass = self.pass(Some(cache), Vec::new(), (0, len), last)?;
-        self.next_logits(&pass.run(&self.layers, &x, |_| ())?)
+        self.next_logits(&pass.run(&self.layers, &x)?)
     }
 
     fn step(&self, codes: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
@@ -56,7 +58,7 @@ impl NextCode for Llama {
         let start = cache.len();
         let last = Some(vec![len - 1; batch]);
         let pass = self.pass(Some(cache), Vec::new(), (start, len), last)?;
-        self.next_logits(&pass.run(&self.layers, &x, |_| ())?)
+        self.next_logits(&pass.run(&self.layers, &x)?)
     }
 
     fn logits_after(
@@ -76,7 +78,7 @@ impl NextCode for Llama {
         }
         let last = known.iter().map(|known| front + known - 1).collect();
         let pass = self.pass(None, hidden, (0, len), Some(last))?;
-        self.next_logits(&pass.run(&self.layers, &x, |_| ())?)
+        self.next_logits(&pass.run(&self.layers, &x)?)
     }
 
     fn logits_of_all(&self, conditions: &Conditions, codes: &Tensor) -> Result<Tensor> {

@@ -63,11 +63,13 @@ impl Chooser {
         }
         filter_logits(logits, &self.sampling);
         let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let weight = |logit: f32| f64::from(logit - largest).exp();
-        let total: f64 = logits.iter().map(|&logit| weight(logit)).sum();
+        let possible = logits.iter().enumerate().filter(|(_, logit)| **logit > f32::NEG_INFINITY);
+        let weights: Vec<(usize, f64)> =
+            possible.map(|(code, logit)| (code, f64::from(logit - largest).exp())).collect();
+        let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
         let mut left = uniform * total;
         let mut last = best;
-        for (code, weight) in logits.iter().map(|&logit| weight(logit)).enumerate() {
+        for (code, weight) in weights {
             if weight > 0.0 {
                 if left < weight {
                     return Ok(code as u32);

@@ -4,10 +4,10 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use rayon::prelude::*;
 
 use crate::cpu;
+use crate::elementary::exp;
 use crate::isa::Isa;
 use crate::matrix::product;
 use crate::reduce::sum;
-use crate::elementary::exp;
 use crate::vector::{self, Kernel, Vector};
 
 /// Logits at a time: a few megabytes, which stay in the cache or nearly.

@@ -4,9 +4,9 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu;
+use crate::elementary::{exp, sigmoid};
 use crate::isa::Isa;
 use crate::shared_mut::SharedMut;
-use crate::elementary::{exp, sigmoid};
 use crate::tape::{Tape, sum};
 use crate::vector::{self, Kernel, Vector};
 

@@ -3,13 +3,13 @@
 use rayon::prelude::*;
 
 use super::Sizes;
+use crate::elementary::exp;
 use crate::isa::Isa;
 use crate::matrix::{View, add_product};
 use crate::reduce::sum;
 use crate::scratch::with_scratch;
 use crate::sequence::Dropout;
 use crate::shared_mut::SharedMut;
-use crate::elementary::exp;
 use crate::vector::{self, Kernel, Vector};
 
 /// Queries of a block: fixed, so that sums do not depend on the threads.
