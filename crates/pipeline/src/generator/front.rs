@@ -9,6 +9,9 @@ use super::Generator;
 use crate::error::{Error, Result};
 use crate::transformer_config::{Architecture, ConditionConfig};
 
+/// How much of a prompt a message shows.
+const SHOWN_CHARS: usize = 60;
+
 /// The condition of one picture, encoded: everything that a model needs of it, so
 /// that with a seed it draws the same again without the files it came from.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -92,10 +95,12 @@ impl Generator {
         let ids = tokenizer.encode(text)?;
         let limit = self.config.architecture.vocabulary();
         let tokens = condition.tokens(&ids).ok_or_else(|| {
+            let start: String = text.chars().take(SHOWN_CHARS).collect();
             Error::Condition(format!(
-                "the prompt has {} tokens, and this model takes {} at most: {text:?}",
+                "the prompt has {} tokens, and this model takes {} at most; shorten it: {start:?}{}",
                 ids.len(),
-                condition.tokens
+                condition.tokens,
+                if start.len() < text.len() { " ..." } else { "" }
             ))
         })?;
         match tokens.iter().find(|&&token| token as usize >= limit) {
