@@ -2,6 +2,8 @@
 
 
 def prepare(case, tool):
+    if "gpt" in case:
+        return gpt_step(case, tool)
     net = fill(Autoencoder(case["model"]))
     gan = case["discriminator"]
     critic = fill(

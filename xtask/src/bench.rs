@@ -19,6 +19,7 @@ mod peak;
 mod peer;
 mod report;
 mod train;
+mod transformer;
 mod vqgan;
 
 use std::collections::HashMap;
@@ -99,7 +100,7 @@ enum Subject {
     Codebook,
     /// Encoder, decoder and round trip of imagenet-f16-16384 at 256x256
     Vqgan,
-    /// A training step of a small VQGAN with its discriminator
+    /// A training step of a small VQGAN with its discriminator, and of transformers
     Train,
     /// 256 codes of a 12-layer transformer, and the sliding window
     Generate,
@@ -121,7 +122,11 @@ impl Subject {
             Self::Layers => Ok(layers::cases()),
             Self::Codebook => Ok(codebook::cases()),
             Self::Vqgan => vqgan::cases(dtype),
-            Self::Train => train::cases(),
+            Self::Train => {
+                let mut cases = train::cases()?;
+                cases.extend(transformer::cases());
+                Ok(cases)
+            }
             Self::Generate => Ok(generate::cases()),
         }
     }
@@ -133,7 +138,9 @@ impl Subject {
             Self::Layers => &[include_str!("../peers/layers.py")],
             Self::Codebook => &[include_str!("../peers/codebook.py")],
             Self::Vqgan => &[NETWORK, include_str!("../peers/vqgan.py")],
-            Self::Train => &[NETWORK, include_str!("../peers/train.py")],
+            Self::Train => {
+                &[NETWORK, include_str!("../peers/gpt.py"), include_str!("../peers/train.py")]
+            }
             Self::Generate => &[
                 include_str!("../peers/mingpt.py"),
                 include_str!("../peers/llamagen.py"),
