@@ -88,9 +88,12 @@ fn convolutions() -> Result<()> {
             compare(&x, &[weight.clone(), bias], &|x| Ok(with.forward(x)?), &|x, tape| {
                 Ok(with.forward_taped(x, tape)?)
             })?;
-            compare(&x, &[weight.clone()], &|x| Ok(without.forward(x)?), &|x, tape| {
-                Ok(without.forward_taped(x, tape)?)
-            })?;
+            compare(
+                &x,
+                std::slice::from_ref(&weight),
+                &|x| Ok(without.forward(x)?),
+                &|x, tape| Ok(without.forward_taped(x, tape)?),
+            )?;
             let y = without.forward(&x)?;
             let residual = noise(y.dims(), 4, dtype)?;
             compare(&x, &[weight], &|x| Ok(with.forward_add(x, &residual)?), &|x, tape| {

@@ -106,7 +106,8 @@ fn mingpt() -> Result<()> {
         };
         let mut gradients = 0;
         for step in 0..3 {
-            let outcome = trainer.update(&[lesson.clone()], lr(&group)?, step as u64)?;
+            let outcome =
+                trainer.update(std::slice::from_ref(&lesson), lr(&group)?, step as u64)?;
             group.check_scalar(&format!("step{step}/loss"), outcome.terms["nll"])?;
             gradients += check_gradients(&expected, step, "grad", &outcome, ("", 1.0))?;
         }

@@ -39,7 +39,7 @@ pub enum Condition {
     /// A class.
     Class(ClassCondition),
     /// Text.
-    Text(TextCondition, Text),
+    Text(TextCondition, Box<Text>),
 }
 
 impl Conditioning {
@@ -99,7 +99,7 @@ impl Conditioning {
                     positions: *tokens,
                     vocabulary: codes + text.vocabulary() + 1,
                     null: Some(vec![pad; *tokens]),
-                    condition: Condition::Text(condition, text),
+                    condition: Condition::Text(condition, Box::new(text)),
                     labels,
                 })
             }

@@ -231,7 +231,8 @@ impl Stage for SecondStage<'_> {
     /// Keeps the model of the best validation.
     fn write_model(&mut self, folder: &Path, step: u64) -> Result<bool> {
         let best = self.best.best.is_none_or(|(at, _)| at == step);
-        if self.written == Some(step) || !(best || !folder.exists()) {
+        let stays = !best && folder.exists();
+        if stays || self.written == Some(step) {
             return Ok(false);
         }
         let export = Export {
