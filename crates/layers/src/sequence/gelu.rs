@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu;
-use crate::elementary::{exp, sigmoid};
+use crate::elementary::{erf, exp, sigmoid};
 use crate::isa::Isa;
 use crate::shared_mut::SharedMut;
 use crate::tape::{Tape, sum};
@@ -108,27 +108,6 @@ impl<F: Fn(f32, f32) -> f32> Kernel for Map<'_, F> {
     }
 }
 
-/// The error function, within 3e-7: an odd rational function, as in Eigen, XLA and torch.
-#[inline(always)]
-fn erf(x: f32) -> f32 {
-    let x = if x > 4.0 { 4.0 } else { x };
-    let x = if x < -4.0 { -4.0 } else { x };
-    let s = x * x;
-    let p = -2.726_142_3e-10;
-    let p = p * s + 2.770_681_4e-8;
-    let p = p * s - 2.101_024e-6;
-    let p = p * s - 5.692_506_4e-5;
-    let p = p * s - 7.349_906_3e-4;
-    let p = p * s - 2.954_6e-3;
-    let p = p * s - 1.609_603_3e-2;
-    let q = -1.456_607_2e-5;
-    let q = q * s - 2.133_740_6e-4;
-    let q = q * s - 1.682_827e-3;
-    let q = q * s - 7.373_329_2e-3;
-    let q = q * s - 1.426_473_9e-2;
-    x * p / q
-}
-
 #[inline(always)]
 fn normal_cdf(x: f32) -> f32 {
     0.5 + 0.5 * erf(x * std::f32::consts::FRAC_1_SQRT_2)
@@ -146,14 +125,19 @@ mod tests {
     use candle_core::{DType, Device};
 
     #[test]
-    fn erf_is_candles_in_f64() -> anyhow::Result<()> {
+    fn gelu_and_its_gradient_are_candles_in_f64() -> anyhow::Result<()> {
         let points: Vec<f64> = (-6000..=6000).map(|i| f64::from(i) * 1e-3).collect();
-        let exact = Tensor::new(points.clone(), &Device::Cpu)?.erf()?.to_vec1::<f64>()?;
-        for (x, exact) in points.into_iter().zip(exact) {
-            let found = f64::from(erf(x as f32));
-            assert!((found - exact).abs() < 3e-7, "erf({x}) = {exact}, not {found}");
-        }
-        assert!(erf(f32::NAN).is_nan());
+        let exact = candle_core::Var::new(points, &Device::Cpu)?;
+        let y = exact.gelu_erf()?;
+        let store = y.sum_all()?.backward()?;
+        let slope = store.get(exact.as_tensor()).ok_or_else(|| anyhow::anyhow!("none"))?;
+        let x = exact.as_detached_tensor().to_dtype(DType::F32)?;
+        let mut tape = Tape::default();
+        golden::close("y", &gelu_taped(&x, &mut tape)?, &y, 2e-6)?;
+        let dx = tape.backward(&x.ones_like()?, &mut crate::Gradients::default())?;
+        golden::close("dx", &dx.ok_or_else(|| anyhow::anyhow!("none"))?, slope, 2e-6)?;
+        let nan = gelu_taped(&Tensor::new(&[f32::NAN], &Device::Cpu)?, &mut Tape::default())?;
+        assert!(nan.to_vec1::<f32>()?[0].is_nan());
         Ok(())
     }
 
