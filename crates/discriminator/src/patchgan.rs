@@ -23,10 +23,10 @@ const MAX_LAYERS: usize = 16;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Norm {
-    /// [`BatchNorm`], the reference's default; its convolutions have no bias.
+    /// Batch norm, the reference's default; its convolutions have no bias.
     #[default]
     Batch,
-    /// [`ActNorm`] (the reference's `use_actnorm`).
+    /// ActNorm (the reference's `use_actnorm`).
     ActNorm,
     /// Group norm with up to 32 groups (as many as divide the channels): the same
     /// in training and evaluation, and for any batch size. Not in the references.

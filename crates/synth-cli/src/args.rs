@@ -95,7 +95,7 @@ pub struct Common {
 pub struct ModelArgs {
     /// A model folder, a reference run folder (configs/*-project.yaml and
     /// checkpoints/last.ckpt), a diffusers folder, a weights file, or a name on the
-    /// hub, owner/name[@revision][:file]; what it is is found out from its content
+    /// hub, owner/name, also @revision and :file; what it is is found out from its content
     #[arg(long, value_name = "PATH")]
     pub model: PathBuf,
     /// The configuration of a weights file, where its shapes do not say enough: a
@@ -238,13 +238,13 @@ pub enum ModelsCommand {
     List,
     /// Download models, or what is missing of them
     Pull {
-        /// owner/name[@revision][:file]
+        /// owner/name, also @revision and :file
         #[arg(required = true, value_name = "MODEL")]
         models: Vec<String>,
     },
     /// Where a model is in the cache; asks nobody
     Path {
-        /// owner/name[@revision][:file]
+        /// owner/name, also @revision and :file
         #[arg(value_name = "MODEL")]
         model: String,
     },
