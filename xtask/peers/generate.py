@@ -8,7 +8,7 @@ MODELS = {}
 
 
 def model(kind, config):
-    key = json.dumps([kind, config])
+    key = json.dumps([kind.__name__, config])
     if key not in MODELS:
         MODELS.clear()
         MODELS[key] = fill(kind(config), matrices=MATRICES).eval()
