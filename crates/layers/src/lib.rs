@@ -24,6 +24,7 @@ mod matrix;
 mod reduce;
 pub mod resample;
 pub mod sequence;
+mod softmax;
 pub mod tape;
 
 // What the kernels here are made of.

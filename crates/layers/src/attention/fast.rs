@@ -5,12 +5,12 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu;
-use crate::elementary::exp;
 use crate::isa::Isa;
 use crate::matrix::add_product;
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
-use crate::vector::{self, Kernel, Vector};
+use crate::softmax::{Softmax, ThroughSoftmax};
+use crate::vector;
 
 /// Queries of a block: fixed, so that sums do not depend on the threads.
 const QUERIES: usize = 64;
@@ -67,36 +67,6 @@ impl Shape {
     }
 }
 
-/// Turns rows of scores, times `scale`, into weights that add up to 1.
-struct Softmax<'a> {
-    scores: &'a mut [f32],
-    keys: usize,
-    scale: f32,
-}
-
-impl Kernel for Softmax<'_> {
-    #[inline(always)]
-    unsafe fn run<S: Vector>(self) {
-        for row in self.scores.chunks_exact_mut(self.keys) {
-            let mut most = [f32::NEG_INFINITY; 16];
-            for chunk in row.chunks_mut(16) {
-                for (most, score) in most.iter_mut().zip(chunk) {
-                    *score *= self.scale;
-                    *most = if *score > *most { *score } else { *most };
-                }
-            }
-            let most = most.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-            for score in row.iter_mut() {
-                *score = exp(*score - most);
-            }
-            let total = crate::reduce::sum(row) as f32;
-            for score in row.iter_mut() {
-                *score /= total;
-            }
-        }
-    }
-}
-
 /// The weights `[count, M]` of a block of queries.
 fn weigh(shape: Shape, queries: &[f32], keys: &[f32], first: usize, weights: &mut [f32]) {
     let count = weights.len() / shape.keys.max(1);
@@ -106,7 +76,7 @@ fn weigh(shape: Shape, queries: &[f32], keys: &[f32], first: usize, weights: &mu
     // SAFETY: `weights` is this task's own, `count` rows of M floats.
     unsafe { add_product(sizes, weights.as_mut_ptr(), shape.keys, left, (keys, shape.keys, 1)) }
     let (keys, scale) = (shape.keys, shape.scale());
-    vector::run(Isa::detect(), Softmax { scores: weights, keys, scale });
+    vector::run(Isa::detect(), Softmax { scores: weights, keys, scale, visible: |_| keys });
 }
 
 /// `values softmax(queries^T keys C^-1/2)^T`: `[B, C, N]`.
@@ -201,27 +171,6 @@ fn backward(shape: Shape, [queries, keys, values, mixed]: [&[f32]; 4]) -> [Vec<f
         });
     });
     [dq, dk, dv]
-}
-
-/// Turns gradients to weights into those to scores before they are scaled.
-struct ThroughSoftmax<'a> {
-    weights: &'a [f32],
-    scores: &'a mut [f32],
-    keys: usize,
-    scale: f32,
-}
-
-impl Kernel for ThroughSoftmax<'_> {
-    #[inline(always)]
-    unsafe fn run<S: Vector>(self) {
-        let rows = self.weights.chunks_exact(self.keys);
-        for (weights, scores) in rows.zip(self.scores.chunks_exact_mut(self.keys)) {
-            let mean = crate::reduce::sum_of(weights, scores, |w, s| w * s) as f32;
-            for (score, weight) in scores.iter_mut().zip(weights) {
-                *score = weight * (*score - mean) * self.scale;
-            }
-        }
-    }
 }
 
 #[cfg(test)]

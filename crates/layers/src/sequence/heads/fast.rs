@@ -3,14 +3,13 @@
 use rayon::prelude::*;
 
 use super::Sizes;
-use crate::elementary::exp;
 use crate::isa::Isa;
 use crate::matrix::{View, add_product};
-use crate::reduce::sum;
 use crate::scratch::with_scratch;
 use crate::sequence::Dropout;
 use crate::shared_mut::SharedMut;
-use crate::vector::{self, Kernel, Vector};
+use crate::softmax::{Softmax, ThroughSoftmax};
+use crate::vector;
 
 /// Queries of a block: fixed, so that sums do not depend on the threads.
 const QUERIES: usize = 64;
@@ -56,7 +55,10 @@ fn weigh(
         add_product((count, seen, sizes.dim), weights.as_mut_ptr(), seen, queries, right);
     }
     let visible = |row: usize| sizes.visible(first + row);
-    vector::run(Isa::detect(), Softmax { weights, seen, scale: sizes.scale(), visible });
+    vector::run(
+        Isa::detect(),
+        Softmax { scores: weights, keys: seen, scale: sizes.scale(), visible },
+    );
 }
 
 /// What the heads read, `[B, T, H D]`.
@@ -160,7 +162,7 @@ pub(super) fn backward(
                     let pair = b * heads + head;
                     leave_out(&sizes, pair, first, seen, dropout, scores);
                     let scale = sizes.scale();
-                    let through = ThroughSoftmax { weights, scores, seen, scale };
+                    let through = ThroughSoftmax { weights, scores, keys: seen, scale };
                     vector::run(Isa::detect(), through);
                     leave_out(&sizes, pair, first, seen, dropout, weights);
                     let (weights, scores) = (&*weights, &*scores);
@@ -178,60 +180,4 @@ pub(super) fn backward(
         }
     });
     [dq, dk, dv]
-}
-
-/// Turns rows of products, times `scale`, into weights that add up to 1; what a row does
-/// not see has none.
-struct Softmax<'a, F> {
-    weights: &'a mut [f32],
-    seen: usize,
-    scale: f32,
-    visible: F,
-}
-
-impl<F: Fn(usize) -> usize> Kernel for Softmax<'_, F> {
-    #[inline(always)]
-    unsafe fn run<S: Vector>(self) {
-        for (row, weights) in self.weights.chunks_exact_mut(self.seen).enumerate() {
-            let (weights, hidden) = weights.split_at_mut((self.visible)(row));
-            hidden.fill(0.0);
-            let mut most = [f32::NEG_INFINITY; 16];
-            for chunk in weights.chunks_mut(16) {
-                for (most, score) in most.iter_mut().zip(chunk) {
-                    *score *= self.scale;
-                    *most = if *score > *most { *score } else { *most };
-                }
-            }
-            let most = most.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-            for score in weights.iter_mut() {
-                *score = exp(*score - most);
-            }
-            let share = (1.0 / sum(weights)) as f32;
-            for score in weights.iter_mut() {
-                *score *= share;
-            }
-        }
-    }
-}
-
-/// Turns gradients of weights into those of products:
-/// `w (g - sum(w g)) scale` in every row.
-struct ThroughSoftmax<'a> {
-    weights: &'a [f32],
-    scores: &'a mut [f32],
-    seen: usize,
-    scale: f32,
-}
-
-impl Kernel for ThroughSoftmax<'_> {
-    #[inline(always)]
-    unsafe fn run<S: Vector>(self) {
-        let rows = self.weights.chunks_exact(self.seen);
-        for (weights, scores) in rows.zip(self.scores.chunks_exact_mut(self.seen)) {
-            let mean = crate::reduce::sum_of(weights, scores, |w, g| w * g) as f32;
-            for (weight, score) in weights.iter().zip(scores) {
-                *score = weight * (*score - mean) * self.scale;
-            }
-        }
-    }
 }
