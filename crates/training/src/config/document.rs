@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use strsim::levenshtein;
 use toml::{Table, Value};
 
 /// Parses `text` with `overrides` applied; what neither sets is as in
@@ -31,9 +32,9 @@ pub(super) fn parse<T: Serialize + DeserializeOwned>(
         known.extend(leaves(&Table::try_from(config)?));
     }
     for key in given.keys().filter(|key| !known.contains_key(*key)) {
-        let nearest = known.keys().min_by_key(|other| distance(key, other));
+        let nearest = known.keys().min_by_key(|other| levenshtein(key, other));
         match nearest {
-            Some(nearest) if parsed.is_ok() || distance(key, nearest) <= 3 => {
+            Some(nearest) if parsed.is_ok() || levenshtein(key, nearest) <= 3 => {
                 bail!("unknown key {key}: did you mean {nearest}?")
             }
             _ => {}
@@ -124,32 +125,4 @@ fn leaves(table: &Table) -> BTreeMap<String, Value> {
     let mut found = BTreeMap::new();
     walk("", table, &mut found);
     found
-}
-
-/// Levenshtein's distance between two keys.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &y) in b.iter().enumerate() {
-            let substitution = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substitution.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn distances() {
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("batch", "batch"), 0);
-    }
 }
