@@ -1,5 +1,7 @@
 //! Training goes on from models of others, and of our own.
 
+mod support;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -7,18 +9,9 @@ use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use checkpoints::TensorFile;
 use image::{Rgb, RgbImage};
-use training::{Checkpoints, Event, Limits, Loaded, Observer, RunConfig, TrainConfig, train_vqgan};
+use training::{Checkpoints, Limits, Loaded, RunConfig, TrainConfig, train_vqgan};
 
-#[derive(Default)]
-struct Warnings(Vec<String>);
-
-impl Observer for Warnings {
-    fn see(&mut self, event: &Event) {
-        if let Event::Warning { message } = event {
-            self.0.push(message.to_string());
-        }
-    }
-}
+use support::Warnings;
 
 fn pictures(folder: &Path) -> Result<PathBuf> {
     let data = folder.join("pictures");

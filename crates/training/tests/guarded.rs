@@ -1,20 +1,13 @@
 //! What a run says when it goes wrong.
 
+mod support;
+
 use anyhow::Result;
 use candle_core::Device;
 use image::{Rgb, RgbImage};
-use training::{Event, Limits, Observer, RunConfig, TrainConfig, train_vqgan};
+use training::{Limits, RunConfig, TrainConfig, train_vqgan};
 
-#[derive(Default)]
-struct Warnings(Vec<String>);
-
-impl Observer for Warnings {
-    fn see(&mut self, event: &Event) {
-        if let Event::Warning { message } = event {
-            self.0.push(message.to_string());
-        }
-    }
-}
+use support::Warnings;
 
 #[test]
 fn losses_that_stay_broken_end_the_run_and_name_the_pictures() -> Result<()> {

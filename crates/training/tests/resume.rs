@@ -1,5 +1,7 @@
 //! A run that was stopped equals one that was not, bit for bit.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -8,9 +10,10 @@ use candle_core::{Device, Tensor};
 use image::{Rgb, RgbImage};
 use serde_json::{Map, Value};
 use training::{
-    Checkpoints, Event, Limits, MEASURED, Observer, RevivalConfig, RunConfig, Summary, TrainConfig,
-    train_vqgan,
+    Checkpoints, Limits, MEASURED, RevivalConfig, RunConfig, Summary, TrainConfig, train_vqgan,
 };
+
+use support::Warnings;
 
 /// Pictures of gradients and squares.
 fn pictures(folder: &Path) -> Result<()> {
@@ -77,17 +80,6 @@ fn config(data: &Path, run: &Path) -> Result<TrainConfig> {
     config.data = data.to_path_buf();
     config.run = run.to_path_buf();
     Ok(config)
-}
-
-#[derive(Default)]
-struct Warnings(Vec<String>);
-
-impl Observer for Warnings {
-    fn see(&mut self, event: &Event) {
-        if let Event::Warning { message } = event {
-            self.0.push(message.to_string());
-        }
-    }
 }
 
 fn train(config: &TrainConfig, stop_at: Option<u64>) -> Result<Summary> {

@@ -1,5 +1,7 @@
 //! Runs of the second stage: what they leave, and that a stopped one goes on exactly.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -11,9 +13,11 @@ use image::{Rgb, RgbImage};
 use pipeline::{ConditionConfig, TransformerFolder};
 use serde_json::{Map, Value};
 use training::{
-    Checkpoints, CodeModel, Event, Limits, MEASURED, Observer, ParameterStore, RunConfig, Summary,
-    TrainConfig, TransformerTrainConfig, train_transformer, write_model,
+    Checkpoints, CodeModel, Limits, MEASURED, ParameterStore, RunConfig, Summary, TrainConfig,
+    TransformerTrainConfig, train_transformer, write_model,
 };
+
+use support::Warnings;
 use vq_autoencoder::VqModel;
 
 /// Pictures of gradients and squares in two folders, with captions.
@@ -86,17 +90,6 @@ fn config(dir: &Path, run: &str, condition: &str) -> Result<TransformerTrainConf
     overrides.push(format!("first-stage={}", dir.join("vqgan").display()));
     overrides.push(format!("run={}", dir.join(run).display()));
     TransformerTrainConfig::parse(text, &overrides)
-}
-
-#[derive(Default)]
-struct Warnings(Vec<String>);
-
-impl Observer for Warnings {
-    fn see(&mut self, event: &Event) {
-        if let Event::Warning { message } = event {
-            self.0.push(message.to_string());
-        }
-    }
 }
 
 fn train(config: &TransformerTrainConfig, stop_at: Option<u64>) -> Result<Summary> {
