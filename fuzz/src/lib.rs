@@ -94,7 +94,7 @@ pub fn read_model_config(data: &[u8]) {
 fn check(config: &VqConfig) {
     assert!(config.validate().is_ok() && config.parameter_count().is_ok());
     assert!(config.factor() >= 1);
-    let json = pipeline::model_config(config, serde_json::json!({})).expect("JSON");
+    let json = pipeline::model_config(config, &Default::default(), serde_json::json!({})).expect("JSON");
     let again = pipeline::vq_config(&json, Path::new("config.json"));
     assert_eq!(again.expect("what was written is read"), *config);
 }

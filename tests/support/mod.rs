@@ -45,7 +45,8 @@ impl Place {
     pub fn model(&self, name: &str, config: &VqConfig, seed: u64) -> Result<PathBuf> {
         let path = self.path(name);
         let tensors = formula_tensors(config, seed)?;
-        let json = pipeline::model_config(config, json!({ "data": "a formula" }))?;
+        let json =
+            pipeline::model_config(config, &Default::default(), json!({ "data": "a formula" }))?;
         ModelFolder::write(&path, &json, tensors.iter(), "# A formula\n")?;
         Ok(path)
     }

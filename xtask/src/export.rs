@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
-use training::{Checkpoints, RunConfig, TrainConfig, write_model};
+use training::{Checkpoints, RunConfig, TrainConfig, write_model, written_input};
 
 #[derive(Args)]
 pub struct Export {
@@ -48,7 +48,8 @@ impl Export {
             .into_iter()
             .map(|(name, tensor)| Ok((name, tensor.to_dtype(dtype)?)))
             .collect::<Result<_>>()?;
-        write_model(&self.output, &config, loaded.progress.step, &weights, None)?;
+        let input = written_input(&self.run, &config);
+        write_model(&self.output, &config, &input, loaded.progress.step, &weights, None)?;
         println!("{}", self.output.display());
         Ok(())
     }

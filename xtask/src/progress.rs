@@ -10,9 +10,10 @@ const FRESHNESS: f64 = 0.05;
 /// Steps between two lines where there is no terminal.
 const PLAIN_EVERY: u64 = 50;
 /// Terms worth showing, with their short names.
-const SHOWN: [(&str, &str); 8] = [
+const SHOWN: [(&str, &str); 9] = [
     ("nll", "nll"),
     ("pixel_loss", "pixel"),
+    ("bce_loss", "bce"),
     ("p_loss", "lpips"),
     ("quant_loss", "quant"),
     ("g_loss", "g"),
@@ -21,11 +22,14 @@ const SHOWN: [(&str, &str); 8] = [
     ("lr", "lr"),
 ];
 /// Measurements worth showing: name, what it is called, its factor, digits and unit.
-const MEASURED: [(&str, &str, f64, usize, &str); 8] = [
+const MEASURED: [(&str, &str, f64, usize, &str); 11] = [
     ("val_psnr", "PSNR", 1.0, 2, " dB"),
     ("val_ssim", "SSIM", 1.0, 3, ""),
     ("val_detail", "detail", 100.0, 0, " %"),
     ("val_l1", "L1", 1.0, 4, ""),
+    ("val_accuracy", "right pixels", 100.0, 2, " %"),
+    ("val_mean_iou", "mean IoU", 1.0, 3, ""),
+    ("val_bce", "BCE", 1.0, 5, ""),
     ("val_usage", "codes used", 100.0, 1, " %"),
     ("val_perplexity", "perplexity", 1.0, 0, ""),
     ("val_nll", "NLL", 1.0, 4, " nats a code"),

@@ -10,7 +10,7 @@ use anyhow::Result;
 use candle_core::Device;
 use clap::{Args, Subcommand};
 use training::{
-    ConditionSetting, Limits, RunConfig, Summary, TrainConfig, TransformerTrainConfig,
+    ConditionSetting, InputKind, Limits, RunConfig, Summary, TrainConfig, TransformerTrainConfig,
     train_transformer, train_vqgan,
 };
 
@@ -20,7 +20,7 @@ use crate::progress::Progress;
 
 #[derive(Subcommand)]
 pub enum Train {
-    /// Train a first stage on a folder of pictures
+    /// Train a first stage on a folder of pictures, or on the maps beside them
     Vqgan(Run),
     /// Train a transformer on the codes of a first stage
     Transformer(Run),
@@ -52,7 +52,7 @@ impl Train {
                 let config = TrainConfig::read(&run.config, &run.settings)?;
                 let mut process = Process::new(run.plain)?;
                 let summary = process.first_stage(&config)?;
-                println!("try it: {}", reconstruct_command(&summary));
+                println!("{}", after_first_stage(&config, &summary));
                 Ok(process.exit(&summary))
             }
             Self::Transformer(run) => {
@@ -113,8 +113,17 @@ fn say_end(summary: &Summary) {
     println!("{state} at step {}", summary.step);
 }
 
-fn reconstruct_command(summary: &Summary) -> String {
-    format!("synth-cli reconstruct --model {} PICTURE.png --compare", summary.model.display())
+/// What to do with the first stage of a run.
+fn after_first_stage(config: &TrainConfig, summary: &Summary) -> String {
+    let model = summary.model.display();
+    match config.input {
+        InputKind::Pictures => {
+            format!("try it: synth-cli reconstruct --model {model} PICTURE.png --compare")
+        }
+        InputKind::Labels | InputKind::Depth => {
+            format!("{model} reads maps, not pictures: it is for the condition of a transformer")
+        }
+    }
 }
 
 /// What draws pictures with the model of a run.

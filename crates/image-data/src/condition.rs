@@ -59,6 +59,36 @@ pub fn one_hot(labels: &Tensor, n: usize) -> Result<Tensor> {
     Ok(Tensor::from_vec(data, (count, n, height, width), labels.device())?)
 }
 
+/// The label of each pixel `[B, H, W]`, u8, by its scores `[B, n, H, W]`, f32, n being 1 to
+/// 256: the highest, and the lowest label of equal ones. What [`one_hot`] made becomes the
+/// labels again.
+///
+/// # Errors
+/// Another shape or type.
+pub fn likeliest_labels(scores: &Tensor) -> Result<Tensor> {
+    let (count, n, height, width) = scores.dims4()?;
+    if n == 0 || n > 256 {
+        let reason = format!("{n} channels are not those of 1 to 256 labels");
+        return Err(Error::argument("likeliest_labels", reason));
+    }
+    let values = scores.flatten_all()?.to_vec1::<f32>()?;
+    let area = height * width;
+    let mut labels = vec![0_u8; count * area];
+    let mut best = vec![0_f32; area];
+    let maps = labels.chunks_exact_mut(area.max(1));
+    for (labels, scores) in maps.zip(values.chunks_exact((n * area).max(1))) {
+        best.copy_from_slice(&scores[..area]);
+        for (label, scores) in scores.chunks_exact(area).enumerate().skip(1) {
+            for ((place, best), &score) in labels.iter_mut().zip(&mut best).zip(scores) {
+                if score > *best {
+                    (*place, *best) = (label as u8, score);
+                }
+            }
+        }
+    }
+    Ok(Tensor::from_vec(labels, (count, height, width), scores.device())?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,6 +127,28 @@ mod tests {
             ]
         );
         assert!(one_hot(&maps, 2).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn the_likeliest_label_is_the_lowest_of_the_highest() -> anyhow::Result<()> {
+        let maps = Tensor::new(&[[[1_u8, 2, 0]], [[0, 0, 1]]], &Device::Cpu)?;
+        let again = likeliest_labels(&one_hot(&maps, 3)?)?;
+        assert_eq!(again.to_vec3::<u8>()?, maps.to_vec3::<u8>()?);
+        let scores = Tensor::new(&[-3_f32, -1.0, 0.0, 5.0, -1.0, 0.0], &Device::Cpu)?;
+        // Pixels (-3, 5), (-1, -1), (0, 0), not contiguous.
+        let scores = scores.reshape((1, 2, 1, 3))?.transpose(2, 3)?;
+        assert_eq!(likeliest_labels(&scores)?.to_vec3::<u8>()?, [[[1], [0], [0]]]);
+        let empty = Tensor::zeros((0, 3, 2, 2), candle_core::DType::F32, &Device::Cpu)?;
+        assert_eq!(likeliest_labels(&empty)?.dims(), [0, 2, 2]);
+        assert!(
+            likeliest_labels(&Tensor::zeros(
+                (1, 257, 1, 1),
+                candle_core::DType::F32,
+                &Device::Cpu
+            )?)
+            .is_err()
+        );
         Ok(())
     }
 }

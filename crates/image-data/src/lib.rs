@@ -21,6 +21,7 @@ mod dataset;
 mod decode;
 mod error;
 mod grid;
+mod label_colors;
 mod limits;
 mod list;
 mod location;
@@ -33,11 +34,14 @@ mod view;
 
 pub use batches::{Batch, BatchPlan, Batches, Position};
 pub use catalog::{Catalog, CatalogConfig, Entry, LabelClass, Split};
-pub use condition::{DepthImage, depth_from_rgba, normalize_depth, one_hot, shift_labels};
+pub use condition::{
+    DepthImage, depth_from_rgba, likeliest_labels, normalize_depth, one_hot, shift_labels,
+};
 pub use dataset::{Dataset, Example};
 pub use decode::{decode_depth, decode_labels, decode_rgb, load_rgb};
 pub use error::{Error, Result};
 pub use grid::grid;
+pub use label_colors::LabelColors;
 pub use limits::Limits;
 pub use list::{has_image_extension, list_images};
 pub use location::Location;

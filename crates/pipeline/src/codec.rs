@@ -7,6 +7,7 @@ use vq_autoencoder::{
     ImageCodec, TileConfig, VqConfig, VqModel, decode_any_size, encode_any_size, grid_size,
 };
 
+use crate::codec_input::CodecInput;
 use crate::description::Description;
 use crate::digest::codec_sha256;
 use crate::error::{Error, Result};
@@ -100,6 +101,7 @@ impl Codec {
                 tensors.iter().map(|(name, tensor)| Ok((name.clone(), tensor.clone()))),
             )?,
             parameters: config.parameter_count()?,
+            input: found.input.clone(),
             factor: config.factor(),
             codes: config.quantizer.len(),
             loss_tensors: report.ignored_loss,
@@ -109,7 +111,7 @@ impl Codec {
         let tiles = tiles(&found.config, options.memory)?;
         Ok(Self {
             model: weights::build(&found, tensors, options.dtype, &options.device)?,
-            colour: Colour::of(&found.config).map_err(|error| error.to_string()),
+            colour: Colour::of(&found.config, &found.input).map_err(|error| error.to_string()),
             device: options.device.clone(),
             dtype: options.dtype,
             tiles,
@@ -139,6 +141,11 @@ impl Codec {
         &self.description.sha256
     }
 
+    /// What the codec reads, pictures or maps.
+    pub fn input(&self) -> &CodecInput {
+        &self.description.input
+    }
+
     /// The device that codes and pictures are computed on.
     pub fn device(&self) -> &Device {
         &self.device
@@ -159,7 +166,8 @@ impl Codec {
     /// Checks that the codec takes and gives pictures at all.
     ///
     /// # Errors
-    /// When its channels are not those of a picture (a segmentation model).
+    /// When it reads maps, or its channels are not those of a picture (a segmentation
+    /// model).
     pub fn check_pictures(&self) -> Result<()> {
         self.colour().map(|_| ())
     }

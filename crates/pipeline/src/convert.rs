@@ -130,7 +130,7 @@ fn ours(
         "codec_sha256": sha256,
         "numbers": options.dtype.map_or("as in the source", dtype_name),
     });
-    let config = model_config(&found.config, provenance.clone())?;
+    let config = model_config(&found.config, &found.input, provenance.clone())?;
     let card = card(&found.config, &provenance);
     let parts = Parts::default();
     let folder = ModelFolder::copy(out, &config, &[copies], &card, parts, options.replace)?;

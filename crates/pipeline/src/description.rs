@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use vq_autoencoder::VqConfig;
 
+use crate::codec_input::CodecInput;
 use crate::families::Family;
 
 /// A codec in words and numbers, for people and for JSON.
@@ -25,6 +26,8 @@ pub struct Description {
     pub sha256: String,
     /// Weights, without buffers.
     pub parameters: u64,
+    /// What it reads.
+    pub input: CodecInput,
     /// Sides of a picture over sides of its code grid.
     pub factor: usize,
     /// How many codes there are.

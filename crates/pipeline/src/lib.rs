@@ -25,6 +25,7 @@
 //! This crate knows nothing of terminals, and nothing of training.
 
 mod codec;
+mod codec_input;
 mod convert;
 mod description;
 mod detect;
@@ -46,6 +47,7 @@ mod weights;
 pub use checkpoints::Weights;
 pub use codebook::CodeGrid;
 pub use codec::{Codec, LoadOptions};
+pub use codec_input::CodecInput;
 pub use cond_transformer::{Progress, Sampling, Stream, Wavefront};
 pub use convert::{ConvertOptions, Converted, Target, convert};
 pub use description::Description;

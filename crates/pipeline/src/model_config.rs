@@ -5,21 +5,22 @@ use std::path::Path;
 use serde_json::{Value, json};
 use vq_autoencoder::VqConfig;
 
+use crate::codec_input::CodecInput;
 use crate::error::{Error, Result};
 
 /// `kind` in the `config.json` of an image codec.
 pub const KIND: &str = "vq_autoencoder";
 
 /// What a model folder's `config.json` says of an image codec: `kind`,
-/// `architecture`, `preprocessing`, and where it comes from (`provenance`:
-/// data, steps, metrics; anything).
-pub fn model_config(config: &VqConfig, provenance: Value) -> Result<Value> {
+/// `architecture`, `preprocessing` (what it reads), and where it comes from
+/// (`provenance`: data, steps, metrics; anything).
+pub fn model_config(config: &VqConfig, input: &CodecInput, provenance: Value) -> Result<Value> {
     let architecture = serde_json::to_value(config)
         .map_err(|e| Error::model("config.json", format!("cannot be written: {e}")))?;
     Ok(json!({
         "kind": KIND,
         "architecture": architecture,
-        "preprocessing": { "range": [-1, 1] },
+        "preprocessing": input.preprocessing(),
         "provenance": provenance,
     }))
 }
@@ -55,7 +56,7 @@ mod tests {
         let path = Path::new("config.json");
         for name in VqConfig::preset_names() {
             let config = VqConfig::preset(name).ok_or_else(|| anyhow::anyhow!("{name}"))?;
-            let value = model_config(&config, json!({ "steps": 3 }))?;
+            let value = model_config(&config, &CodecInput::default(), json!({ "steps": 3 }))?;
             assert_eq!(vq_config(&value, path)?, config);
             assert_eq!(vq_config(&value["architecture"], path)?, config);
         }

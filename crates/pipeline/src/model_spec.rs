@@ -8,6 +8,7 @@ use checkpoints::{TensorFile, Weights};
 use serde_json::Value;
 use vq_autoencoder::VqConfig;
 
+use crate::codec_input::CodecInput;
 use crate::error::{Error, Result};
 use crate::families::{self, CodecWeights, Family};
 use crate::model_config::vq_config;
@@ -42,6 +43,8 @@ pub struct ModelSpec {
 pub(crate) struct Found {
     pub(crate) config: VqConfig,
     pub(crate) weights: CodecWeights,
+    /// What it reads.
+    pub(crate) input: CodecInput,
     /// What kind of place it was found in.
     pub(crate) origin: &'static str,
 }
@@ -55,14 +58,15 @@ impl Found {
         origin: &'static str,
         weights: Weights,
     ) -> Result<Self> {
+        let input = CodecInput::default();
         match families::codec(TensorFile::open_weights(path, weights)?, place) {
-            Ok(weights) => Ok(Self { config, weights, origin }),
+            Ok(weights) => Ok(Self { config, weights, input, origin }),
             // Without a mark the names are compared one by one, and the message says which.
             Err(_) => {
                 let file = TensorFile::open_weights(path, weights)?;
                 let prefix = place.unwrap_or_default().to_owned();
                 let weights = CodecWeights { family: Family::of(&config), file, prefix };
-                Ok(Self { config, weights, origin })
+                Ok(Self { config, weights, input, origin })
             }
         }
     }
@@ -141,7 +145,8 @@ impl ModelSpec {
                 ),
             )
         })?;
-        Ok(Found { config, weights, origin: "weights file" })
+        let input = CodecInput::default();
+        Ok(Found { config, weights, input, origin: "weights file" })
     }
 
     /// The model that a folder holds, if it looks like one that is known.
@@ -171,8 +176,11 @@ impl ModelSpec {
 
     fn our_folder(&self, folder: &Path, origin: &'static str) -> Result<Found> {
         let model = ModelFolder::open(folder)?;
-        let config = vq_config(&model.config, &folder.join("config.json"))?;
-        self.found(origin, &model.weights, config, Some(""))
+        let path = folder.join("config.json");
+        let config = vq_config(&model.config, &path)?;
+        let input = CodecInput::of(&model.config, config.in_channels)
+            .map_err(|reason| Error::model(&path, reason))?;
+        Ok(Found { input, ..self.found(origin, &model.weights, config, Some(""))? })
     }
 
     fn reference_run(&self, run: &ReferenceRun) -> Result<Found> {
@@ -194,7 +202,8 @@ impl ModelSpec {
         })?;
         let weights = self.codec(&weights, Some(""))?;
         let config = weights.infer().map_err(|reason| Error::model(config, reason))?;
-        Ok(Some(Found { config, weights, origin: "diffusers folder" }))
+        let input = CodecInput::default();
+        Ok(Some(Found { config, weights, input, origin: "diffusers folder" }))
     }
 
     fn found(

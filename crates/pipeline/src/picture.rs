@@ -5,6 +5,7 @@ use image::{DynamicImage, RgbImage};
 use image_data::{from_tensor, stack};
 use vq_autoencoder::VqConfig;
 
+use crate::codec_input::CodecInput;
 use crate::error::{Error, Result};
 
 /// The pictures that a codec takes and gives.
@@ -17,18 +18,29 @@ pub(crate) enum Colour {
 }
 
 impl Colour {
-    /// The pictures of a model of `config`.
+    /// The pictures of a model of `config` that reads `input`.
     ///
     /// # Errors
-    /// When its channels are neither colours nor brightness.
-    pub(crate) fn of(config: &VqConfig) -> Result<Self> {
-        match (config.in_channels, config.out_channels) {
-            (3, 3) => Ok(Self::Rgb),
-            (1, 1) => Ok(Self::Gray),
-            (from, to) => Err(Error::Pictures(format!(
-                "this model takes {from} channels and gives {to} (a segmentation model has one \
-                 per label): it cannot take or give pictures; use one with 3 channels (RGB) or 1 \
-                 (gray)"
+    /// When it reads maps, or its channels are neither colours nor brightness.
+    pub(crate) fn of(config: &VqConfig, input: &CodecInput) -> Result<Self> {
+        const INSTEAD: &str = "It serves as the condition of a transformer (synth-cli generate \
+                               --condition MAP). For pictures use a model with 3 channels (RGB) \
+                               or 1 (gray)";
+        let refuse = |what: String| Err(Error::Pictures(format!("{what}. {INSTEAD}")));
+        match (input, config.in_channels, config.out_channels) {
+            (CodecInput::Pictures, 3, 3) => Ok(Self::Rgb),
+            (CodecInput::Pictures, 1, 1) => Ok(Self::Gray),
+            (CodecInput::Depth, ..) => refuse(
+                "this model reads depth maps, each scaled to its own range, not pictures"
+                    .to_owned(),
+            ),
+            (_, from, to) if from == to => refuse(format!(
+                "this is a segmentation model: it reads label maps ({from} labels, a channel each), not \
+                 pictures"
+            )),
+            (_, from, to) => Err(Error::Pictures(format!(
+                "this model takes {from} channels and gives {to}: it cannot take or give \
+                 pictures; use one with 3 channels (RGB) or 1 (gray)"
             ))),
         }
     }
@@ -85,6 +97,26 @@ mod tests {
         assert!(back[0].pixels().all(|p| p[0] == p[1] && p[1] == p[2]));
         assert_eq!(back[0], gray(&pictures[0]));
         Ok(())
+    }
+
+    #[test]
+    fn maps_are_no_pictures() {
+        let channels = |n| VqConfig {
+            in_channels: n,
+            out_channels: n,
+            ..VqConfig::preset("imagenet-f16-1024").unwrap()
+        };
+        let refused = |n, input: CodecInput| Colour::of(&channels(n), &input).unwrap_err();
+        assert_eq!(Colour::of(&channels(1), &CodecInput::Pictures).ok(), Some(Colour::Gray));
+        for labels in [
+            refused(27, CodecInput::Pictures),
+            refused(27, CodecInput::Labels(Vec::new())),
+            // As many labels as colours.
+            refused(3, CodecInput::Labels(Vec::new())),
+        ] {
+            assert!(labels.to_string().contains("reads label maps"), "{labels}");
+        }
+        assert!(refused(1, CodecInput::Depth).to_string().contains("depth maps"));
     }
 
     #[test]

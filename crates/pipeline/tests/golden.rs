@@ -116,7 +116,7 @@ fn our_folder_is_the_same_codec() -> Result<()> {
     let Some(group) = golden::group("vqgan_b")? else { return Ok(()) };
     let codec = load(&with_yaml(&group, "model.safetensors", "config.yaml"))?;
     let folder = tempfile::tempdir()?;
-    let config = pipeline::model_config(codec.config(), serde_json::json!({}))?;
+    let config = pipeline::model_config(codec.config(), codec.input(), serde_json::json!({}))?;
     let tensors = group.tensors("model.safetensors")?;
     let ours = folder.path().join("ours");
     checkpoints::model_folder::ModelFolder::write(&ours, &config, tensors.iter(), "# Test\n")?;

@@ -1,6 +1,7 @@
 //! Everything a run can be told, as one TOML file.
 
 mod document;
+mod input;
 mod run_config;
 mod sections;
 
@@ -11,6 +12,7 @@ use codebook::QuantizerConfig;
 use serde::{Deserialize, Serialize};
 use vq_autoencoder::{Layout, VqConfig};
 
+pub use input::InputKind;
 pub use run_config::{Frame, RunConfig};
 pub use sections::{
     AdversarialConfig, CheckpointConfig, GuardsConfig, InitConfig, LogConfig, LossConfig, LrRule,
@@ -33,6 +35,8 @@ pub struct TrainConfig {
     /// Stop (with a checkpoint) after so many minutes of this process; 0: no
     /// limit.
     pub minutes: f64,
+    /// What it learns to turn into codes and back: pictures, or the maps beside them.
+    pub input: InputKind,
     /// Pictures that go through the networks at once.
     pub batch: usize,
     /// Batches whose gradients make one update.
@@ -71,6 +75,7 @@ impl Default for TrainConfig {
             seed: 23,
             steps: 10_000,
             minutes: 0.0,
+            input: InputKind::default(),
             batch: 8,
             accumulate: 1,
             init: InitConfig::default(),
@@ -200,13 +205,10 @@ impl RunConfig for TrainConfig {
              normalized), not {:?}",
             self.model.quantizer
         );
-        ensure!(
-            self.model.in_channels == 3 && self.model.out_channels == 3,
-            "model: pictures have 3 channels, not {} in and {} out",
-            self.model.in_channels,
-            self.model.out_channels
-        );
-        Ok(())
+        let unknown =
+            !self.init.model.as_os_str().is_empty() && self.model == Self::default().model;
+        // The architecture that is started from comes later.
+        if unknown { self.check_losses_of_input() } else { self.check_input() }
     }
 }
 

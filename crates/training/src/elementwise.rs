@@ -10,7 +10,7 @@ use candle_core::{
 use rayon::prelude::*;
 
 /// Elements a thread takes at a time.
-const CHUNK: usize = 1 << 14;
+pub(crate) const CHUNK: usize = 1 << 14;
 
 /// `y[i] <- f(y[i], x[i])`.
 pub(crate) struct Zip2<F>(pub &'static str, pub F);
@@ -18,7 +18,11 @@ pub(crate) struct Zip2<F>(pub &'static str, pub F);
 /// `y[i] <- f(y[i], a[i], b[i])`.
 pub(crate) struct Zip3<F>(pub &'static str, pub F);
 
-fn source<'a>(name: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+pub(crate) fn source<'a>(
+    name: &str,
+    storage: &'a CpuStorage,
+    layout: &Layout,
+) -> Result<&'a [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
         _ => bail!("{name}: wants contiguous f32 tensors, got {layout:?}"),

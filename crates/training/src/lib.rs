@@ -20,6 +20,7 @@ mod export;
 mod fine_tune;
 mod guards;
 mod init;
+mod input;
 mod meter;
 mod metrics;
 mod observer;
@@ -41,12 +42,12 @@ pub use average::Average;
 pub use build::{adversary, reconstruction_loss};
 pub use checkpoint::{Checkpoints, Loaded, Progress};
 pub use config::{
-    AdversarialConfig, CheckpointConfig, Frame, GuardsConfig, InitConfig, LogConfig, LossConfig,
-    LrRule, OptimizerConfig, PerceptualKind, PicturesConfig, PixelLoss, Resizing, RevivalConfig,
-    RunConfig, TrainConfig, UpdateOrder, ValidationConfig,
+    AdversarialConfig, CheckpointConfig, Frame, GuardsConfig, InitConfig, InputKind, LogConfig,
+    LossConfig, LrRule, OptimizerConfig, PerceptualKind, PicturesConfig, PixelLoss, Resizing,
+    RevivalConfig, RunConfig, TrainConfig, UpdateOrder, ValidationConfig,
 };
 pub use event_log::EventLog;
-pub use export::write_model;
+pub use export::{write_model, written_input};
 pub use guards::Guards;
 pub use init::initial_value;
 pub use meter::{MEASURED, Meter};
@@ -66,5 +67,5 @@ pub use transformer::{
     TransformerTrainConfig, TransformerTrainer, keep_or_replace, step_rng, train_transformer,
     write_samples,
 };
-pub use validation::{Validation, validate};
+pub use validation::{Quality, Validation, validate, validate_labels};
 pub use vqgan::train_vqgan;

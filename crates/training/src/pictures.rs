@@ -6,8 +6,8 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
 use image_data::{
-    BatchPlan, Batches, Catalog, CatalogConfig, Crop, Error, PictureDataset, ResizeRule, Split,
-    ViewConfig,
+    Batch, BatchPlan, Batches, Catalog, CatalogConfig, Crop, Error, PictureDataset, ResizeRule,
+    Split, ViewConfig,
 };
 
 use crate::config::{PicturesConfig, Resizing, ValidationConfig};
@@ -45,19 +45,20 @@ pub fn training_crops(catalog: &Catalog, config: &PicturesConfig) -> Result<Pict
     Ok(PictureDataset::new(catalog, Split::Train, view)?)
 }
 
-/// The first held-out pictures, for measurements and previews, as batches
-/// `[B, 3, side, side]` in `[-1, 1]`: the centre of each, its shorter side
+/// The first held-out pictures, for measurements and previews, as batches of what `read`
+/// takes of them, `[B, ..., side, side]`: the centre of each, its shorter side
 /// scaled to `largest` (cut to a multiple of `factor`). With them, what was
 /// wrong with those that cannot be read; these are left out.
 ///
 /// # Errors
-/// If not one of them can be read.
+/// If not one of them can be read, and those of `read`.
 pub fn held_out_batches(
     catalog: &Catalog,
     pictures: &PicturesConfig,
     validation: &ValidationConfig,
     factor: usize,
     batch: usize,
+    read: impl Fn(&Batch, &PictureDataset) -> Result<Tensor>,
 ) -> Result<(Vec<Tensor>, Vec<String>)> {
     if validation.pictures == 0 || catalog.of_split(Split::Val).next().is_none() {
         return Ok((Vec::new(), Vec::new()));
@@ -67,13 +68,13 @@ pub fn held_out_batches(
     let dataset = Arc::new(PictureDataset::new(catalog, Split::Val, view)?);
     let batch = batch.clamp(1, validation.pictures);
     let plan = BatchPlan { shuffle: false, end_epoch: Some(1), ..BatchPlan::new(batch, 0) };
-    let mut batches = Batches::with_plan(dataset, plan)?;
+    let mut batches = Batches::with_plan(dataset.clone(), plan)?;
     let (mut held_out, mut left) = (Vec::new(), validation.pictures);
     while left > 0 {
         let Some(batch) = batches.next() else { break };
-        let images = batch?.images;
-        let count = left.min(images.dim(0)?);
-        held_out.push(images.narrow(0, 0, count)?);
+        let part = read(&batch?, &dataset)?;
+        let count = left.min(part.dim(0)?);
+        held_out.push(part.narrow(0, 0, count)?);
         left -= count;
     }
     Ok((held_out, batches.unreadable().values().cloned().collect()))
@@ -158,7 +159,9 @@ mod tests {
         let catalog = open_pictures(dir.path(), 0.0)?;
         let pictures = PicturesConfig { side: 8, largest: 19, ..PicturesConfig::default() };
         let validation = ValidationConfig { pictures: 3, ..ValidationConfig::default() };
-        let (batches, unreadable) = held_out_batches(&catalog, &pictures, &validation, 8, 2)?;
+        let images = |batch: &Batch, _: &PictureDataset| Ok(batch.images.clone());
+        let (batches, unreadable) =
+            held_out_batches(&catalog, &pictures, &validation, 8, 2, images)?;
         let shapes: Vec<_> = batches.iter().map(|batch| batch.dims().to_vec()).collect();
         assert_eq!(shapes, [[2, 3, 16, 16], [1, 3, 16, 16]]);
         assert!(unreadable.len() == 1 && unreadable[0].contains("02.png"), "{unreadable:?}");

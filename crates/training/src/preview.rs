@@ -2,12 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::Result;
-use candle_core::Tensor;
+use anyhow::{Result, ensure};
 use image::RgbImage;
 use image::imageops::{FilterType, resize};
-use image_data::{from_tensor, grid, save_png};
-use vq_autoencoder::{ImageCodec, VqModel};
+use image_data::{grid, save_png};
 
 /// Pixels between pictures.
 const GAP: u32 = 2;
@@ -16,17 +14,18 @@ const COLUMNS: usize = 8;
 /// Smaller pictures are enlarged to about this side, in whole pixels.
 const VISIBLE: u32 = 96;
 
-/// Writes the originals `images` `[B, 3, H, W]` in `[-1, 1]`, eight in a row, and
-/// the model's reconstructions of them in the row below each.
+/// Writes `originals`, eight in a row, and the reconstructions `made` of them in the row
+/// below each.
 ///
 /// # Errors
-/// If a picture does not fit the model, or the file cannot be written.
-pub fn write_preview(path: &Path, model: &VqModel, images: &Tensor, step: u64) -> Result<()> {
-    let made = model.decode(&model.encode(images)?)?;
-    let pictures = |tensor: &Tensor| -> Result<Vec<RgbImage>> {
-        (0..tensor.dim(0)?).map(|i| Ok(enlarged(&from_tensor(&tensor.get(i)?)?))).collect()
-    };
-    let (originals, made) = (pictures(images)?, pictures(&made)?);
+/// If there are not as many of both, or the file cannot be written.
+pub fn write_preview(
+    path: &Path,
+    originals: &[RgbImage],
+    made: &[RgbImage],
+    step: u64,
+) -> Result<()> {
+    ensure!(originals.len() == made.len(), "{} of {} pictures", made.len(), originals.len());
     let columns = originals.len().min(COLUMNS);
     let blank = |picture: &RgbImage| {
         RgbImage::from_pixel(picture.width(), picture.height(), image::Rgb([255; 3]))
@@ -34,7 +33,8 @@ pub fn write_preview(path: &Path, model: &VqModel, images: &Tensor, step: u64) -
     let mut cells = Vec::with_capacity(2 * originals.len().next_multiple_of(COLUMNS));
     for (above, below) in originals.chunks(COLUMNS).zip(made.chunks(COLUMNS)) {
         for row in [above, below] {
-            cells.extend_from_slice(row);
+            let row: Vec<_> = row.iter().map(enlarged).collect();
+            cells.extend_from_slice(&row);
             cells.extend(std::iter::repeat_n(blank(&row[0]), columns - row.len()));
         }
     }

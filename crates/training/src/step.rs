@@ -8,6 +8,7 @@
 //! discriminator use candle's graph.
 
 mod adversary;
+mod cross_entropy;
 mod reconstruction;
 
 use anyhow::{Context, Result, ensure};
@@ -17,6 +18,7 @@ use layers::{Gradients, Tape};
 use vq_autoencoder::VqModel;
 
 pub use adversary::Adversary;
+pub(crate) use cross_entropy::binary_cross_entropy;
 pub use reconstruction::{Perceptual, ReconstructionLoss};
 
 use crate::adam::Adam;
@@ -94,7 +96,8 @@ impl VqTrainer {
         })
     }
 
-    /// Update number `step` (from 0) with `images` `[B, 3, H, W]` in `[-1, 1]`. More
+    /// Update number `step` (from 0) with `images` `[B, C, H, W]`: pictures or depth maps in
+    /// `[-1, 1]`, or label maps with a channel a label. More
     /// pictures than the configuration's `batch` go through the networks in parts of that
     /// many, whose gradients are accumulated; batch norm and the adaptive weight see one
     /// part at a time, as in the reference.

@@ -1,54 +1,107 @@
-//! Measurements on held-out pictures.
+//! Measurements on held-out pictures and maps.
+
+mod labels;
 
 use anyhow::Result;
 use candle_core::Tensor;
 use codebook::CodeUsage;
+use serde_json::{Value, json};
 use vq_autoencoder::{ImageCodec, VqModel};
+
+pub use labels::validate_labels;
 
 use crate::observer::Terms;
 
 /// What a perfect reconstruction counts as, in dB.
 const MAX_PSNR: f64 = 100.0;
 
-/// How well a model reconstructs pictures it was not trained on.
+/// How well a model reconstructs what it was not trained on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Validation {
-    /// Pictures measured.
+    /// Pictures or maps measured.
     pub pictures: usize,
-    /// Mean absolute difference of values in `[-1, 1]`.
-    pub l1: f64,
-    /// Mean over pictures of the peak signal-to-noise ratio in dB, of values
-    /// clamped to `[-1, 1]`.
-    pub psnr: f64,
-    /// Mean over pictures of the structural similarity, likewise.
-    pub ssim: f64,
-    /// How much of the pictures' detail is there: the mean absolute difference of
-    /// neighbouring pixels, as a fraction of the pictures' own. What is blurred is
-    /// below 1.
-    pub detail: f64,
-    /// Fraction of the codebook that these pictures use.
+    /// How well they are reconstructed.
+    pub quality: Quality,
+    /// Fraction of the codebook that they use.
     pub usage: f64,
     /// Perplexity of the codes: how many codes, were all used equally.
     pub perplexity: f64,
 }
 
+/// How well pictures or maps are reconstructed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Quality {
+    /// Of pictures, and of depth maps, which are pictures of one channel.
+    Pictures {
+        /// Mean absolute difference of values in `[-1, 1]`.
+        l1: f64,
+        /// Mean over pictures of the peak signal-to-noise ratio in dB, of values
+        /// clamped to `[-1, 1]`.
+        psnr: f64,
+        /// Mean over pictures of the structural similarity, likewise.
+        ssim: f64,
+        /// How much of the pictures' detail is there: the mean absolute difference of
+        /// neighbouring pixels, as a fraction of the pictures' own. What is blurred is
+        /// below 1.
+        detail: f64,
+    },
+    /// Of label maps; a pixel's label is the likeliest.
+    Labels {
+        /// Mean binary cross entropy of the logits, over pixels and labels: the loss.
+        bce: f64,
+        /// The share of pixels whose label is right.
+        accuracy: f64,
+        /// Intersection over union of the pixels that have a label and those that are
+        /// given it, all maps together; the mean over the labels that the maps have.
+        mean_iou: f64,
+    },
+}
+
 impl Validation {
     /// The measurements under the names they have in `metrics.jsonl`.
     pub fn terms(&self) -> Terms {
-        Terms::from([
+        let mut terms = Terms::from([
             ("pictures", self.pictures as f64),
-            ("val_l1", self.l1),
-            ("val_psnr", self.psnr),
-            ("val_ssim", self.ssim),
-            ("val_detail", self.detail),
             ("val_usage", self.usage),
             ("val_perplexity", self.perplexity),
-        ])
+        ]);
+        match self.quality {
+            Quality::Pictures { l1, psnr, ssim, detail } => terms.extend([
+                ("val_l1", l1),
+                ("val_psnr", psnr),
+                ("val_ssim", ssim),
+                ("val_detail", detail),
+            ]),
+            Quality::Labels { bce, accuracy, mean_iou } => terms.extend([
+                ("val_bce", bce),
+                ("val_accuracy", accuracy),
+                ("val_mean_iou", mean_iou),
+            ]),
+        }
+        terms
+    }
+
+    /// The measurements at `step`, as a model folder names them.
+    pub(crate) fn to_json(&self, step: u64) -> Value {
+        let mut value = json!({ "step": step, "pictures": self.pictures, "usage": self.usage,
+                                "perplexity": self.perplexity });
+        match self.quality {
+            Quality::Pictures { l1, psnr, .. } => {
+                value["l1"] = json!(l1);
+                value["psnr"] = json!(psnr);
+            }
+            Quality::Labels { bce, accuracy, mean_iou } => {
+                value["bce"] = json!(bce);
+                value["accuracy"] = json!(accuracy);
+                value["mean_iou"] = json!(mean_iou);
+            }
+        }
+        value
     }
 }
 
-/// Reconstructs `batches` of pictures `[B, 3, H, W]` in `[-1, 1]` and measures
-/// the difference.
+/// Reconstructs `batches` of pictures or depth maps `[B, C, H, W]` in `[-1, 1]` and
+/// measures the difference.
 ///
 /// # Errors
 /// If a picture does not fit the model.
@@ -72,10 +125,12 @@ pub fn validate(model: &VqModel, batches: &[Tensor]) -> Result<Validation> {
     let n = pictures.max(1) as f64;
     Ok(Validation {
         pictures,
-        l1: l1 / n,
-        psnr: psnr / n,
-        ssim: ssim / n,
-        detail: if details[1] > 0.0 { details[0] / details[1] } else { 1.0 },
+        quality: Quality::Pictures {
+            l1: l1 / n,
+            psnr: psnr / n,
+            ssim: ssim / n,
+            detail: if details[1] > 0.0 { details[0] / details[1] } else { 1.0 },
+        },
         usage: usage.used_fraction(),
         perplexity: usage.perplexity(),
     })

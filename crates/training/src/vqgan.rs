@@ -6,16 +6,17 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
-use image_data::{BatchPlan, Batches, Catalog, Dataset, Split};
+use image_data::{BatchPlan, Batches, Catalog, Dataset, PictureDataset, Split};
 use vq_autoencoder::{ImageCodec, VqModel};
 
 use crate::average::Average;
 use crate::build::{adversary, reconstruction_loss};
 use crate::checkpoint::{Progress, add_section};
-use crate::config::TrainConfig;
+use crate::config::{InputKind, TrainConfig};
 use crate::export::write_model;
 use crate::fine_tune;
 use crate::guards::Guards;
+use crate::input::Input;
 use crate::observer::{Event, Observer, Terms};
 use crate::pictures::{held_out_batches, open_pictures, training_crops};
 use crate::preview::write_preview;
@@ -23,9 +24,9 @@ use crate::revival::Revival;
 use crate::run::{Limits, Log, Opened, Run, Stage, Stepped, Summary};
 use crate::step::VqTrainer;
 use crate::store::ParameterStore;
-use crate::validation::{Validation, validate};
+use crate::validation::{Validation, validate, validate_labels};
 
-/// Trains a VQGAN as `config` says, from the newest intact checkpoint of its
+/// Trains a VQGAN, or the codec of maps, as `config` says, from the newest intact checkpoint of its
 /// run folder if there is one.
 ///
 /// # Errors
@@ -39,17 +40,20 @@ pub fn train_vqgan(
 ) -> Result<Summary> {
     let config = &*fine_tune::resolved(config)?;
     let catalog = open_pictures(&config.data, config.validation.fraction)?;
+    let input = Input::new(config, &catalog)?;
     let opened = Opened::new(config, device, observer)?;
-    let stage = FirstStage::new(config, &catalog, &opened, device, observer)?;
+    let stage = FirstStage::new(config, input, &catalog, &opened, device, observer)?;
     Run::new(config, opened, stage)?.go(limits, observer)
 }
 
 struct FirstStage<'a> {
     config: &'a TrainConfig,
+    input: Input,
     trainer: VqTrainer,
     average: Option<Average<VqModel>>,
     revival: Revival,
     guards: Guards,
+    crops: Arc<PictureDataset>,
     batches: Batches,
     unreadable: usize,
     held_out: Vec<Tensor>,
@@ -61,6 +65,7 @@ struct FirstStage<'a> {
 impl<'a> FirstStage<'a> {
     fn new(
         config: &'a TrainConfig,
+        input: Input,
         catalog: &Catalog,
         opened: &Opened,
         device: &Device,
@@ -115,11 +120,12 @@ impl<'a> FirstStage<'a> {
             &config.validation,
             config.model.factor(),
             config.batch,
+            |batch, dataset| input.of_batch(batch, dataset),
         )?;
         for message in catalog.warnings().iter().chain(&unreadable) {
             observer.see(&Event::Warning { message });
         }
-        let crops = training_crops(catalog, &config.pictures)?;
+        let crops = Arc::new(training_crops(catalog, &config.pictures)?);
         observer.see(&Event::Started {
             step: progress.step,
             steps: config.steps,
@@ -135,9 +141,11 @@ impl<'a> FirstStage<'a> {
             ..BatchPlan::new(config.pictures_per_update(), config.seed)
         };
         Ok(Self {
-            batches: Batches::with_plan(Arc::new(crops), plan)?,
+            batches: Batches::with_plan(crops.clone(), plan)?,
+            crops,
             unreadable: 0,
             config,
+            input,
             trainer,
             average,
             revival,
@@ -176,7 +184,8 @@ impl Stage for FirstStage<'_> {
         let batch = self.batches.next().context("the pictures have come to an end")??;
         self.warn_of_unreadable(log);
         let lr = lr * self.config.lr_factor();
-        let outcome = self.trainer.step(&batch.images, lr, progress.step)?;
+        let input = self.input.for_model(&self.input.of_batch(&batch, &self.crops)?)?;
+        let outcome = self.trainer.step(&input, lr, progress.step)?;
         progress.position = batch.next;
         progress.updates = self.trainer.optimizer.step();
         if let Some(adversary) = &self.trainer.adversary {
@@ -191,7 +200,7 @@ impl Stage for FirstStage<'_> {
             if let Some(average) = &self.average {
                 average.follow(&self.trainer.parameters, done)?;
             }
-            let revived = self.revival.after_step(done, codes, &batch.images, &mut self.trainer)?;
+            let revived = self.revival.after_step(done, codes, &input, &mut self.trainer)?;
             if revived > 0 {
                 log.write(done, "revival", &Terms::from([("revived", revived as f64)]))?;
                 log.see(&Event::Revived { step: done, codes: revived });
@@ -204,7 +213,10 @@ impl Stage for FirstStage<'_> {
         if self.held_out.is_empty() {
             return Ok(None);
         }
-        let result = validate(self.model(), &self.held_out)?;
+        let result = match self.input.kind() {
+            InputKind::Pictures | InputKind::Depth => validate(self.model(), &self.held_out)?,
+            InputKind::Labels => validate_labels(self.model(), &self.held_out)?,
+        };
         let terms = result.terms();
         self.validation = Some((step, result));
         Ok(Some(terms))
@@ -214,9 +226,10 @@ impl Stage for FirstStage<'_> {
         if self.held_out.is_empty() {
             return Ok(false);
         }
-        let images = Tensor::cat(&self.held_out, 0)?;
-        let count = images.dim(0)?.min(self.config.log.preview_pictures.max(1));
-        write_preview(path, self.model(), &images.narrow(0, 0, count)?, step)?;
+        let shown = Tensor::cat(&self.held_out, 0)?;
+        let count = shown.dim(0)?.min(self.config.log.preview_pictures.max(1));
+        let [originals, made] = self.input.show(self.model(), &shown.narrow(0, 0, count)?)?;
+        write_preview(path, &originals, &made, step)?;
         Ok(true)
     }
 
@@ -242,7 +255,8 @@ impl Stage for FirstStage<'_> {
             return Ok(false);
         }
         let validation = self.validation.as_ref();
-        write_model(folder, self.config, step, &self.weights(), validation)?;
+        let input = self.input.of_codec();
+        write_model(folder, self.config, &input, step, &self.weights(), validation)?;
         self.written = Some(step);
         Ok(true)
     }

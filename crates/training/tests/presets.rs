@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use training::{RunConfig, TrainConfig};
+use training::{InputKind, PixelLoss, RunConfig, TrainConfig};
 use vq_autoencoder::VqConfig;
 
 fn folder() -> PathBuf {
@@ -16,7 +16,7 @@ fn read(name: &str) -> Result<TrainConfig> {
 
 #[test]
 fn they_are_what_they_say() -> Result<()> {
-    for name in ["tiny.toml", "emoji.toml", "small.toml"] {
+    for name in ["tiny.toml", "emoji.toml", "small.toml", "fruit-masks.toml"] {
         let config = read(name)?;
         // Codes of unit length and dimension 8, and no GAN before reconstruction settles.
         assert!(
@@ -26,6 +26,9 @@ fn they_are_what_they_say() -> Result<()> {
         let gan = &config.adversarial;
         assert!(gan.weight == 0.0 || gan.start >= config.steps / 2, "{name}");
     }
+    let masks = read("fruit-masks.toml")?;
+    assert_eq!((masks.input, masks.loss.pixel), (InputKind::Labels, PixelLoss::Bce));
+    assert_eq!((masks.model.in_channels, masks.model.factor()), (27, 8));
     let preset = |name: &str| VqConfig::preset(name).with_context(|| name.to_string());
     let paper = read("vqgan-f16.toml")?;
     assert_eq!(paper.model, preset("imagenet-f16-1024")?);

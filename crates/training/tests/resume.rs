@@ -1,18 +1,17 @@
 //! A run that was stopped equals one that was not, bit for bit.
 
+#[path = "support/compare.rs"]
+mod compare;
 mod support;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use candle_core::{Device, Tensor};
+use anyhow::Result;
+use candle_core::Device;
 use image::{Rgb, RgbImage};
-use serde_json::{Map, Value};
-use training::{
-    Checkpoints, Limits, MEASURED, RevivalConfig, RunConfig, Summary, TrainConfig, train_vqgan,
-};
+use training::{Limits, RevivalConfig, RunConfig, Summary, TrainConfig, train_vqgan};
 
+use compare::{bits, lines};
 use support::Warnings;
 
 /// Pictures of gradients and squares.
@@ -93,29 +92,6 @@ fn train_warned(config: &TrainConfig, stop_at: Option<u64>) -> Result<(Summary, 
     let summary =
         train_vqgan(config, &Device::Cpu, Limits { stop_at, ..Limits::default() }, &mut warnings)?;
     Ok((summary, warnings.0))
-}
-
-/// All of the newest checkpoint, as bits.
-fn bits(config: &TrainConfig) -> Result<BTreeMap<String, Vec<u32>>> {
-    let checkpoints = Checkpoints::new(config.run.join("checkpoints"), 2);
-    let loaded = checkpoints.newest(&Device::Cpu)?.0.context("no checkpoint")?;
-    assert_eq!(loaded.progress.step, config.steps);
-    let to_bits = |tensor: &Tensor| -> Result<Vec<u32>> {
-        let flat = tensor.flatten_all()?.to_dtype(candle_core::DType::F32)?;
-        Ok(flat.to_vec1::<f32>()?.into_iter().map(f32::to_bits).collect())
-    };
-    loaded.tensors.iter().map(|(name, tensor)| Ok((name.clone(), to_bits(tensor)?))).collect()
-}
-
-/// The log without what measures the process and not the run.
-fn lines(config: &TrainConfig) -> Result<Vec<Map<String, Value>>> {
-    let text = std::fs::read_to_string(config.run.join("metrics.jsonl"))?;
-    let line = |line| -> Result<Map<String, Value>> {
-        let mut line: Map<String, Value> = serde_json::from_str(line)?;
-        line.retain(|name, _| !MEASURED.contains(&name.as_str()));
-        Ok(line)
-    };
-    text.lines().map(line).collect()
 }
 
 #[test]

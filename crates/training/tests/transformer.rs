@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use codebook::QuantizerConfig;
 use image::{Rgb, RgbImage};
-use pipeline::{ConditionConfig, TransformerFolder};
+use pipeline::{CodecInput, ConditionConfig, TransformerFolder};
 use serde_json::{Map, Value};
 use training::{
     Checkpoints, CodeModel, Limits, MEASURED, ParameterStore, RunConfig, Summary, TrainConfig,
@@ -47,7 +47,7 @@ fn first_stage(folder: &Path) -> Result<()> {
         QuantizerConfig::Normalized { len: 24, dim: 4, beta: 0.25, entropy_ratio: 0.0 };
     let store = ParameterStore::new(3);
     VqModel::new(&config.model, store.var_builder(DType::F32, &Device::Cpu))?;
-    write_model(folder, &config, 0, &store.tensors(), None)
+    write_model(folder, &config, &CodecInput::Pictures, 0, &store.tensors(), None)
 }
 
 fn config(dir: &Path, run: &str, condition: &str) -> Result<TransformerTrainConfig> {
@@ -218,7 +218,7 @@ fn codes_files_are_read_and_other_codecs_refused() -> Result<()> {
     other.model.ch_mult = vec![1, 1, 1];
     let store = ParameterStore::new(4);
     VqModel::new(&other.model, store.var_builder(DType::F32, &Device::Cpu))?;
-    write_model(&codes.first_stage, &other, 0, &store.tensors(), None)?;
+    write_model(&codes.first_stage, &other, &CodecInput::Pictures, 0, &store.tensors(), None)?;
     let error = train(&codes, None).err().map(|e| format!("{e:#}")).unwrap_or_default();
     assert!(error.contains("made by"), "{error}");
     Ok(())

@@ -9,15 +9,18 @@ use serde_json::Value;
 /// What stands in a line besides terms.
 const NO_TERMS: [&str; 4] = ["step", "kind", "time", "pictures"];
 /// Terms that come first, in this order; the rest follow by name.
-const FIRST: [&str; 12] = [
+const FIRST: [&str; 15] = [
     "total_loss",
     "nll",
     "loss",
     "val_nll",
     "val_psnr",
+    "val_accuracy",
+    "val_mean_iou",
     "val_lpips",
     "val_l1",
     "pixel_loss",
+    "bce_loss",
     "p_loss",
     "quant_loss",
     "val_usage",
@@ -80,7 +83,7 @@ impl Run {
 }
 
 /// A panel for each of `terms`, or for every one that changes; a term and its `val_` twin
-/// share one.
+/// (of `bce_loss`, `val_bce`) share one.
 ///
 /// # Errors
 /// A term that no run has.
@@ -99,14 +102,17 @@ pub fn panels(runs: &[Run], terms: &[String]) -> Result<Vec<Panel>> {
         let place = |term: &&str| FIRST.iter().position(|f| f == term).unwrap_or(FIRST.len());
         order.sort_by_key(place);
         // Drawn with its twin.
-        order.retain(|term| term.strip_prefix("val_").is_none_or(|twin| !known.contains(twin)));
+        order.retain(|term| {
+            !known.iter().any(|other| twins(other).iter().any(|twin| twin.as_str() == *term))
+        });
     }
     let panel = |term: &str| {
         let of_run = |run: &Run| {
-            let twin = format!("val_{term}");
             let mut held_out = run.curve("validation", term);
-            if held_out.is_empty() && !terms.contains(&twin) {
-                held_out = run.curve("validation", &twin);
+            for twin in twins(term) {
+                if held_out.is_empty() && !terms.contains(&twin) {
+                    held_out = run.curve("validation", &twin);
+                }
             }
             let mut trained = run.curve("train", term);
             if trained.is_empty() && held_out.is_empty() {
@@ -123,8 +129,12 @@ pub fn panels(runs: &[Run], terms: &[String]) -> Result<Vec<Panel>> {
         false => panel.points().next().is_some(),
     });
     if terms.is_empty() {
-        // A sum of one loss is that loss.
-        let alike = |i: usize| panels[..i].iter().any(|other| other.runs == panels[i].runs);
+        // A sum of one loss is that loss, and drawn once: where it is measured, too.
+        let alike = |i: usize| {
+            panels.iter().enumerate().any(|(j, other)| {
+                j != i && panels[i].is_within(other) && (j < i || !other.is_within(&panels[i]))
+            })
+        };
         let repeated: Vec<bool> = (0..panels.len()).map(alike).collect();
         let mut repeated = repeated.into_iter();
         panels.retain(|_| !repeated.next().unwrap_or(false));
@@ -132,10 +142,22 @@ pub fn panels(runs: &[Run], terms: &[String]) -> Result<Vec<Panel>> {
     Ok(panels)
 }
 
+/// What `term` is called on held-out pictures.
+fn twins(term: &str) -> [String; 2] {
+    [format!("val_{term}"), format!("val_{}", term.strip_suffix("_loss").unwrap_or(term))]
+}
+
 impl Panel {
     /// All points of all curves.
     pub fn points(&self) -> impl Iterator<Item = (f64, f64)> {
         self.runs.iter().flat_map(|(a, b)| a.iter().chain(b).copied())
+    }
+
+    /// Whether all its curves are in `other`.
+    fn is_within(&self, other: &Self) -> bool {
+        let within = |ours: &Curve, theirs: &Curve| ours.is_empty() || ours == theirs;
+        let pairs = self.runs.iter().zip(&other.runs);
+        pairs.into_iter().all(|(a, b)| within(&a.0, &b.0) && within(&a.1, &b.1))
     }
 
     /// Whether there is more than one value, at more than one step.
@@ -189,6 +211,14 @@ mod tests {
         assert_eq!(some[0].runs[0].0, [(1.0, 0.1), (2.0, 0.1)]);
         let error = panels(&runs, &["psnr".to_string()]).err().map(|e| e.to_string());
         assert!(error.is_some_and(|e| e.contains("val_psnr")));
+        let lines = r#"{"step":1,"kind":"train","total_loss":0.9,"bce_loss":0.5,"nll_loss":0.5}
+{"step":2,"kind":"train","total_loss":0.8,"bce_loss":0.4,"nll_loss":0.4}
+{"step":1,"kind":"validation","val_bce":0.45,"val_accuracy":0.5}
+{"step":2,"kind":"validation","val_bce":0.35,"val_accuracy":0.6}"#;
+        let all = panels(&[run(dir.path(), lines)?], &[])?;
+        let titles: Vec<_> = all.iter().map(|panel| panel.title.as_str()).collect();
+        assert_eq!(titles, ["total_loss", "val_accuracy", "bce_loss"]);
+        assert_eq!(all[2].runs[0].1, [(1.0, 0.45), (2.0, 0.35)]);
         assert!(run(dir.path(), "{\"step\":1}\n{}\n").is_err());
         assert!(Run::read(&dir.path().join("no")).is_err());
         Ok(())

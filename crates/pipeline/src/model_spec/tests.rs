@@ -9,7 +9,7 @@ use crate::model_config::model_config;
 
 fn config() -> Result<Value> {
     let config = VqConfig::preset("imagenet-f16-1024").unwrap();
-    Ok(model_config(&config, json!({}))?)
+    Ok(model_config(&config, &CodecInput::default(), json!({}))?)
 }
 
 /// Weights of a small network, by its names.
@@ -75,7 +75,7 @@ fn weights_files_take_a_preset_or_a_file() -> Result<()> {
 #[test]
 fn a_training_run_holds_a_model_folder() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let config = model_config(&small(), json!({}))?;
+    let config = model_config(&small(), &CodecInput::default(), json!({}))?;
     let tensors = weights(&small())?;
     ModelFolder::write(dir.path().join("model"), &config, &tensors, "")?;
     let found = ModelSpec::new(dir.path()).find()?;

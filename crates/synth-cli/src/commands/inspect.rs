@@ -10,7 +10,7 @@ use checkpoints::TensorFile;
 use checkpoints::codes_file::CodesFile;
 use codebook::CodeUsage;
 use image_data::{Limits, load_rgb, png_text};
-use pipeline::{CodeGrid, GeneratorSpec, hub_id};
+use pipeline::{CodeGrid, CodecInput, GeneratorSpec, hub_id};
 use serde_json::{Value, json};
 
 use crate::args::{GeneratorArgs, InspectArgs};
@@ -105,6 +105,9 @@ fn model(session: &Session, args: &InspectArgs, path: &Path) -> Result<Facts> {
     ];
     if let Some(section) = &about.section {
         facts.insert(4, ("section", json!(section)));
+    }
+    if about.input != CodecInput::Pictures {
+        facts.push(("input", json!(about.input)));
     }
     Ok(facts)
 }

@@ -96,6 +96,9 @@ pub enum PixelLoss {
     L1,
     /// Mean squared difference: LlamaGen.
     L2,
+    /// Mean binary cross entropy of logits, for label maps: `BCELossWithQuant` of
+    /// taming-transformers.
+    Bce,
 }
 
 /// What compares pictures as people do, or nearly.

@@ -4,6 +4,7 @@ use anyhow::Result;
 use candle_core::Tensor;
 use perceptual::{Lpips, Substitute};
 
+use super::binary_cross_entropy;
 use crate::config::PixelLoss;
 use crate::observer::Terms;
 
@@ -38,18 +39,18 @@ impl ReconstructionLoss {
     }
 
     /// The scalar `mean(pixel) + weight * mean(perceptual)` of `images` and `made`,
-    /// both `[B, 3, H, W]` in `[-1, 1]`.
+    /// both `[B, C, H, W]` in `[-1, 1]`; of label maps, a channel a label, `made` are logits.
     ///
     /// Source: `VQLPIPSWithDiscriminator.forward` of taming-transformers, whose
     /// `nll_loss` this is; LPIPS is in evaluation mode (the reference leaves
-    /// its dropout on by accident).
+    /// its dropout on by accident). For label maps its `BCELossWithQuant`.
     pub(super) fn nll(&self, images: &Tensor, made: &Tensor, terms: &mut Terms) -> Result<Tensor> {
-        let difference = (images - made)?;
-        let pixels = match self.pixel {
-            PixelLoss::L1 => layers::abs(&difference)?.mean_all()?,
-            PixelLoss::L2 => difference.sqr()?.mean_all()?,
+        let (name, pixels) = match self.pixel {
+            PixelLoss::L1 => ("pixel_loss", layers::abs(&(images - made)?)?.mean_all()?),
+            PixelLoss::L2 => ("pixel_loss", (images - made)?.sqr()?.mean_all()?),
+            PixelLoss::Bce => ("bce_loss", binary_cross_entropy(made, images)?),
         };
-        terms.insert("pixel_loss", f64::from(pixels.to_scalar::<f32>()?));
+        terms.insert(name, f64::from(pixels.to_scalar::<f32>()?));
         let Some((perceptual, weight)) = &self.perceptual else { return Ok(pixels) };
         let perceptual = perceptual.distance(images, made)?.mean_all()?;
         terms.insert("p_loss", f64::from(perceptual.to_scalar::<f32>()?));
