@@ -27,7 +27,7 @@ const MEASURED: [(&str, &str, f64, usize, &str); 11] = [
     ("val_ssim", "SSIM", 1.0, 3, ""),
     ("val_detail", "detail", 100.0, 0, " %"),
     ("val_l1", "L1", 1.0, 4, ""),
-    ("val_accuracy", "right pixels", 100.0, 2, " %"),
+    ("val_accuracy", "pixels right", 100.0, 2, " %"),
     ("val_mean_iou", "mean IoU", 1.0, 3, ""),
     ("val_bce", "BCE", 1.0, 5, ""),
     ("val_usage", "codes used", 100.0, 1, " %"),

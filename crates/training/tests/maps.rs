@@ -24,7 +24,7 @@ fn scenes(folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder.join(part))?;
     }
     for i in 0..COUNT {
-        let label = |x: u32, y: u32| match (x / 8 + i) % 3 == 0 && y / 8 == i % 3 {
+        let label = |x: u32, y: u32| match (x / 8 + i).is_multiple_of(3) && y / 8 == i % 3 {
             true => 1 + (i % 3) as u8,
             false => 0,
         };

@@ -90,7 +90,8 @@ mod tests {
                 pairs.extend([0.0, 1.0, 0.25].map(|y| (x, y)));
             }
         }
-        let wave = |i: usize| (8.0 * (i as f32 * 0.37).sin(), (i % 3 == 0) as u8 as f32);
+        let wave =
+            |i: usize| (8.0 * (i as f32 * 0.37).sin(), f32::from(u8::from(i.is_multiple_of(3))));
         pairs.extend((0..CHUNK + 456).map(wave));
         pairs
     }
