@@ -127,6 +127,49 @@ fn a_picture_is_drawn_again_from_what_it_says() -> Result<()> {
 }
 
 #[test]
+fn formats_of_weights_are_recorded_and_drawn_with_again() -> Result<()> {
+    let place = place()?;
+    place.picture("photo.png", 8, 8)?;
+    let bits = |more: &[&str]| -> Result<f64> {
+        let args = ["score", "--model", "model", "--class", "1", "photo.png", "--json"];
+        let line = place.run(&[&args[..], more].concat())?.exits(0)?.line("picture")?;
+        line["bits_per_code"].as_f64().context("no bits")
+    };
+    let (whole, mut lost) = (bits(&[])?, Vec::new());
+    for format in ["f32", "bf16", "f16", "q8", "q4"] {
+        let args = ["--model", "model", "--class", "1", "--count", "3", "--weights", format];
+        let again = format!("{format}-again");
+        place.run(&[&["generate", "--output", format], &args[..]].concat())?.exits(0)?;
+        let files = place.files(format)?;
+        assert_eq!(files.len(), 3, "{format}");
+        for file in &files {
+            let picture = format!("{format}/{file}");
+            let recipe: Value = serde_json::from_str(&chunk(&place.path(&picture), "synth")?)?;
+            assert_eq!((&recipe["weights"], &recipe["dtype"]), (&json!(format), &json!("f32")));
+            let people = chunk(&place.path(&picture), "parameters")?;
+            assert!(people.contains(&format!("Weights: {format}")), "{people}");
+            place.run(&["generate", "--from", &picture, "--output", &again])?.exits(0)?;
+        }
+        same_bytes(&place.path(format), &place.path(&again), &files)?;
+        lost.push((bits(&["--weights", format])? - whole).abs());
+    }
+    // The fewer the bits, the further from what the model was.
+    assert_eq!(lost[0], 0.0);
+    assert!(lost[1..].iter().all(|&lost| lost > 0.0) && lost[3] < lost[4], "{lost:?}");
+    assert!(lost[4] < 1.0, "{lost:?}");
+    // Where nothing was asked for, nothing is recorded, as it was before.
+    place.run(&["generate", "--model", "model", "--class", "1"])?.exits(0)?;
+    let text = chunk(&place.path("generated/tabby-cat-0-00000.png"), "synth")?;
+    assert!(!text.contains("weights"), "{text}");
+    let pixels =
+        |path: &str| -> Result<Vec<u8>> { Ok(image::open(place.path(path))?.into_bytes()) };
+    let of = |folder: &str| pixels(&format!("{folder}/tabby-cat-0-00000.png"));
+    assert_eq!(of("generated")?, of("f32")?);
+    assert_ne!(of("q4")?, of("f32")?);
+    Ok(())
+}
+
+#[test]
 fn metadata_for_people_and_programs() -> Result<()> {
     let place = place()?;
     let args = ["generate", "--model", "model", "--class", "cat", "--grid", "--count", "3"];
@@ -220,7 +263,8 @@ fn one_clear_message_for_everything_that_cannot_be() -> Result<()> {
     place.transformer("greedy-eyes", &Recipe::new(classes()))?;
     place.picture("small.png", 6, 8)?;
     place.picture("wide.png", 8, 10)?;
-    let cases: [(&[&str], &[&str]); 25] = [
+    place.transformer("narrow", &Recipe { width: 40, ..Recipe::new(classes()) })?;
+    let cases: [(&[&str], &[&str]); 28] = [
         (&["--model", "model", "--class", "goldfisch"], &["goldfisch", "\"goldfish\""]),
         (&["--model", "model", "--class", "3"], &["no class 3", "numbered from 0"]),
         (&["--model", "model"], &["takes a class", "--class"]),
@@ -250,6 +294,12 @@ fn one_clear_message_for_everything_that_cannot_be() -> Result<()> {
         ),
         (&["--model", "model", "--class", "0", "--shard", "0/2"], &["i from 1 to n"]),
         (&["--model", "model", "--class", "0", "--shard", "1/2", "--grid"], &["--shard"]),
+        (
+            &["--model", "narrow", "--class", "0", "--weights", "q8"],
+            &["blocks of 32", "40", "bf16"],
+        ),
+        (&["--model", "model", "--class", "0", "--weights", "q5"], &["q5", "q8, q4"]),
+        (&["--from", "small.png", "--weights", "q8"], &["--from", "--weights"]),
         (&["--model", "vqgan"], &["vq_autoencoder"]),
         (&["--class", "0"], &["--model"]),
     ];

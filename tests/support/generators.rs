@@ -34,6 +34,8 @@ pub struct Recipe {
     pub tokenizer: Option<&'static str>,
     pub sampling: SamplingDefaults,
     pub order: Order,
+    /// Numbers of a position.
+    pub width: usize,
     pub seed: u64,
     /// Another value for one weight: to spoil it.
     pub spoiled: Option<f32>,
@@ -46,6 +48,7 @@ impl Recipe {
             tokenizer: None,
             sampling: SamplingDefaults::default(),
             order: Order::Identity,
+            width: 32,
             seed: 1,
             spoiled: None,
         }
@@ -79,7 +82,7 @@ impl Place {
             block_size: 40,
             n_layer: 2,
             n_head: 4,
-            n_embd: 32,
+            n_embd: recipe.width,
             n_unmasked: 0,
         };
         let mut tensors = weights(&network, recipe.seed)?;

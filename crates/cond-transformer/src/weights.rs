@@ -71,12 +71,28 @@ impl WeightFormat {
         if self == Self::Q4 { Self::Q8 } else { self }
     }
 
+    /// How many weights of a row share a scale; none where each stands alone. Rows of a
+    /// length that is no multiple of it stay f32.
+    pub fn block(self) -> Option<usize> {
+        self.blocks().map(|blocks| blocks.block_size())
+    }
+
     /// Refuses blocks elsewhere than on the CPU.
-    pub(crate) fn validate(self, device: &Device) -> Result<()> {
+    ///
+    /// # Errors
+    /// Which formats the device can have.
+    pub fn validate(self, device: &Device) -> Result<()> {
         if self.blocks().is_some() && !device.is_cpu() {
             return Err(Error::Config {
                 what: "weights",
-                why: format!("{self} is for the CPU; give {device:?} bf16 or f16"),
+                why: format!(
+                    "{self} is for the CPU; {} takes f32, bf16 or f16",
+                    match device {
+                        Device::Cpu => "the CPU",
+                        Device::Cuda(_) => "CUDA",
+                        Device::Metal(_) => "Metal",
+                    }
+                ),
             });
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use codebook::CodeGrid;
+use cond_transformer::WeightFormat;
 use image::RgbImage;
 use vq_autoencoder::{
     ImageCodec, TileConfig, VqConfig, VqModel, decode_any_size, encode_any_size, grid_size,
@@ -30,11 +31,14 @@ pub struct LoadOptions {
     /// in tiles. `None` tiles as [`TileConfig::default`] does, or finer where
     /// that would take more than 4 GiB.
     pub memory: Option<u64>,
+    /// What a transformer keeps its weights as; `None` keeps them in `dtype`. Codecs
+    /// know nothing of it.
+    pub weights: Option<WeightFormat>,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, dtype: DType::F32, memory: None }
+        Self { device: Device::Cpu, dtype: DType::F32, memory: None, weights: None }
     }
 }
 

@@ -74,10 +74,12 @@ pub struct GeneratorDescription {
 impl Generator {
     /// Finds the model and its codecs, checks weights against configurations and
     /// codecs against the identities that the transformer was trained with, and
-    /// loads all of it. On the CPU, codecs compute in f32 where `dtype` is bf16.
+    /// loads all of it. On the CPU, codecs compute in f32 where `dtype` is bf16. Codecs
+    /// are in `dtype` whatever `weights` are.
     ///
     /// # Errors
-    /// When a part is missing, of another kind, or another codec than stated.
+    /// When a part is missing, of another kind, or another codec than stated; when the
+    /// device or the model cannot have weights of this format.
     pub fn load(spec: &GeneratorSpec, options: &LoadOptions) -> Result<Self> {
         let FoundGenerator {
             mut config,
@@ -88,6 +90,9 @@ impl Generator {
             condition_stage,
             tokenizer,
         } = spec.find()?;
+        if let Some(format) = options.weights {
+            network::check_format(&config.architecture, format, &options.device)?;
+        }
         let mut codec_options = options.clone();
         if options.dtype == DType::BF16 && options.device.is_cpu() {
             codec_options.dtype = DType::F32;
@@ -109,8 +114,7 @@ impl Generator {
         let permuter = permuter(&config, &file)?;
         let (tensors, report) = network::load(&file, prefix, &config.architecture)?;
         let sha256 = network::transformer_sha256(&config, permuter.forward(), &tensors)?;
-        let network =
-            network::build(&config.architecture, tensors, options.dtype, &options.device)?;
+        let network = network::build(&config.architecture, tensors, options)?;
         let tokenizer = tokenizer.map(|bytes| TextTokenizer::new(&bytes, &weights)).transpose()?;
         let factor = codec.factor();
         let [height, width] = config.grid;

@@ -48,7 +48,7 @@ pub use checkpoints::Weights;
 pub use codebook::CodeGrid;
 pub use codec::{Codec, LoadOptions};
 pub use codec_input::CodecInput;
-pub use cond_transformer::{Progress, Sampling, Stream, Wavefront};
+pub use cond_transformer::{Progress, Sampling, Stream, Wavefront, WeightFormat};
 pub use convert::{ConvertOptions, Converted, Target, convert};
 pub use description::Description;
 pub use detect::{Detected, Part, detect};

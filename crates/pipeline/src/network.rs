@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use checkpoints::{KeyUse, LoadReport, TensorFile, expected_tensors, load_checked};
-use cond_transformer::{Conditions, Gpt, Llama, NextCode};
+use cond_transformer::{Conditions, Gpt, Llama, NextCode, WeightFormat};
 use sha2::{Digest, Sha256};
 
+use crate::codec::LoadOptions;
 use crate::error::{Error, Result};
 use crate::transformer_config::{Architecture, TransformerConfig};
 
@@ -18,10 +19,23 @@ pub(crate) enum Network {
 }
 
 impl Network {
+    /// With weights of the dtype of `vb`.
     pub(crate) fn new(architecture: &Architecture, vb: VarBuilder) -> Result<Self> {
         Ok(match architecture {
             Architecture::Gpt(config) => Self::Gpt(Gpt::new(config, vb)?),
             Architecture::Llama(config) => Self::Llama(Llama::new(config, vb)?),
+        })
+    }
+
+    /// With weights of `format`.
+    fn with_format(
+        architecture: &Architecture,
+        format: WeightFormat,
+        vb: VarBuilder,
+    ) -> Result<Self> {
+        Ok(match architecture {
+            Architecture::Gpt(config) => Self::Gpt(Gpt::with_format(config, format, vb)?),
+            Architecture::Llama(config) => Self::Llama(Llama::with_format(config, format, vb)?),
         })
     }
 
@@ -70,18 +84,43 @@ pub(crate) fn load(
     Ok((tensors.into_iter().map(|(name, tensor)| (strip(name), tensor)).collect(), report))
 }
 
-/// The network with `tensors` in `dtype` on `device`.
+/// Refuses weights of `format` for what cannot have them, before anything is read.
+pub(crate) fn check_format(
+    architecture: &Architecture,
+    format: WeightFormat,
+    device: &Device,
+) -> Result<()> {
+    format.validate(device)?;
+    let width = match architecture {
+        Architecture::Gpt(config) => config.n_embd,
+        Architecture::Llama(config) => config.dim,
+    };
+    match format.block() {
+        Some(block) if !width.is_multiple_of(block) => Err(Error::Condition(format!(
+            "this transformer cannot have weights of {format}: their rows are cut into blocks of \
+             {block}, and its rows have {width} numbers; take bf16 or f16"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The network with `tensors` as `options` want them, where they want them.
 pub(crate) fn build(
     architecture: &Architecture,
     tensors: BTreeMap<String, Tensor>,
-    dtype: DType,
-    device: &Device,
+    options: &LoadOptions,
 ) -> Result<Network> {
+    let LoadOptions { device, weights, .. } = options;
+    let dtype = weights.map_or(options.dtype, WeightFormat::dtype);
     let tensors = tensors
         .into_iter()
         .map(|(name, tensor)| Ok((name, tensor.to_dtype(dtype)?.to_device(device)?)))
         .collect::<Result<HashMap<_, _>>>()?;
-    Network::new(architecture, VarBuilder::from_tensors(tensors, dtype, device))
+    let vb = VarBuilder::from_tensors(tensors, dtype, device);
+    match *weights {
+        None => Network::new(architecture, vb),
+        Some(format) => Network::with_format(architecture, format, vb),
+    }
 }
 
 /// The SHA-256, in lowercase hexadecimal, of what decides which codes a

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use checkpoints::sha256_bytes;
 use image_data::png_text;
-use pipeline::{Front, Generator, GuidanceOptions, RgbImage, Sampling};
+use pipeline::{Front, Generator, GuidanceOptions, RgbImage, Sampling, WeightFormat};
 use serde::{Deserialize, Serialize};
 
 use crate::args::GeneratorArgs;
@@ -43,6 +43,9 @@ pub struct Recipe {
     pub candidate: Option<Candidate>,
     /// What was computed in.
     pub dtype: String,
+    /// What the transformer's weights were kept as, where not as `dtype`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<WeightFormat>,
     /// Where.
     pub device: String,
 }
@@ -138,8 +141,8 @@ impl ModelRecipe {
         }
     }
 
-    /// The arguments that name it.
-    pub fn arguments(&self, memory: Option<u64>) -> GeneratorArgs {
+    /// The arguments that name it; how it is loaded is not said here.
+    pub fn arguments(&self) -> GeneratorArgs {
         GeneratorArgs {
             model: Some(self.path.clone()),
             config: self.config.clone(),
@@ -147,7 +150,7 @@ impl ModelRecipe {
             first_stage_config: self.first_stage_config.clone(),
             condition_stage: self.condition_stage.clone(),
             class_names: self.class_names.clone(),
-            memory,
+            ..GeneratorArgs::default()
         }
     }
 
@@ -236,6 +239,9 @@ impl Recipe {
         }
         if let Some(kept) = &self.kept {
             text += &format!(", Completes: {}", shown(&kept.picture));
+        }
+        if let Some(weights) = self.weights {
+            text += &format!(", Weights: {weights}");
         }
         if let Some(candidate) = self.candidate {
             text += &format!(", Best of: {}", candidate.of);

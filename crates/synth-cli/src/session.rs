@@ -93,7 +93,8 @@ impl Session {
             condition_stage: stage(&args.condition_stage, None),
             class_names: args.class_names.as_deref().map(read_names).transpose()?,
         };
-        Ok(Generator::load(&spec, &self.options(args.memory))?)
+        let options = LoadOptions { weights: args.weights, ..self.options(args.memory) };
+        Ok(Generator::load(&spec, &options)?)
     }
 
     /// The same, computing in what `name` says.
@@ -128,6 +129,7 @@ impl Session {
             device: self.device.clone(),
             dtype: self.dtype,
             memory: memory.map(|mib| mib * MIB),
+            ..LoadOptions::default()
         }
     }
 

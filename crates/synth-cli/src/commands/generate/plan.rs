@@ -167,6 +167,7 @@ impl Template<'_> {
                     bits_per_code: 0.0,
                 }),
                 dtype: self.session.dtype_name().to_owned(),
+                weights: self.args.model.weights,
                 device: self.session.device_name().to_owned(),
             },
             original: original.flatten(),

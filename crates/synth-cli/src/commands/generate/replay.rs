@@ -27,10 +27,11 @@ pub fn prepare(
         return Err(NotFound(vec![picture.to_path_buf()]).into());
     }
     let recipe = Recipe::read(picture)?;
-    let model = match &args.model.model {
+    let named = match &args.model.model {
         Some(_) => args.model.clone(),
-        None => recipe.model.arguments(args.model.memory),
+        None => recipe.model.arguments(),
     };
+    let model = GeneratorArgs { memory: args.model.memory, weights: recipe.weights, ..named };
     let session = session.with_dtype(&recipe.dtype)?;
     if session.device_name() != recipe.device {
         session.note(&format!(
