@@ -7,7 +7,7 @@ use crate::element;
 use crate::error::{Error, Result};
 use crate::tensor_file::{Derived, TensorFile};
 use crate::write::{Part, write_parts};
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 
 /// Tensors in terms of a file's. Each is read when its turn comes to be written,
 /// so that a model takes no more memory than its largest tensor.
@@ -19,16 +19,33 @@ pub struct Copies<'a> {
     /// What numbers become: f32, bf16 or f16. `None` keeps each as it is, bit for
     /// bit; integers are always kept.
     pub dtype: Option<DType>,
+    /// Tensors that are in no file, written as they are.
+    pub others: Vec<(String, Tensor)>,
 }
 
 impl<'a> Copies<'a> {
+    /// All tensors of `file` under their names.
+    pub fn of_all(file: &'a TensorFile, dtype: Option<DType>) -> Self {
+        let tensors = file.names().map(|name| Derived::renamed(name, name)).collect();
+        Self { file, tensors, dtype, others: Vec::new() }
+    }
+
     /// What will be written.
     ///
     /// # Errors
     /// When a source is missing, the sources of one tensor do not fit together, or
     /// elements have no place in the target.
     pub(crate) fn parts(&self) -> Result<Vec<Part<'a>>> {
-        self.tensors.iter().map(|tensor| self.part(tensor)).collect()
+        let own = self.others.iter().map(|(name, tensor)| {
+            let dtype = element::stored_dtype(tensor.dtype()).ok_or_else(|| {
+                let dtype = format!("{:?}", tensor.dtype());
+                Error::UnsupportedDType { path: self.file.path().into(), name: name.clone(), dtype }
+            })?;
+            let (shape, tensor) = (tensor.dims().to_vec(), tensor.clone());
+            let write = move |writer: &mut dyn Write| element::write_tensor(&tensor, writer);
+            Ok(Part { name: name.clone(), dtype, shape, write: Box::new(write) })
+        });
+        self.tensors.iter().map(|tensor| self.part(tensor)).chain(own).collect()
     }
 
     fn part(&self, Derived { name, shape, sources }: &Derived) -> Result<Part<'a>> {
@@ -97,8 +114,6 @@ pub fn copy_safetensors(
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Tensor;
-
     use super::*;
     use crate::write::save_safetensors;
 
@@ -116,8 +131,11 @@ mod tests {
         let file = TensorFile::open(&from)?;
         let tensors_of = || vec![Derived::renamed("x", "y"), Derived::renamed("n", "n")];
         for dtype in [None, Some(DType::F32), Some(DType::BF16), Some(DType::F16)] {
-            copy_safetensors(&to, &[Copies { file: &file, tensors: tensors_of(), dtype }], [])?;
+            let others = vec![("own".to_owned(), tensors[0].1.clone())];
+            let copies = Copies { file: &file, tensors: tensors_of(), dtype, others };
+            copy_safetensors(&to, &[copies], [])?;
             let copied = TensorFile::open(&to)?;
+            assert_eq!(copied.tensor_sha256("own")?, file.tensor_sha256("x")?);
             assert_eq!(copied.tensor_sha256("n")?, file.tensor_sha256("n")?);
             match dtype {
                 None | Some(DType::F32) => {
@@ -135,8 +153,10 @@ mod tests {
                 }
             }
         }
-        let missing =
-            Copies { file: &file, tensors: vec![Derived::renamed("z", "z")], dtype: None };
+        copy_safetensors(&to, &[Copies::of_all(&file, None)], [])?;
+        assert_eq!(std::fs::read(&to)?, std::fs::read(&from)?);
+        let tensors = vec![Derived::renamed("z", "z")];
+        let missing = Copies { tensors, ..Copies::of_all(&file, None) };
         assert!(copy_safetensors(&to, &[missing], []).is_err());
         Ok(())
     }

@@ -17,7 +17,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use serde_json::Value;
 
 use crate::atomic::{atomic_write, beside, folder_beside, parent, sync_folder};
@@ -70,6 +70,8 @@ pub struct Parts<'a> {
     pub first_stage: Option<&'a Path>,
     /// A model folder that is copied to `condition_stage/`.
     pub condition_stage: Option<&'a Path>,
+    /// What the numbers of both become: f32, bf16 or f16; `None` copies every byte.
+    pub stage_dtype: Option<DType>,
 }
 
 impl ModelFolder {
@@ -250,7 +252,7 @@ fn write_to(
         [(FIRST_STAGE, parts.first_stage), (CONDITION_STAGE, parts.condition_stage)]
     {
         if let Some(stage) = stage {
-            copy_stage(stage, &temporary.join(name))?;
+            copy_stage(stage, &temporary.join(name), parts.stage_dtype)?;
         }
     }
     if replace {
@@ -263,12 +265,19 @@ fn write_to(
     ModelFolder::open(dir)
 }
 
-/// Copies the files of the model folder `from`, and nothing else that is in it.
-fn copy_stage(from: &Path, to: &Path) -> Result<()> {
+/// Copies the files of the model folder `from`, and nothing else that is in it, its
+/// weights as `dtype`.
+fn copy_stage(from: &Path, to: &Path, dtype: Option<DType>) -> Result<()> {
     ModelFolder::open(from)?;
     fs::create_dir(to).map_err(Error::io(to))?;
     for name in FILES {
         let source = from.join(name);
+        if name == WEIGHTS && dtype.is_some() {
+            let file = TensorFile::open(&source)?;
+            let metadata = file.metadata().clone();
+            copy_safetensors(to.join(name), &[Copies::of_all(&file, dtype)], metadata)?;
+            continue;
+        }
         if source.is_file() {
             let mut reader = fs::File::open(&source).map_err(Error::io(&source))?;
             atomic_write(&to.join(name), |mut w| std::io::copy(&mut reader, &mut w).map(|_| ()))?;

@@ -244,7 +244,7 @@ mod tests {
         save_safetensors(&from, tensors.iter().map(|(name, tensor)| (*name, tensor)), [])?;
         let file = TensorFile::open(&from)?;
         let tensors = file.names().map(|name| Derived::renamed(name, name)).collect();
-        copy_torch(&to, "state_dict", &[Copies { file: &file, tensors, dtype: None }])?;
+        copy_torch(&to, "state_dict", &[Copies { tensors, ..Copies::of_all(&file, None) }])?;
         let read = TensorFile::open(&to)?;
         assert_eq!((read.kind(), read.section()), (FileKind::TorchZip, Some("state_dict")));
         assert_eq!(read.names().collect::<Vec<_>>(), file.names().collect::<Vec<_>>());

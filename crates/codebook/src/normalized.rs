@@ -68,7 +68,9 @@ impl NormalizedQuantizer {
         Ok(FeatureMap { vectors: normalize_rows(&map.vectors)?, ..map })
     }
 
-    fn normalized_codebook(&self) -> Result<Tensor> {
+    /// The rows that vectors are compared with and that are given out, `[K, D]`, of
+    /// length one (but for rows of zeros), in f32 or wider.
+    pub fn unit_codebook(&self) -> Result<Tensor> {
         Ok(normalize_rows(&precise(&self.codebook)?)?)
     }
 }
@@ -93,7 +95,7 @@ fn affinity(vectors: &Tensor, codebook: &Tensor) -> candle_core::Result<Tensor> 
 impl Quantizer for NormalizedQuantizer {
     fn quantize(&self, z: &Tensor) -> Result<Quantized> {
         let map = self.normalized_map(z)?;
-        let codebook = self.normalized_codebook()?.to_dtype(map.vectors.dtype())?;
+        let codebook = self.unit_codebook()?.to_dtype(map.vectors.dtype())?;
         let assigned = Assignment::new(OP, map, &codebook)?;
         let mut losses = Losses::new(assigned.vectors(), assigned.rows(), 1.0, self.beta)?;
         if self.entropy_ratio != 0.0 {
@@ -107,11 +109,11 @@ impl Quantizer for NormalizedQuantizer {
 
     fn codes(&self, z: &Tensor) -> Result<CodeGrid> {
         let map = self.normalized_map(&z.detach())?;
-        assign::codes(&map, &self.normalized_codebook()?.detach())
+        assign::codes(&map, &self.unit_codebook()?.detach())
     }
 
     fn embed(&self, codes: &CodeGrid) -> Result<Tensor> {
-        let rows = self.normalized_codebook()?;
+        let rows = self.unit_codebook()?;
         Ok(feature_map::embed(&rows, codes)?.to_dtype(self.codebook.dtype())?)
     }
 

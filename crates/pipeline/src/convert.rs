@@ -1,8 +1,10 @@
 //! Codecs from one family's files to another's.
 
+mod plain;
+
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use checkpoints::model_folder::{ModelFolder, Parts};
 use checkpoints::{
     Copies, Derived, atomic_write, check_names, copy_safetensors, copy_torch, sha256_file,
@@ -10,6 +12,7 @@ use checkpoints::{
 use serde_json::{Value, json};
 use vq_autoencoder::{Layout, VqConfig};
 
+use self::plain::{CODEBOOK, Plain, UNIT_ROWS};
 use crate::digest::codec_sha256;
 use crate::error::{Error, Result};
 use crate::families::{self, CodecWeights, Family};
@@ -58,6 +61,8 @@ pub struct Converted {
     pub parameters: u64,
     /// Tensors of the file that are not the codec's.
     pub left_out: usize,
+    /// What is written otherwise than it was, for people.
+    pub note: Option<&'static str>,
 }
 
 /// Converts the codec of `spec` to files in the folder `out`. The weights are read
@@ -74,17 +79,32 @@ pub fn convert(spec: &ModelSpec, out: &Path, options: &ConvertOptions) -> Result
     let prefixed = prefixed.collect();
     let uses = |name: &str| weights::key_use(prefix, name);
     let report = check_names(&found.weights.file, &prefixed, &uses)?;
-    let sha256 = identity(&found, &expected, options.dtype)?;
-    let tensors = expected.keys().map(|name| Derived::renamed(&format!("{prefix}{name}"), name));
+    let plain = match options.target {
+        Target::Ours => None,
+        Target::Reference | Target::Diffusers => Plain::of(&found)?,
+    };
+    let (config, others) = match &plain {
+        None => (&found.config, Vec::new()),
+        Some(Plain { config, rows }) => (config, vec![(CODEBOOK.to_owned(), rows.clone())]),
+    };
+    let tensors = expected
+        .keys()
+        .filter(|name| plain.is_none() || *name != CODEBOOK)
+        .map(|name| Derived::renamed(&format!("{prefix}{name}"), name));
     let (file, tensors) = (&found.weights.file, tensors.collect());
-    let copies = Copies { file, tensors, dtype: options.dtype };
+    let copies = Copies { file, tensors, dtype: options.dtype, others };
+    let sha256 = match &plain {
+        None => identity(&found, options.dtype)?,
+        Some(plain) => plain.identity(&found, options.dtype)?,
+    };
     let files = match options.target {
         Target::Ours => ours(&found, out, copies, options, &sha256)?,
-        Target::Reference => reference(&found.config, out, copies, options)?,
-        Target::Diffusers => diffusers(&found.config, out, copies, options)?,
+        Target::Reference => reference(config, out, copies, options)?,
+        Target::Diffusers => diffusers(config, out, copies, options)?,
     };
     Ok(Converted {
         files,
+        note: plain.is_some().then_some(UNIT_ROWS),
         family: found.weights.family,
         sha256,
         parameters: found.config.parameter_count()?,
@@ -92,22 +112,22 @@ pub fn convert(spec: &ModelSpec, out: &Path, options: &ConvertOptions) -> Result
     })
 }
 
-/// The identity of what will be written.
-fn identity(
-    found: &Found,
-    expected: &std::collections::BTreeMap<String, candle_core::Shape>,
-    dtype: Option<DType>,
-) -> Result<String> {
-    let CodecWeights { file, prefix, .. } = &found.weights;
-    let tensors = expected.keys().map(|name| {
-        let tensor = file.tensor(&format!("{prefix}{name}"), &Device::Cpu)?;
-        let rounded = match dtype {
-            Some(dtype) => tensor.to_dtype(dtype)?,
-            None => tensor,
-        };
-        Ok((name.clone(), rounded.to_dtype(DType::F32)?))
-    });
+/// The identity of a codec whose numbers become `dtype`.
+pub(crate) fn identity(found: &Found, dtype: Option<DType>) -> Result<String> {
+    let expected = weights::expected(&found.config)?;
+    let tensors = expected.keys().map(|name| Ok((name.clone(), rounded(found, name, dtype)?)));
     codec_sha256(&found.config, tensors)
+}
+
+/// The codec's tensor `name` as it is read when it was stored as `dtype`.
+fn rounded(found: &Found, name: &str, dtype: Option<DType>) -> Result<Tensor> {
+    let CodecWeights { file, prefix, .. } = &found.weights;
+    let tensor = file.tensor(&format!("{prefix}{name}"), &Device::Cpu)?;
+    let tensor = match dtype {
+        Some(dtype) => tensor.to_dtype(dtype)?,
+        None => tensor,
+    };
+    Ok(tensor.to_dtype(DType::F32)?)
 }
 
 fn ours(

@@ -105,7 +105,7 @@ fn stages_and_a_tokenizer_come_along_and_are_replaced_with_the_rest() -> anyhow:
     let one = Tensor::new(1_f32, &Device::Cpu)?;
     ModelFolder::write(&codec, &config(), [("a", &one)], "codec")?;
     fs::write(codec.join("notes.txt"), "not part of a model")?;
-    let parts = Parts { tokenizer: Some(b"{}"), first_stage: Some(&codec), condition_stage: None };
+    let parts = Parts { tokenizer: Some(b"{}"), first_stage: Some(&codec), ..Parts::default() };
     ModelFolder::write_with(&path, &config(), [("b", &one)], "", parts)?;
     let inside = path.join("first_stage");
     assert_eq!(ModelFolder::open(&inside)?.card.as_deref(), Some("codec"));

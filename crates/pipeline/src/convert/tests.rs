@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use checkpoints::TensorFile;
 use checkpoints::reference_config::ReferenceConfig;
 use codebook::QuantizerConfig;
+use vq_autoencoder::ImageCodec;
 
 use super::*;
 use crate::model_spec::tests::{small, weights};
@@ -76,6 +77,68 @@ fn there_and_back_is_the_same_codec() -> Result<()> {
             fs::remove_dir_all(&out)?;
         }
     }
+    Ok(())
+}
+
+/// The demo model's kind: what taming-transformers and diffusers read of it makes the same
+/// codes and the same pictures.
+#[test]
+fn l2_normalised_codebooks_are_written_at_length_one() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let quantizer = QuantizerConfig::Normalized { len: 16, dim: 4, beta: 0.25, entropy_ratio: 0.1 };
+    let config = VqConfig { quantizer, ..small() };
+    let mut tensors = weights(&config)?;
+    // Rows of very different lengths, so that the nearest is not the one of the least angle.
+    let lengths: Vec<f32> = (0..16).map(|i| 0.05 * 1.6_f32.powi(i)).collect();
+    let lengths = Tensor::from_vec(lengths, (16, 1), &Device::Cpu)?;
+    let rows = tensors[plain::CODEBOOK].broadcast_mul(&lengths)?;
+    tensors.insert(plain::CODEBOOK.to_owned(), rows.clone());
+    let source = dir.path().join("source");
+    let described = model_config(&config, json!({}))?;
+    ModelFolder::write(&source, &described, tensors.iter(), "")?;
+    let ours = crate::Codec::load(&ModelSpec::new(&source), &Default::default())?;
+    let images = image::RgbImage::from_fn(32, 32, |x, y| {
+        image::Rgb([(x * y) as u8, (255 - 7 * x) as u8, (5 * y + x * x) as u8])
+    });
+    let codes = ours.encode_images(std::slice::from_ref(&images))?;
+    let pixels = ours.model().decode(&codes)?;
+    let drawn = codes.to_vec()?;
+    ensure!(drawn.iter().any(|&code| code != drawn[0]), "one code alone");
+
+    for target in [Target::Reference, Target::Diffusers] {
+        for dtype in [None, Some(DType::F16)] {
+            let out = dir.path().join(format!("{target:?}"));
+            let options = ConvertOptions { target, dtype, replace: true, ..Default::default() };
+            let converted = convert(&ModelSpec::new(&source), &out, &options)?;
+            ensure!(converted.note.is_some_and(|note| note.contains("length one")));
+            let place = if target == Target::Diffusers { &out } else { &converted.files[0] };
+            let theirs = crate::Codec::load(&ModelSpec::new(place), &Default::default())?;
+            ensure!(matches!(theirs.config().quantizer, QuantizerConfig::Euclidean { .. }));
+            assert_eq!(theirs.sha256(), converted.sha256, "{target:?}");
+            let decoded = theirs.model().decode(&codes)?;
+            if dtype.is_none() {
+                let again = theirs.encode_images(std::slice::from_ref(&images))?;
+                assert_eq!(again.to_vec()?, codes.to_vec()?, "{target:?}");
+                golden::close("pixels", &decoded, &pixels, 1e-5)?;
+            }
+            // In f32 whatever the rest is: lengths must stay one.
+            let rows = loaded(place)?[plain::CODEBOOK].sqr()?.sum(1)?.to_vec1::<f32>()?;
+            ensure!(rows.iter().all(|square| (square - 1.0).abs() < 1e-6), "{rows:?}");
+        }
+    }
+    // Ours keeps it as it is.
+    let out = dir.path().join("ours");
+    let converted = convert(&ModelSpec::new(&source), &out, &ConvertOptions::default())?;
+    ensure!(converted.note.is_none() && converted.sha256 == ours.sha256());
+
+    let mut rows = rows.to_vec2::<f32>()?;
+    rows[3] = vec![0.0; 4];
+    tensors.insert(plain::CODEBOOK.to_owned(), Tensor::new(rows, &Device::Cpu)?);
+    ModelFolder::replace(&source, &described, tensors.iter(), "")?;
+    let options = ConvertOptions { target: Target::Reference, ..Default::default() };
+    let none = convert(&ModelSpec::new(&source), &dir.path().join("none"), &options);
+    ensure!(none.is_err_and(|e| e.to_string().contains("code 3 has no direction")));
+    ensure!(!dir.path().join("none").exists());
     Ok(())
 }
 

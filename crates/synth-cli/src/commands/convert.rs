@@ -30,6 +30,9 @@ pub fn run(session: &Session, args: &ConvertArgs) -> Result<Outcome> {
         source: args.model.to_string_lossy().into_owned(),
     };
     let converted = convert(&spec, &args.output, &options)?;
+    if let Some(note) = converted.note {
+        session.note(note);
+    }
     if session.json {
         let line = json!({
             "type": "converted",
@@ -39,6 +42,7 @@ pub fn run(session: &Session, args: &ConvertArgs) -> Result<Outcome> {
             "codec_sha256": converted.sha256,
             "parameters": converted.parameters,
             "left_out": converted.left_out,
+            "note": converted.note,
         });
         print_line(&line.to_string());
     } else {
