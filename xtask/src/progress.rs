@@ -1,6 +1,6 @@
 //! The progress bar of a training run.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use training::{Event, Observer, Terms};
@@ -9,6 +9,8 @@ use training::{Event, Observer, Terms};
 const FRESHNESS: f64 = 0.05;
 /// Steps between two lines where there is no terminal.
 const PLAIN_EVERY: u64 = 50;
+/// Time between two lines while pictures are encoded.
+const ENCODING_EVERY: Duration = Duration::from_secs(10);
 /// Terms worth showing, with their short names.
 const SHOWN: [(&str, &str); 9] = [
     ("nll", "nll"),
@@ -43,6 +45,7 @@ pub struct Progress {
     smooth: Terms,
     seconds: f64,
     begun: Instant,
+    encoding: Option<Encoding>,
 }
 
 impl Progress {
@@ -57,7 +60,14 @@ impl Progress {
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
         );
         let plain = plain || bar.is_hidden();
-        Self { bar, plain, smooth: Terms::new(), seconds: 0.0, begun: Instant::now() }
+        Self {
+            bar,
+            plain,
+            smooth: Terms::new(),
+            seconds: 0.0,
+            begun: Instant::now(),
+            encoding: None,
+        }
     }
 
     /// Removes the bar.
@@ -125,8 +135,14 @@ impl Observer for Progress {
                     self.bar.set_length(*pictures as u64);
                     self.bar.set_position(*done as u64);
                     self.bar.set_message(format!("encoding pictures ({what})"));
-                } else if done == pictures {
-                    self.say(&format!("encoded {pictures} pictures ({what})"));
+                } else {
+                    let now = Instant::now();
+                    let other = self.encoding.take().filter(|encoding| encoding.what == *what);
+                    let encoding =
+                        self.encoding.insert(other.unwrap_or(Encoding::new(what, *done, now)));
+                    if let Some(line) = encoding.line(*done, *pictures, now) {
+                        eprintln!("{line}");
+                    }
                 }
             }
             Event::Step { step, terms, pictures, seconds } => {
@@ -146,6 +162,40 @@ impl Observer for Progress {
     }
 }
 
+/// Pictures that are encoded before training begins: a line now and then.
+struct Encoding {
+    what: &'static str,
+    /// How many were done when this process began, and when that was.
+    begun: (usize, Instant),
+    /// When the last line was due.
+    said: Instant,
+}
+
+impl Encoding {
+    fn new(what: &'static str, done: usize, now: Instant) -> Self {
+        Self { what, begun: (done, now), said: now }
+    }
+
+    /// What there is to say at `now`, if it is time.
+    fn line(&mut self, done: usize, pictures: usize, now: Instant) -> Option<String> {
+        let (what, (first, begun)) = (self.what, self.begun);
+        if done == pictures {
+            return Some(format!("encoded {pictures} pictures ({what})"));
+        }
+        if now - self.said < ENCODING_EVERY {
+            return None;
+        }
+        self.said = now;
+        let seconds = (now - begun).as_secs_f64();
+        let rate = (done - first) as f64 / seconds;
+        let left = if rate > 0.0 { clock((pictures - done) as f64 / rate) } else { "-".to_owned() };
+        Some(format!(
+            "{}  encoding pictures ({what}): {done}/{pictures}  {rate:.1} images/s  {left} left",
+            clock(seconds)
+        ))
+    }
+}
+
 fn measurements(terms: &Terms) -> String {
     let shown = MEASURED.iter().filter_map(|&(name, label, factor, digits, unit)| {
         Some(format!("{label} {:.digits$}{unit}", factor * terms.get(name)?))
@@ -156,4 +206,26 @@ fn measurements(terms: &Terms) -> String {
 fn clock(seconds: f64) -> String {
     let seconds = seconds.max(0.0) as u64;
     format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encoding_is_told_now_and_then() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        // A run that goes on after 100 pictures.
+        let mut encoding = Encoding::new("train", 100, start);
+        assert_eq!(encoding.line(100, 1000, start), None);
+        assert_eq!(encoding.line(130, 1000, after(9)), None);
+        let line = encoding.line(150, 1000, after(10));
+        let expected = "0:00:10  encoding pictures (train): 150/1000  5.0 images/s  0:02:50 left";
+        assert_eq!(line.as_deref(), Some(expected));
+        assert_eq!(encoding.line(160, 1000, after(19)), None);
+        assert!(encoding.line(200, 1000, after(25)).is_some());
+        let line = encoding.line(1000, 1000, after(26));
+        assert_eq!(line.as_deref(), Some("encoded 1000 pictures (train)"));
+    }
 }
