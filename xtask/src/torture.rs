@@ -7,9 +7,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
-use subject::{Life, Subject};
+use subject::{Life, Stage, Subject};
 
 /// Longest life of a process, so that a run is killed several times.
 const LIFE: Duration = Duration::from_secs(4);
@@ -18,7 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Args)]
 pub struct Torture {
-    /// How often to kill (SIGKILL)
+    /// What to train
+    #[arg(long, value_enum, default_value_t = Stages::Both)]
+    stage: Stages,
+    /// How often to kill (SIGKILL), each of them
     #[arg(long, default_value_t = 50)]
     kills: usize,
     /// Steps of a run; when it ends before all kills are done, another one begins
@@ -30,6 +33,13 @@ pub struct Torture {
     /// Leave the runs in this folder to be looked at; by default they are temporary
     #[arg(long)]
     keep: Option<std::path::PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Stages {
+    Vqgan,
+    Transformer,
+    Both,
 }
 
 /// What was seen of all kills.
@@ -51,14 +61,25 @@ impl Torture {
     pub fn run(self) -> Result<()> {
         let temporary = tempfile::tempdir().context("no temporary folder")?;
         let folder = self.keep.as_deref().unwrap_or(temporary.path());
+        if matches!(self.stage, Stages::Vqgan | Stages::Both) {
+            self.stage(Stage::Vqgan, &folder.join("vqgan"))?;
+        }
+        if matches!(self.stage, Stages::Transformer | Stages::Both) {
+            self.stage(Stage::Transformer, &folder.join("transformer"))?;
+        }
+        Ok(())
+    }
+
+    /// All kills of one kind of run.
+    fn stage(&self, stage: Stage, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        let subject = Subject::prepare(folder, self.steps)?;
-        let begun = Instant::now();
         let whole = folder.join("whole");
         ensure!(!whole.exists(), "{} holds runs already: choose another folder", folder.display());
+        let subject = Subject::prepare(folder, stage, self.steps)?;
+        let begun = Instant::now();
         subject.start(&whole)?.finish()?;
         let length = begun.elapsed();
-        println!("undisturbed: {} steps in {:.1} s", self.steps, length.as_secs_f64());
+        println!("{stage:?}, undisturbed: {} steps in {:.1} s", self.steps, length.as_secs_f64());
 
         let (mut seen, mut dice) = (Seen::default(), Dice(self.seed));
         while seen.kills < self.kills {

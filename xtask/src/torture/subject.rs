@@ -13,9 +13,18 @@ use training::{Checkpoints, MEASURED};
 /// Steps between two checkpoints.
 pub const SAVE_EVERY: u64 = 4;
 const PICTURES: u32 = 24;
+/// Steps of the first stage below a transformer: its codes are as good as any.
+const FIRST_STAGE_STEPS: u64 = 2;
+
+/// What is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Vqgan,
+    Transformer,
+}
 
 /// Everything that has state: discriminator, averaged weights, revival, schedule.
-const CONFIG: &str = r#"
+const VQGAN: &str = r#"
 batch = 2
 [pictures]
 side = 16
@@ -64,39 +73,110 @@ len = 32
 dim = 4
 "#;
 
+/// The same: averaged weights, dropout, noise, accumulation, schedule, the best
+/// validation, a tokenizer, and pictures that are encoded first.
+const TRANSFORMER: &str = r#"
+batch = 2
+accumulate = 2
+crops = 2
+pkeep = 0.9
+[condition]
+kind = "text"
+vocabulary = 270
+tokens = 4
+drop = 0.2
+[pictures]
+side = 16
+largest = 24
+workers = 2
+[dropout]
+embedding = 0.1
+residual = 0.1
+attention = 0.1
+[optimizer]
+ema = 0.9
+clip = 1.0
+[optimizer.schedule]
+lr = 1e-3
+warmup = 5
+decay = "cosine"
+floor = 0.1
+[validation]
+every = 10
+pictures = 4
+fraction = 0.2
+[log]
+every = 1
+preview_every = 25
+preview_pictures = 2
+[checkpoint]
+every = 4
+minutes = 0
+keep = 2
+[model]
+kind = "gpt"
+n_layer = 2
+n_head = 2
+n_embd = 32
+"#;
+
 /// A training configuration and its data.
 pub struct Subject {
+    stage: Stage,
     config: PathBuf,
     data: PathBuf,
+    /// Of a transformer.
+    first_stage: Option<PathBuf>,
     steps: u64,
 }
 
 impl Subject {
-    /// Writes pictures and a configuration into `folder`.
-    pub fn prepare(folder: &Path, steps: u64) -> Result<Self> {
-        let (data, config) = (folder.join("pictures"), folder.join("torture.toml"));
+    /// Writes pictures and a configuration into `folder`, and for a transformer trains a
+    /// first stage for a moment.
+    pub fn prepare(folder: &Path, stage: Stage, steps: u64) -> Result<Self> {
+        let data = folder.join("pictures");
         fs::create_dir_all(&data)?;
+        let mut captions = String::new();
         for i in 0..PICTURES {
             let picture = RgbImage::from_fn(30 + i, 32, |x, y| {
                 let inside = x / 7 % 2 == i % 2 && y / 5 % 2 == 0;
                 Rgb([(6 * x) as u8, (6 * y) as u8, if inside { 230 } else { 10 * i as u8 }])
             });
-            picture.save(data.join(format!("{i:02}.png")))?;
+            let file = format!("{i:02}.png");
+            picture.save(data.join(&file))?;
+            let caption = if i % 2 == 0 { "even bars" } else { "odd bars" };
+            captions += &format!("{{\"file\": {file:?}, \"caption\": {caption:?}}}\n");
         }
-        fs::write(&config, CONFIG)?;
-        Ok(Self { config, data, steps })
+        let subject = |stage, text: &str, first_stage, steps| -> Result<Self> {
+            let config = folder.join(format!("{stage:?}.toml").to_lowercase());
+            fs::write(&config, text)?;
+            Ok(Self { stage, config, data: data.clone(), first_stage, steps })
+        };
+        if stage == Stage::Vqgan {
+            return subject(stage, VQGAN, None, steps);
+        }
+        fs::write(data.join("captions.jsonl"), captions)?;
+        let first_stage = folder.join("first-stage");
+        subject(Stage::Vqgan, VQGAN, None, FIRST_STAGE_STEPS)?.start(&first_stage)?.finish()?;
+        subject(stage, TRANSFORMER, Some(first_stage), steps)
     }
 
     /// Starts or continues training in the folder `run`.
     pub fn start(&self, run: &Path) -> Result<Life> {
         let log = run.with_extension("log");
         let output = File::options().create(true).append(true).open(&log)?;
+        let stage = match self.stage {
+            Stage::Vqgan => "vqgan",
+            Stage::Transformer => "transformer",
+        };
+        let first_stage = self.first_stage.as_ref();
         let child = Command::new(std::env::current_exe()?)
-            .args(["train", "vqgan", "--plain", "--config"])
+            .args(["train", stage, "--plain", "--config"])
             .arg(&self.config)
             .arg(format!("data={}", self.data.display()))
             .arg(format!("run={}", run.display()))
             .arg(format!("steps={}", self.steps))
+            .args(first_stage.map(|folder| format!("first-stage={}", folder.display())))
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -118,7 +198,8 @@ impl Subject {
         if let Some(i) = (0..a.len().max(b.len())).find(|&i| a.get(i) != b.get(i)) {
             bail!("line {} of metrics.jsonl is {:?}, not {:?}", i + 1, b.get(i), a.get(i));
         }
-        let places = ["", "checkpoints", "previews", "model"].map(|place| killed.join(place));
+        let places =
+            ["", "checkpoints", "previews", "model", "codes"].map(|place| killed.join(place));
         for place in places {
             ensure!(!half_written(&place), "{}: something half-written is left", place.display());
         }
