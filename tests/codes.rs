@@ -157,6 +157,7 @@ fn inspect_tells_what_things_are() -> Result<()> {
     place.run(&["reconstruct", "--model", "model", "in/a.png"])?.exits(0)?;
     let model = place.run(&["inspect", "model", "--json"])?.exits(0)?.line("model")?;
     assert_eq!((&model["factor"], &model["codes"]), (&4.into(), &64.into()));
+    assert_eq!(model["provenance"], json!({ "data": "a formula" }));
     let codes = "codes/a.codes.safetensors";
     let codes = place.run(&["inspect", codes, "--json"])?.exits(0)?.line("codes")?;
     assert_eq!(codes["grid"], json!([9, 5]));

@@ -362,6 +362,9 @@ fn inspect_knows_transformers() -> Result<()> {
     let line = place.run(&["inspect", "model", "--json"])?.exits(0)?.line("generator")?;
     assert_eq!((&line["condition"], &line["codes"]), (&json!("class"), &json!(CODES)));
     assert_eq!((&line["size"], &line["grid"]), (&json!([8, 8]), &json!([4, 4])));
+    for what in ["provenance", "first_stage"] {
+        assert_eq!(line[what], json!({ "data": "a formula" }));
+    }
     let run = place.run(&["inspect", "model"])?.exits(0)?;
     assert!(run.out.contains("goldfish"), "{}", run.out);
     Ok(())

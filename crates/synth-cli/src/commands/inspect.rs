@@ -8,6 +8,7 @@ use anyhow::Result;
 use candle_core::Device;
 use checkpoints::TensorFile;
 use checkpoints::codes_file::CodesFile;
+use checkpoints::model_folder::ModelFolder;
 use codebook::CodeUsage;
 use image_data::{Limits, load_rgb, png_text};
 use pipeline::{CodeGrid, CodecInput, GeneratorSpec, hub_id};
@@ -103,6 +104,7 @@ fn model(session: &Session, args: &InspectArgs, path: &Path) -> Result<Facts> {
         ("ignored_tensors", json!(about.ignored_tensors)),
         ("config", serde_json::to_value(&about.config)?),
     ];
+    facts.extend(provenance(&about.weights).map(|value| ("provenance", value)));
     if let Some(section) = &about.section {
         facts.insert(4, ("section", json!(section)));
     }
@@ -110,6 +112,28 @@ fn model(session: &Session, args: &InspectArgs, path: &Path) -> Result<Facts> {
         facts.push(("input", json!(about.input)));
     }
     Ok(facts)
+}
+
+/// What the model folder of `weights` says of its training (data, steps, measurements on
+/// held-out pictures) or conversion; none where there is no such folder.
+fn provenance(weights: &Path) -> Option<Value> {
+    let folder = ModelFolder::open(weights.parent()?).ok().filter(|f| f.weights == weights)?;
+    stated(&folder.config["provenance"])
+}
+
+/// `value` without the fields that say nothing; none if nothing is left.
+fn stated(value: &Value) -> Option<Value> {
+    match value {
+        Value::Null => None,
+        Value::String(text) if text.is_empty() => None,
+        Value::Object(fields) => {
+            let fields =
+                fields.iter().filter_map(|(name, value)| Some((name.clone(), stated(value)?)));
+            let fields: serde_json::Map<_, _> = fields.collect();
+            (!fields.is_empty()).then_some(Value::Object(fields))
+        }
+        value => Some(value.clone()),
+    }
 }
 
 fn codes(path: &Path) -> Result<Facts> {

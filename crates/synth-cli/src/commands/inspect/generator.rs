@@ -4,7 +4,7 @@ use anyhow::Result;
 use pipeline::{Architecture, ConditionConfig, Generator};
 use serde_json::{Value, json};
 
-use super::{Facts, SHOWN};
+use super::{Facts, SHOWN, provenance, stated};
 
 /// The facts of a transformer and its codecs.
 ///
@@ -41,7 +41,8 @@ pub fn facts(generator: &Generator) -> Result<Facts> {
         ("sampling", serde_json::to_value(&config.sampling)?),
         ("layout", json!(layout)),
         ("config", sizes),
-        ("provenance", config.provenance.clone()),
+        ("provenance", stated(&config.provenance).unwrap_or_default()),
+        ("first_stage", provenance(&generator.codec().describe().weights).unwrap_or_default()),
     ]);
     Ok(facts.into_iter().filter(|(_, value)| !value.is_null()).collect())
 }
