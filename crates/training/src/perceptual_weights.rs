@@ -36,7 +36,7 @@ pub(crate) fn lpips(loss: &LossConfig, device: &Device) -> Result<Lpips> {
             loss.perceptual_weight
         );
     }
-    let file = TensorFile::open(&loss.perceptual_file)?;
+    let file = open(&loss.perceptual_file)?;
     let mut tensors = network(&file, device)?
         .with_context(|| format!("{} holds no VGG-16", loss.perceptual_file.display()))?;
     if !loss.perceptual_heads.as_os_str().is_empty() {
@@ -55,6 +55,17 @@ pub(crate) fn lpips(loss: &LossConfig, device: &Device) -> Result<Lpips> {
         format!("LPIPS of {}{heads}", loss.perceptual_file.display())
     };
     Lpips::new(&LpipsConfig::of_weights(&vb).with_context(whole)?, vb).with_context(whole)
+}
+
+/// Opens a file that is here, or on the hub as `owner/name[@revision]:FILE`.
+fn open(path: &Path) -> Result<TensorFile> {
+    let Some(id) = pipeline::hub_id(path) else { return Ok(TensorFile::open(path)?) };
+    ensure!(
+        id.file().is_some(),
+        "{}: no such file; and as a name on the hub it names no file (owner/name:FILE)",
+        path.display()
+    );
+    Ok(TensorFile::open(pipeline::locate(path, &mut |_: &str, _, _| ())?)?)
 }
 
 /// The tensors of the network in `file` under LPIPS's own names, with heads where they
@@ -89,7 +100,7 @@ fn network(file: &TensorFile, device: &Device) -> Result<Option<HashMap<String, 
 
 /// Adds the heads of the file `path`.
 fn add_heads(tensors: &mut HashMap<String, Tensor>, path: &Path, device: &Device) -> Result<()> {
-    let file = TensorFile::open(path)?;
+    let file = open(path)?;
     for i in 0..HEADS {
         let key = format!("lin{i}.model.1.weight");
         let tensor = file.tensor(&key, device).context("the heads of LPIPS")?;
@@ -149,6 +160,54 @@ mod tests {
         assert!(error(&config(vgg, PathBuf::new())).contains("without the heads of LPIPS"));
         assert!(error(&config(heads, PathBuf::new())).contains("holds no VGG-16"));
         Ok(())
+    }
+
+    /// LPIPS hands its heads out in a legacy file whose storages are on cuda:0.
+    #[test]
+    fn the_heads_that_lpips_hands_out() -> Result<()> {
+        let Some(group) = golden::group("ckpt_formats")? else { return Ok(()) };
+        let heads = group.path("lpips_heads_legacy_cuda.pth");
+        let expected = group.tensors("expected_lpips.safetensors")?;
+        let mut read = HashMap::new();
+        add_heads(&mut read, &heads, &Device::Cpu)?;
+        assert_eq!((read.len(), expected.len()), (HEADS, HEADS));
+        for (name, tensor) in &expected {
+            golden::close(name, &read[name], tensor, 0.0)?;
+        }
+        // With a VGG-16 of torchvision's names they measure as the same ones in safetensors.
+        let dir = tempfile::tempdir()?;
+        let (vgg, same) = (dir.path().join("vgg16.pth"), dir.path().join("heads.safetensors"));
+        let mut tensors = Vec::new();
+        let (widths, mut inputs) = ([64, 128, 256, 512, 512], 3);
+        for ((_, indices), width) in SLICES.into_iter().zip(widths) {
+            for index in indices {
+                let weight = Tensor::new(&[0.5_f32, -1.0, 2.0], &Device::Cpu)?;
+                let weight = (weight.reshape((1, 1, 1, 3))? / (9 * inputs) as f64)?;
+                let weight = weight.broadcast_as((width, inputs, 3, 3))?.contiguous()?;
+                tensors.push((format!("features.{index}.weight"), weight));
+                let bias = Tensor::full(0.1_f32, width, &Device::Cpu)?;
+                tensors.push((format!("features.{index}.bias"), bias));
+                inputs = width;
+            }
+        }
+        save_safetensors(&vgg, tensors.iter().map(|(name, tensor)| (name, tensor)), [])?;
+        save_safetensors(&same, &expected, [])?;
+        let ramp = Tensor::arange(0_f32, 3.0 * 256.0, &Device::Cpu)?.reshape((1, 3, 16, 16))?;
+        let (x, y) = ((&ramp / 400.0)?.sin()?, (ramp / 90.0)?.cos()?);
+        let measure = |heads: &Path| -> Result<Vec<f32>> {
+            let loss = config(vgg.clone(), heads.to_path_buf());
+            Ok(lpips(&loss, &Device::Cpu)?.forward(&x, &y)?.flatten_all()?.to_vec1()?)
+        };
+        let measured = measure(&heads)?;
+        assert!(measured[0].is_finite() && measured[0] != 0.0, "{measured:?}");
+        assert_eq!(measured, measure(&same)?);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_not_here_and_no_file_on_the_hub() {
+        let text = error(&config("owner/name".into(), PathBuf::new()));
+        assert!(text.contains("owner/name: no such file") && text.contains(":FILE"), "{text}");
     }
 
     #[test]

@@ -127,6 +127,7 @@ pub struct LossConfig {
     pub perceptual_file: PathBuf,
     /// The heads of LPIPS (`vgg.pth`, keys `lin0.model.1.weight` ...), where
     /// `perceptual_file` holds none.
+    /// Both may be `owner/name[@revision]:FILE` on the hub.
     pub perceptual_heads: PathBuf,
     /// Weight of the quantizer's own losses.
     pub codebook_weight: f64,
