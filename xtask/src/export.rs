@@ -1,11 +1,17 @@
-//! `cargo xtask export`: a run's newest checkpoint as a model folder.
+//! `cargo xtask export`: what a run has learned as a model folder.
+//!
+//! Of a first stage, the newest checkpoint; of a transformer, the model that the run keeps
+//! (that of the best held-out likelihood), its codecs inside.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
-use training::{Checkpoints, RunConfig, TrainConfig, write_model, written_input};
+use pipeline::TransformerFolder;
+use training::{
+    Checkpoints, RunConfig, TrainConfig, TransformerTrainConfig, write_model, written_input,
+};
 
 #[derive(Args)]
 pub struct Export {
@@ -14,7 +20,8 @@ pub struct Export {
     /// The model folder to write
     #[arg(long)]
     output: PathBuf,
-    /// The type of the weights; half the size costs little quality
+    /// The type of the weights, those of a transformer's codecs included; half the size
+    /// costs little quality
     #[arg(long, value_enum, default_value_t = Weights::F32)]
     dtype: Weights,
 }
@@ -27,9 +34,49 @@ enum Weights {
 }
 
 impl Export {
-    /// Reads the checkpoint and writes the folder.
+    /// Writes the folder.
     pub fn run(self) -> Result<()> {
-        let config = TrainConfig::read(&self.run.join("config.toml"), &[])?;
+        let model = self.run.join("model");
+        if TransformerFolder::is_one(&model) {
+            self.transformer(&model)?;
+        } else {
+            self.first_stage()?;
+        }
+        println!("{}", self.output.display());
+        Ok(())
+    }
+
+    /// Copies the model of a transformer's run.
+    fn transformer(&self, model: &Path) -> Result<()> {
+        let dtype = match self.dtype {
+            // As it was trained; a codec of less is not blown up.
+            Weights::F32 => None,
+            Weights::F16 => Some(DType::F16),
+            Weights::Bf16 => Some(DType::BF16),
+        };
+        let trained = TransformerFolder::open(model)?;
+        let written = trained.copy(&self.output, dtype, true)?;
+        if written.config.first_stage.codec_sha256 != trained.config.first_stage.codec_sha256 {
+            eprintln!(
+                "note: the first stage was rounded, and is another codec now: codes that the one \
+                 before made are not its own"
+            );
+        }
+        Ok(())
+    }
+
+    /// Reads the newest checkpoint of a first stage.
+    fn first_stage(&self) -> Result<()> {
+        let path = self.run.join("config.toml");
+        let settings = TransformerTrainConfig::read(&path, &[]);
+        if settings.is_ok_and(|config| !config.first_stage.as_os_str().is_empty()) {
+            bail!(
+                "{} is the run of a transformer and has no model yet: it comes with the first \
+                 checkpoint, go on training",
+                self.run.display()
+            );
+        }
+        let config = TrainConfig::read(&path, &[])?;
         let checkpoints = Checkpoints::new(self.run.join("checkpoints"), 1);
         let (loaded, complaints) = checkpoints.newest(&Device::Cpu)?;
         for complaint in complaints {
@@ -49,8 +96,6 @@ impl Export {
             .map(|(name, tensor)| Ok((name, tensor.to_dtype(dtype)?)))
             .collect::<Result<_>>()?;
         let input = written_input(&self.run, &config);
-        write_model(&self.output, &config, &input, loaded.progress.step, &weights, None)?;
-        println!("{}", self.output.display());
-        Ok(())
+        write_model(&self.output, &config, &input, loaded.progress.step, &weights, None)
     }
 }

@@ -31,7 +31,8 @@ enum Chore {
     /// Train a model; the same command again continues a run that was stopped
     #[command(subcommand)]
     Train(train::Train),
-    /// Write a run's newest checkpoint as a model folder
+    /// Write what a run has learned as a model folder: of a first stage the newest
+    /// checkpoint, of a transformer its best model with the first stage inside
     Export(export::Export),
     /// Measure speed, next to candle's own ops, torch and FAISS
     Bench(bench::Bench),

@@ -3,11 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use checkpoints::model_folder::{ModelFolder, Parts};
+use checkpoints::{Copies, TensorFile};
+use serde_json::Value;
 
+use crate::convert;
 use crate::error::{Error, Result};
-use crate::transformer_config::TransformerConfig;
+use crate::model_spec::ModelSpec;
+use crate::transformer_config::{ConditionConfig, GridCondition, StageRef, TransformerConfig};
 
 const TOKENIZER: &str = "tokenizer.json";
 /// The largest tokenizer; that of a large multilingual model has 17 MB.
@@ -83,6 +87,81 @@ impl TransformerFolder {
     ) -> Result<Self> {
         let folder = ModelFolder::replace_with(dir, &config.to_value()?, tensors, card, parts)?;
         Self::open(folder.dir)
+    }
+}
+
+impl TransformerFolder {
+    /// Copies the model to the folder `out`, with its codecs inside, wherever they were:
+    /// a folder to hand on. Numbers become `dtype`, codecs' too; `None` keeps every bit.
+    /// They are read back as f32 whatever they are stored as.
+    ///
+    /// A codec that was rounded is another one by its identity, and the copy names that
+    /// one; the provenance then has `trained_with_codec_sha256`.
+    ///
+    /// # Errors
+    /// When a codec is not in a model folder of ours or not the one that is named, when
+    /// what is at `out` is no model folder or not to be replaced, or writing fails; then
+    /// nothing has changed.
+    pub fn copy(&self, out: impl AsRef<Path>, dtype: Option<DType>, replace: bool) -> Result<Self> {
+        let mut config = self.config.clone();
+        let trained = config.first_stage.codec_sha256.clone();
+        let first_stage = self.inside(&mut config.first_stage, "first_stage", dtype)?;
+        let condition_stage = match &mut config.condition {
+            ConditionConfig::Grid(GridCondition { codec: Some(stage), .. }) => {
+                Some(self.inside(stage, "condition_stage", dtype)?)
+            }
+            _ => None,
+        };
+        let mut card = ModelFolder::open(&self.dir)?.card.unwrap_or_default();
+        if let (Some(dtype), Value::Object(provenance)) = (dtype, &mut config.provenance) {
+            provenance.insert("numbers".to_owned(), dtype.as_str().into());
+            if trained != config.first_stage.codec_sha256 {
+                provenance.insert("trained_with_codec_sha256".to_owned(), trained.into());
+            }
+        }
+        if let Some(dtype) = dtype {
+            let line = format!("\nNumbers are stored as {}.\n", dtype.as_str());
+            if !card.contains(&line) {
+                card += &line;
+            }
+        }
+        let parts = Parts {
+            tokenizer: self.tokenizer.as_deref(),
+            first_stage: Some(&first_stage),
+            condition_stage: condition_stage.as_deref(),
+            stage_dtype: dtype,
+        };
+        let file = TensorFile::open(&self.weights)?;
+        let copies = [Copies::of_all(&file, dtype)];
+        let folder = ModelFolder::copy(out, &config.to_value()?, &copies, &card, parts, replace)?;
+        Self::open(folder.dir)
+    }
+
+    /// The folder of the codec that `stage` names, which then names it as it will be:
+    /// inside at `place`, its numbers being `dtype`.
+    fn inside(&self, stage: &mut StageRef, place: &str, dtype: Option<DType>) -> Result<PathBuf> {
+        let found = ModelSpec::new(stage.place(&self.dir)).find()?;
+        let file = found.weights.file.path().to_path_buf();
+        let folder = file.parent().unwrap_or(Path::new("")).to_path_buf();
+        if ModelFolder::open(&folder).map(|ours| ours.weights).ok().as_ref() != Some(&file) {
+            return Err(Error::model(
+                file,
+                "this codec is in no model folder of ours; synth-cli convert makes one of it",
+            ));
+        }
+        let sha256 = convert::identity(&found, None)?;
+        if sha256 != stage.codec_sha256 {
+            return Err(Error::model(
+                file,
+                format!(
+                    "this is not the codec that the transformer was trained with: it has sha256 \
+                     {sha256}, and {} was",
+                    stage.codec_sha256
+                ),
+            ));
+        }
+        *stage = StageRef::at(place, convert::identity(&found, dtype)?);
+        Ok(folder)
     }
 }
 

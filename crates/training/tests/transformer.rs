@@ -10,7 +10,10 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use codebook::QuantizerConfig;
 use image::{Rgb, RgbImage};
-use pipeline::{CodecInput, ConditionConfig, TransformerFolder};
+use pipeline::{
+    CodecInput, ConditionConfig, DrawRequest, Generator, GeneratorSpec, LoadOptions, Sampling,
+    Stream, TransformerFolder, Wavefront,
+};
 use serde_json::{Map, Value};
 use training::{
     Checkpoints, CodeModel, Limits, MEASURED, ParameterStore, RunConfig, Summary, TrainConfig,
@@ -221,5 +224,63 @@ fn codes_files_are_read_and_other_codecs_refused() -> Result<()> {
     write_model(&codes.first_stage, &other, &CodecInput::Pictures, 0, &store.tensors(), None)?;
     let error = train(&codes, None).err().map(|e| format!("{e:#}")).unwrap_or_default();
     assert!(error.contains("made by"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn a_folder_to_hand_on_is_stored_in_f16_and_read_as_f32() -> Result<()> {
+    let dir = setting()?;
+    let settings = "condition.kind=class condition.drop=0.1 data_card=squares";
+    let summary = train(&config(dir.path(), "run", settings)?, None)?;
+    let trained = TransformerFolder::open(&summary.model)?;
+    let out = dir.path().join("out");
+    let half = trained.copy(&out, Some(DType::F16), false)?;
+    let whole = trained.copy(dir.path().join("whole"), None, false)?;
+    assert_eq!(whole.config.architecture, trained.config.architecture);
+    assert_eq!(whole.config.first_stage, trained.config.first_stage);
+
+    // Half the bytes, in both.
+    for (part, dtype) in [("whole", DType::F32), ("out", DType::F16)] {
+        for file in ["model.safetensors", "first_stage/model.safetensors"] {
+            let path = dir.path().join(part).join(file);
+            let tensors = candle_core::safetensors::load(&path, &Device::Cpu)?;
+            assert!(tensors.values().all(|tensor| tensor.dtype() == dtype), "{part}/{file}");
+        }
+    }
+    // They are those of the run, rounded, and what is read is f32.
+    let load = |folder: &Path| {
+        Generator::load(&GeneratorSpec::new(folder), &LoadOptions::default()).context("load")
+    };
+    let (from, to) = (weights(&trained)?, weights(&half)?);
+    let name = "blocks.0.attn.key.weight";
+    let (from, to) = (from.get((16, 16), name)?, to.get((16, 16), name)?);
+    let rounded = from.to_dtype(DType::F16)?.to_dtype(DType::F32)?;
+    assert_eq!(to.to_vec2::<f32>()?, rounded.to_vec2::<f32>()?);
+    let (trained, half, whole) = (load(&summary.model)?, load(&out)?, load(&whole.dir)?);
+    assert_eq!(whole.sha256(), trained.sha256());
+    assert_ne!(half.sha256(), trained.sha256());
+    let provenance = &half.config().provenance;
+    assert_eq!((&provenance["numbers"], &provenance["data"]), (&"f16".into(), &"squares".into()));
+    // The codec was rounded, so it is another one: named, and with the old name beside it.
+    assert_eq!(half.config().first_stage.codec_sha256, half.codec().sha256());
+    assert_eq!(provenance["trained_with_codec_sha256"], trained.codec().sha256());
+    let front = half.front_of_class("light")?;
+    let request = DrawRequest {
+        fronts: vec![front],
+        streams: vec![Stream { seed: 1, sample: 0 }],
+        grid: half.grid_of(half.training_size())?,
+        sampling: Sampling::greedy(),
+        guidance: None,
+        forced: Vec::new(),
+        wavefront: Wavefront::default(),
+    };
+    let codes = half.draw(&request, &mut |_| ())?;
+    assert_eq!(half.decode(&codes, half.training_size())?.len(), 1);
+    // A folder is replaced only when asked, also by itself.
+    let half = TransformerFolder::open(&out)?;
+    let error = half.copy(&out, None, false).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(error.contains("exists already"), "{error}");
+    let again = half.copy(&out, None, true)?;
+    assert_eq!(again.config, half.config);
     Ok(())
 }

@@ -94,7 +94,7 @@ fn l2_normalised_codebooks_are_written_at_length_one() -> Result<()> {
     let rows = tensors[plain::CODEBOOK].broadcast_mul(&lengths)?;
     tensors.insert(plain::CODEBOOK.to_owned(), rows.clone());
     let source = dir.path().join("source");
-    let described = model_config(&config, json!({}))?;
+    let described = model_config(&config, &Default::default(), json!({}))?;
     ModelFolder::write(&source, &described, tensors.iter(), "")?;
     let ours = crate::Codec::load(&ModelSpec::new(&source), &Default::default())?;
     let images = image::RgbImage::from_fn(32, 32, |x, y| {

@@ -34,7 +34,7 @@ impl Export<'_> {
         let parts = TransformerParts {
             tokenizer: tokenizer.as_deref().map(str::as_bytes),
             first_stage: Some(&first_stage),
-            condition_stage: None,
+            ..TransformerParts::default()
         };
         let card = self.card(weights);
         TransformerFolder::replace(folder, &self.description(), weights, &card, parts)?;
