@@ -132,6 +132,7 @@ fn generate_command(config: &TransformerTrainConfig, summary: &Summary) -> Strin
         ConditionSetting::None {} => "",
         ConditionSetting::Class { .. } => " --class NAME",
         ConditionSetting::Text { .. } => " --prompt TEXT",
+        ConditionSetting::Grid { .. } => " --condition FILE",
     };
     format!("synth-cli generate --model {}{condition} --count 9 --grid", summary.model.display())
 }

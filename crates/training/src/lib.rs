@@ -63,7 +63,7 @@ pub use step::{Adversary, Perceptual, ReconstructionLoss, StepOutcome, VqTrainer
 pub use store::ParameterStore;
 pub use transformer::{
     CodeExamples, CodeModel, Condition, ConditionSetting, Conditioning, DropoutConfig,
-    ExampleBatch, Labels, Lesson, ModelSetting, SamplingSetting, TransformerOutcome,
+    ExampleBatch, GridCodec, Labels, Lesson, ModelSetting, SamplingSetting, TransformerOutcome,
     TransformerTrainConfig, TransformerTrainer, keep_or_replace, step_rng, train_transformer,
     write_samples,
 };

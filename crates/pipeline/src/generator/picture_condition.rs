@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use candle_core::Tensor;
+use codebook::CodeGrid;
 use image::{GrayImage, ImageBuffer, Pixel, RgbImage};
 use image_data::resize::{Interpolation, pillow, resize_f32, resize_u8};
 use image_data::{
@@ -84,6 +85,36 @@ impl PictureCondition {
             }
         })
     }
+
+    /// The codes `[1, H / f, W / f]` that `codec` makes of it, scaled to a square of side
+    /// `downsample` first, where there is one, by the nearest pixel (the reference's
+    /// `downsample_cond_size`). `names` of labels are for messages.
+    ///
+    /// # Errors
+    /// When `codec` reads something else, or knows fewer labels.
+    pub fn encode(
+        &self,
+        codec: &Codec,
+        names: &[String],
+        downsample: Option<usize>,
+    ) -> Result<CodeGrid> {
+        let mut pixels = match self {
+            Self::Tensor(tensor) => tensor.clone(),
+            Self::Labels(map) => labels(map, names, codec)?,
+            Self::Depth(map) => {
+                let mut map = map.clone();
+                normalize_depth(&mut map)?;
+                let (width, height) = map.dimensions();
+                let shape = (1, 1, height as usize, width as usize);
+                Tensor::from_vec(map.into_raw(), shape, codec.device())?
+            }
+            Self::Picture(picture) => codec.batch(std::slice::from_ref(picture))?,
+        };
+        if let Some(side) = downsample {
+            pixels = pixels.upsample_nearest2d(side, side)?;
+        }
+        codec.encode_tensor(&pixels)
+    }
 }
 
 /// `picture` scaled with anti-aliasing until it covers `size`, and cropped to it about
@@ -157,11 +188,9 @@ impl Generator {
         };
         let codec = self.condition_codec.as_ref().unwrap_or(&self.codec);
         let size = picture.size()?;
-        let mut pixels = self.pixels(picture, condition, codec)?;
-        if let Some(side) = condition.downsample {
-            pixels = pixels.upsample_nearest2d(side, side)?;
-        }
-        let codes = codec.encode_tensor(&pixels)?;
+        self.check_kind(picture, condition)?;
+        let names = condition.labels.as_deref().unwrap_or_default();
+        let codes = picture.encode(codec, names, condition.downsample)?;
         let (_, height, width) = codes.dims();
         let wanted = match condition.grid == self.config.grid {
             true => grid,
@@ -181,28 +210,12 @@ impl Generator {
         Ok(Front::Grid { height, width, tokens })
     }
 
-    /// `[1, C, H, W]` for the condition's codec.
-    fn pixels(
-        &self,
-        picture: &PictureCondition,
-        condition: &GridCondition,
-        codec: &Codec,
-    ) -> Result<Tensor> {
+    fn check_kind(&self, picture: &PictureCondition, condition: &GridCondition) -> Result<()> {
         match (picture, condition.input) {
-            (PictureCondition::Tensor(tensor), _) => Ok(tensor.clone()),
-            (PictureCondition::Labels(map), GridInput::Segmentation) => {
-                labels(map, condition, codec)
-            }
-            (PictureCondition::Depth(map), GridInput::Depth) => {
-                let mut map = map.clone();
-                normalize_depth(&mut map)?;
-                let (width, height) = map.dimensions();
-                let shape = (1, 1, height as usize, width as usize);
-                Ok(Tensor::from_vec(map.into_raw(), shape, codec.device())?)
-            }
-            (PictureCondition::Picture(picture), GridInput::Edges | GridInput::Image) => {
-                codec.batch(std::slice::from_ref(picture))
-            }
+            (PictureCondition::Tensor(_), _)
+            | (PictureCondition::Labels(_), GridInput::Segmentation)
+            | (PictureCondition::Depth(_), GridInput::Depth)
+            | (PictureCondition::Picture(_), GridInput::Edges | GridInput::Image) => Ok(()),
             (PictureCondition::Labels(_), _) => Err(self.wrong_kind("a label map")),
             (PictureCondition::Depth(_), _) => Err(self.wrong_kind("a depth map")),
             (PictureCondition::Picture(_), _) => Err(self.wrong_kind("a picture")),
@@ -211,12 +224,13 @@ impl Generator {
 }
 
 /// One channel a label.
-fn labels(map: &GrayImage, condition: &GridCondition, codec: &Codec) -> Result<Tensor> {
+fn labels(map: &GrayImage, names: &[String], codec: &Codec) -> Result<Tensor> {
     let known = codec.config().in_channels;
     if let Some(label) = map.iter().find(|&&label| usize::from(label) >= known) {
-        let named = condition.labels.as_ref().map_or(String::new(), |labels| {
-            format!(" ({})", labels.iter().take(8).cloned().collect::<Vec<_>>().join(", "))
-        });
+        let named = match names {
+            [] => String::new(),
+            names => format!(" ({})", names[..names.len().min(8)].join(", ")),
+        };
         return Err(Error::Condition(format!(
             "the label map has label {label}, and this model knows {known}{named}, numbered from 0"
         )));

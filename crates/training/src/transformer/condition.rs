@@ -11,12 +11,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use pipeline::{ClassCondition, ConditionConfig, StartCondition, TextCondition};
+use pipeline::{ClassCondition, ConditionConfig, GridCondition, StartCondition, TextCondition};
 
 pub use labels::Labels;
 
 use self::text::Text;
 use super::config::ConditionSetting;
+use super::grids::GridCodec;
 
 /// How a picture's name becomes the tokens in front of its codes.
 pub struct Conditioning {
@@ -40,12 +41,15 @@ pub enum Condition {
     Class(ClassCondition),
     /// Text.
     Text(TextCondition, Box<Text>),
+    /// The codes of a map or picture.
+    Grid(GridCondition),
 }
 
 impl Conditioning {
     /// What `setting` asks for in front of `codes` kinds of codes, for pictures
     /// with these `names`. `apart`: whether classes have a table of their own
-    /// (LlamaGen). A tokenizer is trained once and kept in `tokenizer`.
+    /// (LlamaGen). A tokenizer is trained once and kept in `tokenizer`. `grids`: the codec
+    /// of conditions that are grids, and the size of these.
     ///
     /// # Errors
     /// If there is nothing to make conditions from.
@@ -56,6 +60,7 @@ impl Conditioning {
         codes: usize,
         apart: bool,
         tokenizer: &Path,
+        grids: Option<(&GridCodec, (usize, usize))>,
     ) -> Result<Self> {
         let offset = u32::try_from(codes).context("a codebook of more than 2^32 codes")?;
         match setting {
@@ -103,6 +108,33 @@ impl Conditioning {
                     labels,
                 })
             }
+            ConditionSetting::Grid { .. } => {
+                let grids = grids.context(
+                    "data holds codes, and none of the maps that stand in front of them: give the \
+                     folder of pictures and maps",
+                )?;
+                Ok(Self::of_grid(grids, labels, codes, offset))
+            }
+        }
+    }
+
+    fn of_grid(
+        (grids, size): (&GridCodec, (usize, usize)),
+        labels: Labels,
+        codes: usize,
+        offset: u32,
+    ) -> Self {
+        let kinds = grids.codec().describe().codes;
+        let null = offset + kinds as u32;
+        let condition = grids.condition(size, offset, null);
+        let positions = size.0 * size.1;
+        Self {
+            config: ConditionConfig::Grid(condition.clone()),
+            condition: Condition::Grid(condition),
+            positions,
+            vocabulary: codes + kinds + 1,
+            null: Some(vec![null; positions]),
+            labels,
         }
     }
 
@@ -159,6 +191,15 @@ impl Conditioning {
                 ensure!(!choices.is_empty(), "{name} has no caption in captions.jsonl");
                 Ok(choices)
             }
+            Condition::Grid(_) => bail!("{name} is without the codes of its condition"),
+        }
+    }
+
+    /// The tokens of the codes of a condition.
+    pub fn tokens(&self, codes: &[u32]) -> Vec<u32> {
+        match &self.condition {
+            Condition::Grid(condition) => codes.iter().map(|c| c + condition.offset).collect(),
+            _ => codes.to_vec(),
         }
     }
 
@@ -166,6 +207,7 @@ impl Conditioning {
     pub fn describe(&self, name: &str) -> String {
         match &self.condition {
             Condition::Start(_) => String::new(),
+            Condition::Grid(_) => name.to_owned(),
             Condition::Class(_) => self.labels.class(name).unwrap_or_default().to_owned(),
             Condition::Text(..) => self.labels.captions(name).next().unwrap_or_default().to_owned(),
         }

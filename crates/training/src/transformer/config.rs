@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use cond_transformer::Order;
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +82,19 @@ pub enum ConditionSetting {
         /// Share of examples whose caption is withheld, for guidance.
         drop: f64,
     },
+    /// The codes of another picture, which the condition's codec reads: a label map, a
+    /// depth map, or the picture itself in small.
+    Grid {
+        /// The codec: a run or model folder. What it reads says what the condition is.
+        /// Empty: the first stage.
+        #[serde(default)]
+        codec: PathBuf,
+        /// Side of the square that the condition is scaled to before it is encoded; 0: none.
+        #[serde(default)]
+        downsample: usize,
+        /// Share of examples whose condition is withheld, for guidance.
+        drop: f64,
+    },
 }
 
 impl ConditionSetting {
@@ -89,7 +102,7 @@ impl ConditionSetting {
     pub fn drop(&self) -> f64 {
         match self {
             Self::None {} => 0.0,
-            Self::Class { drop } | Self::Text { drop, .. } => *drop,
+            Self::Class { drop } | Self::Text { drop, .. } | Self::Grid { drop, .. } => *drop,
         }
     }
 }
@@ -201,7 +214,15 @@ impl RunConfig for TransformerTrainConfig {
     }
 
     fn may_change() -> &'static [&'static str] {
-        &["data", "data_card", "first_stage", "pictures.workers", "pictures.cache_mb", "sampling."]
+        &[
+            "data",
+            "data_card",
+            "first_stage",
+            "condition.codec",
+            "pictures.workers",
+            "pictures.cache_mb",
+            "sampling.",
+        ]
     }
 
     fn validate(&self) -> Result<()> {
@@ -235,12 +256,26 @@ impl RunConfig for TransformerTrainConfig {
             );
             ensure!(tokens > 0, "condition.tokens = 0: no positions for a caption");
         }
-        let text = matches!(self.condition, ConditionSetting::Text { .. });
         let llama = matches!(self.model, ModelSetting::Llama { .. });
-        ensure!(
-            !(text && llama),
-            "condition.kind = \"text\" needs model.kind = \"gpt\": this Llama takes classes"
-        );
+        match &self.condition {
+            ConditionSetting::Text { .. } if llama => {
+                bail!(
+                    "condition.kind = \"text\" needs model.kind = \"gpt\": this Llama takes classes"
+                )
+            }
+            ConditionSetting::Grid { .. } if llama => {
+                bail!(
+                    "condition.kind = \"grid\" needs model.kind = \"gpt\": this Llama takes classes"
+                )
+            }
+            ConditionSetting::Grid { codec, downsample, .. } => ensure!(
+                *downsample > 0 || !codec.as_os_str().is_empty(),
+                "condition.kind = \"grid\": name the codec of label or depth maps with \
+                 condition.codec=FOLDER, or the side of the small picture in front with \
+                 condition.downsample"
+            ),
+            _ => {}
+        }
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Code sequences and their conditions, and batches of them.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
 use checkpoints::codes_file::CodesFile;
 use cond_transformer::Permuter;
@@ -45,22 +45,35 @@ impl ExampleBatch {
 
 impl CodeExamples {
     /// The examples of `files`, whose grids are all of one size, in the order of
-    /// `permuter`.
+    /// `permuter`. `conditions` are the codes of conditions that are grids, a file for each
+    /// of `files`; none for other conditions.
     ///
     /// # Errors
     /// If a picture has no condition.
     pub fn new(
         files: &[CodesFile],
+        conditions: &[CodesFile],
         permuter: &Permuter,
         conditioning: &Conditioning,
     ) -> Result<Self> {
         let length = permuter.forward().len();
         let mut examples =
             Self { codes: Vec::new(), length, conditions: Vec::new(), names: Vec::new() };
-        for file in files {
-            for (item, codes) in file.items.iter().zip(file.codes.chunks_exact(length)) {
+        for (number, file) in files.iter().enumerate() {
+            let grids = conditions.get(number);
+            for (i, (item, codes)) in
+                file.items.iter().zip(file.codes.chunks_exact(length)).enumerate()
+            {
                 examples.codes.extend(permuter.permute(codes)?);
-                examples.conditions.push(conditioning.choices(&item.name)?);
+                examples.conditions.push(match grids.map(|grids| grids.item_codes(i)) {
+                    None => conditioning.choices(&item.name)?,
+                    Some(codes) => {
+                        let codes = codes.with_context(|| {
+                            format!("{} is without the codes of its condition", item.name)
+                        })?;
+                        vec![conditioning.tokens(codes)]
+                    }
+                });
                 examples.names.push(item.name.clone());
             }
         }
@@ -90,6 +103,11 @@ impl CodeExamples {
     /// The first condition of example `index`.
     pub fn condition(&self, index: usize) -> &[u32] {
         self.conditions[index].first().map_or(&[], Vec::as_slice)
+    }
+
+    /// What picture example `index` is of.
+    pub fn name(&self, index: usize) -> &str {
+        &self.names[index]
     }
 
     /// The examples `first..first + count`, each under its first condition.

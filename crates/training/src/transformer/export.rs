@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use pipeline::{
-    Architecture, Codec, ConditionConfig, SamplingDefaults, StageRef, TransformerConfig,
+    Architecture, Codec, ConditionConfig, GridInput, SamplingDefaults, StageRef, TransformerConfig,
     TransformerFolder, TransformerParts,
 };
 use serde_json::json;
 
 use super::condition::Conditioning;
-use super::config::TransformerTrainConfig;
+use super::config::{ConditionSetting, TransformerTrainConfig};
 use crate::observer::Terms;
 
 /// What goes into a folder besides the weights.
@@ -30,10 +30,17 @@ impl Export<'_> {
     /// Writes the folder, the first stage inside, replacing one that is there.
     pub fn write(&self, folder: &Path, weights: &BTreeMap<String, Tensor>) -> Result<()> {
         let tokenizer = self.conditioning.tokenizer()?;
-        let first_stage = first_stage_folder(&self.config.first_stage)?;
+        let first_stage = stage_folder(&self.config.first_stage)?;
+        let condition_stage = match &self.config.condition {
+            ConditionSetting::Grid { codec, .. } if !codec.as_os_str().is_empty() => {
+                Some(stage_folder(codec)?)
+            }
+            _ => None,
+        };
         let parts = TransformerParts {
             tokenizer: tokenizer.as_deref().map(str::as_bytes),
             first_stage: Some(&first_stage),
+            condition_stage: condition_stage.as_deref(),
             ..TransformerParts::default()
         };
         let card = self.card(weights);
@@ -79,6 +86,14 @@ impl Export<'_> {
                 ("pictures of a class", format!(" --class {:?}", class.names[0]))
             }
             ConditionConfig::Text(_) => ("pictures of a text", " --prompt \"...\"".to_owned()),
+            ConditionConfig::Grid(grid) => (
+                match grid.input {
+                    GridInput::Segmentation => "pictures of a label map",
+                    GridInput::Depth => "pictures of a depth map",
+                    GridInput::Edges | GridInput::Image => "pictures of another picture",
+                },
+                " --condition FILE".to_owned(),
+            ),
             _ => ("pictures", String::new()),
         };
         let mut text = format!(
@@ -125,7 +140,7 @@ impl Export<'_> {
 }
 
 /// The model folder at `path`, which may be that of a run.
-fn first_stage_folder(path: &Path) -> Result<PathBuf> {
+fn stage_folder(path: &Path) -> Result<PathBuf> {
     let candidates = [path.to_path_buf(), path.join("model")];
     candidates.into_iter().find(|folder| folder.join("config.json").is_file()).with_context(|| {
         format!("{} is no model folder of ours; synth-cli convert makes one of it", path.display())

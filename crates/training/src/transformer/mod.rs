@@ -5,6 +5,7 @@
 //! | `config` | everything a run can be told |
 //! | `tokenise` | pictures to codes, once, into the run folder |
 //! | `examples` | code sequences and their conditions; batches of them |
+//! | `grids` | conditions that are codes of maps or small pictures |
 //! | `condition` | what comes in front of the codes, and its rows in the vocabulary |
 //! | `model` | both architectures under one roof |
 //! | `step` | one update: noise, cross entropy, gradients, AdamW |
@@ -15,6 +16,7 @@ mod condition;
 mod config;
 mod examples;
 mod export;
+mod grids;
 mod model;
 mod noise;
 mod preview;
@@ -29,6 +31,7 @@ pub use config::{
     ConditionSetting, DropoutConfig, ModelSetting, SamplingSetting, TransformerTrainConfig,
 };
 pub use examples::{CodeExamples, ExampleBatch};
+pub use grids::GridCodec;
 pub use model::{CodeModel, Lesson};
 pub use noise::{keep_or_replace, step_rng};
 pub use run::train_transformer;

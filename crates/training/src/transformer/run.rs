@@ -1,7 +1,8 @@
 //! A second-stage run from start, or from where it stopped, to its end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -12,6 +13,7 @@ use super::condition::Conditioning;
 use super::config::{ModelSetting, TransformerTrainConfig};
 use super::examples::{CodeBatches, CodeExamples};
 use super::export::Export;
+use super::grids::GridCodec;
 use super::model::{CodeModel, architecture};
 use super::preview::Preview;
 use super::step::TransformerTrainer;
@@ -43,14 +45,14 @@ pub fn train_transformer(
     let codec = Codec::load(&ModelSpec::new(&config.first_stage), &options)
         .with_context(|| format!("first-stage={}", config.first_stage.display()))?;
     let opened = Opened::new(config, device, observer)?;
-    let stage = SecondStage::new(config, codec, &opened, device, observer)?;
+    let stage = SecondStage::new(config, Arc::new(codec), &opened, device, observer)?;
     Run::new(config, opened, stage)?.go(limits, observer)
 }
 
 struct SecondStage<'a> {
     config: &'a TransformerTrainConfig,
     device: Device,
-    codec: Codec,
+    codec: Arc<Codec>,
     conditioning: Conditioning,
     architecture: Architecture,
     permuter: Permuter,
@@ -71,28 +73,32 @@ struct SecondStage<'a> {
 impl<'a> SecondStage<'a> {
     fn new(
         config: &'a TransformerTrainConfig,
-        codec: Codec,
+        codec: Arc<Codec>,
         opened: &Opened,
         device: &Device,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
-        let codes = Codes::open(config, &codec, &opened.folder.codes(), observer)?;
+        let grids = GridCodec::open(&config.condition, &codec, device)?;
+        let codes = Codes::open(config, &codec, grids.as_ref(), &opened.folder.codes(), observer)?;
         let grid = codes.grid();
         let permuter = Permuter::new(config.order, grid.0, grid.1)?;
         let kinds = codec.describe().codes;
+        let grids = grids.as_ref().zip(codes.condition_grid());
         let Codes { train, held_out, labels } = codes;
         let conditioning = Conditioning::new(
             &config.condition,
             labels,
-            &names(&train).collect(),
+            &names(&train.codes).collect(),
             kinds,
             matches!(config.model, ModelSetting::Llama { .. }),
             &opened.folder.path().join("tokenizer.json"),
+            grids,
         )?;
-        let files = if held_out.is_empty() { &train } else { &held_out };
-        let shown = shown(files, &conditioning, config.log.preview_pictures)?;
-        let train = CodeExamples::new(&train, &permuter, &conditioning)?;
-        let held_out = CodeExamples::new(&held_out, &permuter, &conditioning)?;
+        let [train, held_out] = [&train, &held_out]
+            .map(|part| CodeExamples::new(&part.codes, &part.conditions, &permuter, &conditioning));
+        let (train, held_out) = (train?, held_out?);
+        let examples = if held_out.is_empty() { &train } else { &held_out };
+        let shown = shown(examples, &conditioning, config.log.preview_pictures);
 
         let architecture = architecture(&config.model, &conditioning, kinds, grid.0 * grid.1);
         let parameters = ParameterStore::new(config.seed);
@@ -255,19 +261,22 @@ fn names(files: &[checkpoints::codes_file::CodesFile]) -> impl Iterator<Item = &
     files.iter().flat_map(|file| &file.items).map(|item| item.name.as_str())
 }
 
-/// The conditions of `count` pictures of `files`, spread over all of them.
+/// The conditions of `count` pictures of `examples`, spread over all of them in the order
+/// of their names.
 fn shown(
-    files: &[checkpoints::codes_file::CodesFile],
+    examples: &CodeExamples,
     conditioning: &Conditioning,
     count: usize,
-) -> Result<Vec<(Vec<u32>, String)>> {
-    let distinct: BTreeSet<_> = names(files).collect();
-    let names: Vec<_> = distinct.into_iter().collect();
+) -> Vec<(Vec<u32>, String)> {
+    let mut distinct = BTreeMap::new();
+    for index in 0..examples.len() {
+        distinct.entry(examples.name(index)).or_insert(index);
+    }
+    let distinct: Vec<_> = distinct.into_iter().collect();
     let count = count.max(1);
-    let pick = |i: usize| -> Result<(Vec<u32>, String)> {
-        let name = names[i * names.len() / count];
-        let first = conditioning.choices(name)?.into_iter().next();
-        Ok((first.context("a picture without a condition")?, conditioning.describe(name)))
+    let pick = |i: usize| {
+        let (name, index) = distinct[i * distinct.len() / count];
+        (examples.condition(index).to_vec(), conditioning.describe(name))
     };
-    (0..count).map(pick).collect()
+    if distinct.is_empty() { Vec::new() } else { (0..count).map(pick).collect() }
 }

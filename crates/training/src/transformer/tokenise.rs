@@ -11,14 +11,23 @@ use pipeline::Codec;
 
 use super::condition::Labels;
 use super::config::TransformerTrainConfig;
+use super::grids::GridCodec;
 use crate::init::stream_of;
 use crate::observer::{Event, Observer};
 use crate::pictures::open_pictures;
 
+/// Codes in files, and where conditions are grids, theirs: a file for each, in the same
+/// order.
+#[derive(Default)]
+pub(super) struct Part {
+    pub codes: Vec<CodesFile>,
+    pub conditions: Vec<CodesFile>,
+}
+
 /// Codes to learn from, and held out.
 pub(super) struct Codes {
-    pub train: Vec<CodesFile>,
-    pub held_out: Vec<CodesFile>,
+    pub train: Part,
+    pub held_out: Part,
     /// What is known of the pictures.
     pub labels: Labels,
 }
@@ -38,6 +47,7 @@ impl Codes {
     pub fn open(
         config: &TransformerTrainConfig,
         codec: &Codec,
+        grids: Option<&GridCodec>,
         cache: &Path,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
@@ -55,7 +65,8 @@ impl Codes {
             for message in catalog.warnings() {
                 observer.see(&Event::Warning { message });
             }
-            let (train, held_out) = cache::encode(config, codec, &catalog, cache, observer)?;
+            let (train, held_out) =
+                cache::encode(config, (codec, grids), &catalog, cache, observer)?;
             let labels = Labels::of(&catalog, Labels::read(data)?);
             Self { train, held_out, labels }
         } else {
@@ -68,7 +79,7 @@ impl Codes {
     /// Reads codes files; pictures whose name's hash lies below `fraction` are held out.
     fn read(files: &[PathBuf], codec: &Codec, fraction: f64, labels: Labels) -> Result<Self> {
         let id = codec_id(codec);
-        let mut codes = Self { train: Vec::new(), held_out: Vec::new(), labels };
+        let mut codes = Self { train: Part::default(), held_out: Part::default(), labels };
         for path in files {
             let file = CodesFile::read(path)?;
             file.check_codec(path, &id)?;
@@ -85,21 +96,26 @@ impl Codes {
                 part.codes.extend(file.item_codes(index).context("a codes file without codes")?);
             }
             let [train, held_out] = parts;
-            codes.train.extend((!train.items.is_empty()).then_some(train));
-            codes.held_out.extend((!held_out.items.is_empty()).then_some(held_out));
+            codes.train.codes.extend((!train.items.is_empty()).then_some(train));
+            codes.held_out.codes.extend((!held_out.items.is_empty()).then_some(held_out));
         }
         Ok(codes)
     }
 
     /// Height and width of all grids.
     pub fn grid(&self) -> (usize, usize) {
-        self.train.first().map_or((0, 0), |file| file.grid)
+        self.train.codes.first().map_or((0, 0), |file| file.grid)
+    }
+
+    /// Height and width of the grids of conditions; none where these are no grids.
+    pub fn condition_grid(&self) -> Option<(usize, usize)> {
+        self.train.conditions.first().map(|file| file.grid)
     }
 
     fn check(&self) -> Result<()> {
         let grid = self.grid();
-        ensure!(!self.train.is_empty(), "there are no codes to learn from");
-        for file in self.train.iter().chain(&self.held_out) {
+        ensure!(!self.train.codes.is_empty(), "there are no codes to learn from");
+        for file in self.train.codes.iter().chain(&self.held_out.codes) {
             let first = file.items.first().map_or("", |item| item.name.as_str());
             ensure!(
                 file.grid == grid,

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use serde_json::{Map, Value};
-use training::{Checkpoints, MEASURED, TrainConfig};
+use training::{Checkpoints, MEASURED, RunConfig};
 
 /// All of the newest checkpoint, as bits.
-pub fn bits(config: &TrainConfig) -> Result<BTreeMap<String, Vec<u32>>> {
-    let checkpoints = Checkpoints::new(config.run.join("checkpoints"), 2);
+pub fn bits(config: &impl RunConfig) -> Result<BTreeMap<String, Vec<u32>>> {
+    let checkpoints = Checkpoints::new(config.frame().run.join("checkpoints"), 2);
     let loaded = checkpoints.newest(&Device::Cpu)?.0.context("no checkpoint")?;
-    assert_eq!(loaded.progress.step, config.steps);
+    assert_eq!(loaded.progress.step, config.frame().steps);
     let to_bits = |tensor: &Tensor| -> Result<Vec<u32>> {
         let flat = tensor.flatten_all()?.to_dtype(candle_core::DType::F32)?;
         Ok(flat.to_vec1::<f32>()?.into_iter().map(f32::to_bits).collect())
@@ -20,8 +20,8 @@ pub fn bits(config: &TrainConfig) -> Result<BTreeMap<String, Vec<u32>>> {
 }
 
 /// The log without what measures the process and not the run.
-pub fn lines(config: &TrainConfig) -> Result<Vec<Map<String, Value>>> {
-    let text = std::fs::read_to_string(config.run.join("metrics.jsonl"))?;
+pub fn lines(config: &impl RunConfig) -> Result<Vec<Map<String, Value>>> {
+    let text = std::fs::read_to_string(config.frame().run.join("metrics.jsonl"))?;
     let line = |line| -> Result<Map<String, Value>> {
         let mut line: Map<String, Value> = serde_json::from_str(line)?;
         line.retain(|name, _| !MEASURED.contains(&name.as_str()));

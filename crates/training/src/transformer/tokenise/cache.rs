@@ -6,16 +6,17 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use checkpoints::codes_file::{CodesFile, CodesItem};
-use image_data::{Catalog, Dataset, Split, example_rng};
-use pipeline::{Codec, RgbImage};
+use image_data::{Catalog, Dataset, Example, Split, example_rng};
+use pipeline::Codec;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::codec_id;
+use super::{Part, codec_id};
 use crate::config::PicturesConfig;
 use crate::observer::{Event, Observer};
 use crate::pictures::{held_out_centres, training_crops};
 use crate::transformer::config::TransformerTrainConfig;
+use crate::transformer::grids::GridCodec;
 
 /// Pictures in a shard.
 const SHARD: usize = 2048;
@@ -24,14 +25,14 @@ const BATCH: usize = 16;
 const PLAN: &str = "plan.json";
 
 /// The codes of the pictures of `catalog` under the augmentation of `config`, kept in
-/// `folder`: to learn from, and held out.
+/// `folder`: to learn from, and held out. With the codec of conditions, their codes too.
 pub(super) fn encode(
     config: &TransformerTrainConfig,
-    codec: &Codec,
+    (codec, grids): (&Codec, Option<&GridCodec>),
     catalog: &Catalog,
     folder: &Path,
     observer: &mut dyn Observer,
-) -> Result<(Vec<CodesFile>, Vec<CodesFile>)> {
+) -> Result<(Part, Part)> {
     let side = config.pictures.side;
     ensure!(
         side.is_multiple_of(codec.factor()),
@@ -39,21 +40,19 @@ pub(super) fn encode(
         codec.factor()
     );
     codec.check_pictures()?;
-    settle(folder, &plan(config, codec, catalog)?)?;
+    settle(folder, &plan(config, (codec, grids), catalog)?)?;
     let crops = training_crops(catalog, &config.pictures)?;
     let count = crops.len();
-    let mut encoder = Encoder { codec, folder, observer, unreadable: 0 };
+    let mut encoder = Encoder { codec, grids, folder, observer, unreadable: 0 };
     let train = encoder.shards("train", count * config.crops, |i| {
         let (crop, index) = (i / count, i % count);
-        let example = crops.get(index, &mut example_rng(config.seed, crop as u64, index))?;
-        Ok((example.image, example.name))
+        Ok(crops.get(index, &mut example_rng(config.seed, crop as u64, index))?)
     })?;
     let held_out = match held_out_centres(catalog, &config.pictures)? {
         Some(centres) => encoder.shards("held_out", centres.len(), |i| {
-            let example = centres.get(i, &mut example_rng(config.seed, 0, i))?;
-            Ok((example.image, example.name))
+            Ok(centres.get(i, &mut example_rng(config.seed, 0, i))?)
         })?,
-        None => Vec::new(),
+        None => Part::default(),
     };
     if encoder.unreadable > 0 {
         let message = format!("{} pictures cannot be read and are left out", encoder.unreadable);
@@ -63,15 +62,23 @@ pub(super) fn encode(
 }
 
 /// What the codes depend on.
-fn plan(config: &TransformerTrainConfig, codec: &Codec, catalog: &Catalog) -> Result<Value> {
+fn plan(
+    config: &TransformerTrainConfig,
+    (codec, grids): (&Codec, Option<&GridCodec>),
+    catalog: &Catalog,
+) -> Result<Value> {
     let names = |split| catalog.of_split(split).map(|entry| &entry.name).collect::<Vec<_>>();
     let list = serde_json::to_vec(&(names(Split::Train), names(Split::Val)))?;
     // Where they come from and who decodes them does not matter.
     let pictures = PicturesConfig { workers: 0, cache_mb: 0, ..config.pictures.clone() };
-    Ok(json!({
+    let mut plan = json!({
         "codec": codec.sha256(), "seed": config.seed, "crops": config.crops,
         "pictures": pictures, "names": checkpoints::sha256_bytes(&list),
-    }))
+    });
+    if let Some(grids) = grids {
+        plan["condition"] = grids.plan();
+    }
+    Ok(plan)
 }
 
 /// Empties `folder` unless its codes were made by `plan`.
@@ -91,8 +98,21 @@ fn settle(folder: &Path, plan: &Value) -> Result<()> {
     Ok(())
 }
 
+/// A file of codes that `codec` made.
+fn read(path: &Path, codec: &Codec) -> Result<CodesFile> {
+    let file = CodesFile::read(path)?;
+    file.check_codec(path, &codec_id(codec))?;
+    Ok(file)
+}
+
+/// What codes of `codec` are added to.
+fn empty(codec: &Codec) -> CodesFile {
+    CodesFile { codec: codec_id(codec), items: Vec::new(), grid: (0, 0), codes: Vec::new() }
+}
+
 struct Encoder<'a> {
     codec: &'a Codec,
+    grids: Option<&'a GridCodec>,
     folder: &'a Path,
     observer: &'a mut dyn Observer,
     unreadable: usize,
@@ -104,31 +124,37 @@ impl Encoder<'_> {
         &mut self,
         what: &'static str,
         count: usize,
-        load: impl Fn(usize) -> Result<(RgbImage, String)> + Sync,
-    ) -> Result<Vec<CodesFile>> {
-        let id = codec_id(self.codec);
-        let (mut shards, mut known) = (Vec::new(), 0);
+        load: impl Fn(usize) -> Result<Example> + Sync,
+    ) -> Result<Part> {
+        let (mut shards, mut known) = (Part::default(), 0);
         for (number, first) in (0..count).step_by(SHARD).enumerate() {
             let path = self.folder.join(format!("{what}-{number:05}.safetensors"));
+            let beside = self.folder.join(format!("{what}-{number:05}.condition.safetensors"));
+            // The pictures' file is written last: where it is, the other one is.
             if path.exists() {
                 known += SHARD.min(count - first);
-                let shard = CodesFile::read(&path)?;
-                shard.check_codec(&path, &id)?;
-                shards.push(shard);
+                shards.codes.push(read(&path, self.codec)?);
+                if let Some(grids) = self.grids {
+                    shards.conditions.push(read(&beside, grids.codec())?);
+                }
                 continue;
             }
-            let mut shard =
-                CodesFile { codec: id.clone(), items: Vec::new(), grid: (0, 0), codes: Vec::new() };
+            let mut shard = empty(self.codec);
+            let mut conditions = self.grids.map(|grids| (grids, empty(grids.codec())));
             let end = count.min(first + SHARD);
             for start in (first..end).step_by(BATCH) {
                 self.observer.see(&Event::Encoding { what, done: start, pictures: count });
                 let range = start..end.min(start + BATCH);
                 let loaded: Vec<_> = range.into_par_iter().map(&load).collect();
-                self.add(loaded, &mut shard)?;
+                self.add(loaded, &mut shard, &mut conditions)?;
             }
             if !shard.items.is_empty() {
+                if let Some((_, conditions)) = conditions {
+                    conditions.write(&beside)?;
+                    shards.conditions.push(conditions);
+                }
                 shard.write(&path)?;
-                shards.push(shard);
+                shards.codes.push(shard);
             }
         }
         if known < count {
@@ -139,16 +165,25 @@ impl Encoder<'_> {
 
     fn add(
         &mut self,
-        loaded: Vec<Result<(RgbImage, String)>>,
+        loaded: Vec<Result<Example>>,
         shard: &mut CodesFile,
+        conditions: &mut Option<(&GridCodec, CodesFile)>,
     ) -> Result<()> {
         let mut pictures = Vec::with_capacity(loaded.len());
         for result in loaded {
             match result {
-                Ok((picture, name)) => {
-                    let (width, height) = (picture.width() as usize, picture.height() as usize);
+                Ok(example) => {
+                    if let Some((grids, conditions)) = conditions {
+                        let (item, codes) = grids.encode(&example)?;
+                        let (_, height, width) = codes.dims();
+                        conditions.grid = (height, width);
+                        conditions.items.push(item);
+                        conditions.codes.extend(codes.to_vec()?);
+                    }
+                    let Example { image, name, .. } = example;
+                    let (width, height) = (image.width() as usize, image.height() as usize);
                     shard.items.push(CodesItem { name, height, width });
-                    pictures.push(picture);
+                    pictures.push(image);
                 }
                 Err(error) => {
                     if self.unreadable == 0 {
