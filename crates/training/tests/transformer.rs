@@ -1,12 +1,13 @@
 //! Runs of the second stage: what they leave, and that a stopped one goes on exactly.
 
+#[path = "support/compare.rs"]
+mod compare;
 mod support;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use codebook::QuantizerConfig;
 use image::{Rgb, RgbImage};
@@ -14,12 +15,12 @@ use pipeline::{
     CodecInput, ConditionConfig, DrawRequest, Generator, GeneratorSpec, LoadOptions, Sampling,
     Stream, TransformerFolder, Wavefront,
 };
-use serde_json::{Map, Value};
 use training::{
-    Checkpoints, CodeModel, Limits, MEASURED, ParameterStore, RunConfig, Summary, TrainConfig,
-    TransformerTrainConfig, train_transformer, write_model,
+    CodeModel, Limits, ParameterStore, RunConfig, Summary, TrainConfig, TransformerTrainConfig,
+    train_transformer, write_model,
 };
 
+use compare::{bits, lines};
 use support::Warnings;
 use vq_autoencoder::VqModel;
 
@@ -101,29 +102,6 @@ fn train(config: &TransformerTrainConfig, stop_at: Option<u64>) -> Result<Summar
     let summary = train_transformer(config, &Device::Cpu, limits, &mut warnings)?;
     assert_eq!(warnings.0, Vec::<String>::new());
     Ok(summary)
-}
-
-/// All of the newest checkpoint, as bits.
-fn bits(config: &TransformerTrainConfig) -> Result<BTreeMap<String, Vec<u64>>> {
-    let checkpoints = Checkpoints::new(config.run.join("checkpoints"), 2);
-    let loaded = checkpoints.newest(&Device::Cpu)?.0.context("no checkpoint")?;
-    assert_eq!(loaded.progress.step, config.steps);
-    let to_bits = |tensor: &Tensor| -> Result<Vec<u64>> {
-        let flat = tensor.flatten_all()?.to_dtype(DType::F64)?;
-        Ok(flat.to_vec1::<f64>()?.into_iter().map(f64::to_bits).collect())
-    };
-    loaded.tensors.iter().map(|(name, tensor)| Ok((name.clone(), to_bits(tensor)?))).collect()
-}
-
-/// The log without what measures the process and not the run.
-fn lines(config: &TransformerTrainConfig) -> Result<Vec<Map<String, Value>>> {
-    let text = std::fs::read_to_string(config.run.join("metrics.jsonl"))?;
-    let line = |line| -> Result<Map<String, Value>> {
-        let mut line: Map<String, Value> = serde_json::from_str(line)?;
-        line.retain(|name, _| !MEASURED.contains(&name.as_str()));
-        Ok(line)
-    };
-    text.lines().map(line).collect()
 }
 
 fn setting() -> Result<tempfile::TempDir> {

@@ -7,14 +7,14 @@ use candle_core::{Device, Tensor};
 use serde_json::{Map, Value};
 use training::{Checkpoints, MEASURED, RunConfig};
 
-/// All of the newest checkpoint, as bits.
-pub fn bits(config: &impl RunConfig) -> Result<BTreeMap<String, Vec<u32>>> {
+/// All of the newest checkpoint, as bits: those of f64, which holds every other number.
+pub fn bits(config: &impl RunConfig) -> Result<BTreeMap<String, Vec<u64>>> {
     let checkpoints = Checkpoints::new(config.frame().run.join("checkpoints"), 2);
     let loaded = checkpoints.newest(&Device::Cpu)?.0.context("no checkpoint")?;
     assert_eq!(loaded.progress.step, config.frame().steps);
-    let to_bits = |tensor: &Tensor| -> Result<Vec<u32>> {
-        let flat = tensor.flatten_all()?.to_dtype(candle_core::DType::F32)?;
-        Ok(flat.to_vec1::<f32>()?.into_iter().map(f32::to_bits).collect())
+    let to_bits = |tensor: &Tensor| -> Result<Vec<u64>> {
+        let flat = tensor.flatten_all()?.to_dtype(candle_core::DType::F64)?;
+        Ok(flat.to_vec1::<f64>()?.into_iter().map(f64::to_bits).collect())
     };
     loaded.tensors.iter().map(|(name, tensor)| Ok((name.clone(), to_bits(tensor)?))).collect()
 }
