@@ -1,14 +1,16 @@
 //! The pictures of a run: which are held out, and how examples are cut.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
 use image_data::{
-    Batch, BatchPlan, Batches, Catalog, CatalogConfig, Crop, Error, PictureDataset, ResizeRule,
-    Split, ViewConfig,
+    Batch, BatchPlan, Batches, Catalog, CatalogConfig, Crop, Dataset, Error, Example,
+    PictureDataset, ResizeRule, Split, ViewConfig,
 };
+use rand_chacha::ChaCha8Rng;
 
 use crate::config::{PicturesConfig, Resizing, ValidationConfig};
 
@@ -45,7 +47,7 @@ pub fn training_crops(catalog: &Catalog, config: &PicturesConfig) -> Result<Pict
     Ok(PictureDataset::new(catalog, Split::Train, view)?)
 }
 
-/// The first held-out pictures, for measurements and previews, as batches of what `read`
+/// Held-out pictures, spread over all, for measurements and previews, as batches of what `read`
 /// takes of them, `[B, ..., side, side]`: the centre of each, its shorter side
 /// scaled to `largest` (cut to a multiple of `factor`). With them, what was
 /// wrong with those that cannot be read; these are left out.
@@ -68,16 +70,54 @@ pub fn held_out_batches(
     let dataset = Arc::new(PictureDataset::new(catalog, Split::Val, view)?);
     let batch = batch.clamp(1, validation.pictures);
     let plan = BatchPlan { shuffle: false, end_epoch: Some(1), ..BatchPlan::new(batch, 0) };
-    let mut batches = Batches::with_plan(dataset.clone(), plan)?;
+    let spread = Arc::new(Spread::new(dataset.clone(), validation.pictures));
+    let mut batches = Batches::with_plan(spread.clone(), plan)?;
     let (mut held_out, mut left) = (Vec::new(), validation.pictures);
     while left > 0 {
         let Some(batch) = batches.next() else { break };
-        let part = read(&batch?, &dataset)?;
+        let mut batch = batch?;
+        for index in &mut batch.indices {
+            *index = spread.order[*index];
+        }
+        let part = read(&batch, &dataset)?;
         let count = left.min(part.dim(0)?);
         held_out.push(part.narrow(0, 0, count)?);
         left -= count;
     }
     Ok((held_out, batches.unreadable().values().cloned().collect()))
+}
+
+/// `count` of the places `0..len` in even steps, some of them again where there are fewer.
+pub(crate) fn spread(len: usize, count: usize) -> impl Iterator<Item = usize> {
+    (0..if len == 0 { 0 } else { count }).map(move |i| i * len / count)
+}
+
+/// A dataset in another order: first some pictures spread over all of them, then the
+/// others, which take the place of those that cannot be read. A list is often sorted, and
+/// its beginning is then of one kind.
+struct Spread {
+    dataset: Arc<PictureDataset>,
+    order: Vec<usize>,
+}
+
+impl Spread {
+    fn new(dataset: Arc<PictureDataset>, count: usize) -> Self {
+        let len = dataset.len();
+        let mut order: Vec<_> = spread(len, count.min(len)).collect();
+        let first: BTreeSet<_> = order.iter().copied().collect();
+        order.extend((0..len).filter(|i| !first.contains(i)));
+        Self { dataset, order }
+    }
+}
+
+impl Dataset for Spread {
+    fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    fn get(&self, index: usize, rng: &mut ChaCha8Rng) -> image_data::Result<Example> {
+        self.dataset.get(self.order[index], rng)
+    }
 }
 
 /// The middles of the held-out pictures of `catalog`, as squares of `config.side`; none
@@ -109,7 +149,7 @@ fn rule(config: &PicturesConfig, largest: u32) -> ResizeRule {
 mod tests {
     use super::*;
     use image::RgbImage;
-    use image_data::{Dataset, example_rng};
+    use image_data::example_rng;
 
     fn folder(count: u32) -> Result<tempfile::TempDir> {
         let dir = tempfile::tempdir()?;
@@ -151,6 +191,22 @@ mod tests {
     }
 
     #[test]
+    fn measured_pictures_are_spread_and_others_take_the_place_of_broken_ones() -> Result<()> {
+        assert_eq!(spread(10, 4).collect::<Vec<_>>(), [0, 2, 5, 7]);
+        assert_eq!(spread(2, 4).collect::<Vec<_>>(), [0, 0, 1, 1]);
+        assert_eq!(spread(0, 4).count(), 0);
+        let dir = folder(6)?;
+        std::fs::write(dir.path().join("train.txt"), "00.png\n")?;
+        std::fs::write(dir.path().join("val.txt"), "01.png\n02.png\n03.png\n04.png\n05.png\n")?;
+        let catalog = open_pictures(dir.path(), 0.0)?;
+        let view = ViewConfig::new(8);
+        let dataset = Arc::new(PictureDataset::new(&catalog, Split::Val, view)?);
+        assert_eq!(Spread::new(dataset.clone(), 3).order, [0, 1, 3, 2, 4]);
+        assert_eq!(Spread::new(dataset, 9).order, [0, 1, 2, 3, 4]);
+        Ok(())
+    }
+
+    #[test]
     fn held_out_pictures_that_cannot_be_read_are_named() -> Result<()> {
         let dir = folder(6)?;
         std::fs::write(dir.path().join("02.png"), "no picture")?;
@@ -159,7 +215,11 @@ mod tests {
         let catalog = open_pictures(dir.path(), 0.0)?;
         let pictures = PicturesConfig { side: 8, largest: 19, ..PicturesConfig::default() };
         let validation = ValidationConfig { pictures: 3, ..ValidationConfig::default() };
-        let images = |batch: &Batch, _: &PictureDataset| Ok(batch.images.clone());
+        let images = |batch: &Batch, dataset: &PictureDataset| {
+            let named = batch.indices.iter().map(|&i| &dataset.entries()[i].name);
+            assert!(named.eq(&batch.names));
+            Ok(batch.images.clone())
+        };
         let (batches, unreadable) =
             held_out_batches(&catalog, &pictures, &validation, 8, 2, images)?;
         let shapes: Vec<_> = batches.iter().map(|batch| batch.dims().to_vec()).collect();

@@ -24,6 +24,13 @@ pub struct Limits {
     pub stop: Option<&'static AtomicBool>,
 }
 
+impl Limits {
+    /// Whether somebody asked to stop.
+    pub(crate) fn asked(&self) -> bool {
+        self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
+    }
+}
+
 /// How a process left a run.
 #[derive(Clone, Debug)]
 pub struct Summary {
@@ -156,8 +163,8 @@ impl<'a, C: RunConfig, S: Stage> Run<'a, C, S> {
         let (mut saved, mut saved_at) = (Instant::now(), begun_at);
         let mut out_of_time = false;
         while self.progress.step < frame.steps && !out_of_time {
-            let asked = limits.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
-                || limits.stop_at.is_some_and(|stop| self.progress.step >= stop);
+            let asked =
+                limits.asked() || limits.stop_at.is_some_and(|stop| self.progress.step >= stop);
             if asked {
                 // Nothing is measured here: the run goes on, and its log is to be that of
                 // one that never stopped.

@@ -5,6 +5,7 @@ mod compare;
 mod support;
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
@@ -181,6 +182,38 @@ fn both_architectures_learn_without_a_condition_and_by_class() -> Result<()> {
         }
         let nll = summary.validation.context("no validation")?["val_nll"];
         assert!(nll < 24f64.ln() - 0.3, "{run}: {nll}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_run_that_is_asked_to_stop_while_it_encodes_leaves_and_goes_on() -> Result<()> {
+    static STOP: AtomicBool = AtomicBool::new(true);
+    let dir = setting()?;
+    let config = config(dir.path(), "run", "condition.kind=none")?;
+    let limits = Limits { stop: Some(&STOP), ..Limits::default() };
+    let summary = train_transformer(&config, &Device::Cpu, limits, &mut Warnings::default())?;
+    assert_eq!((summary.step, summary.finished), (0, false));
+    assert!(!summary.model.exists());
+    assert!(config.run.join("codes/plan.json").is_file());
+    assert!(train(&config, None)?.finished);
+    Ok(())
+}
+
+#[test]
+fn the_model_folder_holds_the_best_or_the_last_weights() -> Result<()> {
+    let dir = setting()?;
+    for (run, steps) in [("best", 2), ("last", 6)] {
+        let mut config = config(dir.path(), run, &format!("condition.kind=none hand_out={run}"))?;
+        // Far too large, so that the first validation is the best.
+        (config.optimizer.schedule.lr, config.optimizer.ema) = (3.0, 0.0);
+        let folder = read(&train_transformer(
+            &config,
+            &Device::Cpu,
+            Limits::default(),
+            &mut Warnings::default(),
+        )?)?;
+        assert_eq!(folder.config.provenance["steps"], steps, "{run}");
     }
     Ok(())
 }

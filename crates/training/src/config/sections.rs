@@ -306,7 +306,7 @@ impl Default for GuardsConfig {
 pub struct ValidationConfig {
     /// Steps between two validations; 0: only at the end.
     pub every: u64,
-    /// Pictures to measure on, from the start of the held-out list.
+    /// Pictures to measure on, spread over the held-out list.
     pub pictures: usize,
     /// Without a `val.txt`: the fraction of pictures held out.
     pub fraction: f64,

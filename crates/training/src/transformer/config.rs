@@ -56,10 +56,25 @@ pub struct TransformerTrainConfig {
     pub log: LogConfig,
     /// When to save and what to keep.
     pub checkpoint: CheckpointConfig,
+    /// Which weights the model folder holds.
+    pub hand_out: HandOut,
     /// How previews are drawn, and what the model folder recommends.
     pub sampling: SamplingSetting,
     /// The architecture.
     pub model: ModelSetting,
+}
+
+/// Which weights of a run its model folder holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HandOut {
+    /// Those with the best held-out likelihood.
+    #[default]
+    Best,
+    /// The latest. Where every concept was seen in one or two pictures, the held-out
+    /// likelihood, which is of other concepts, rises long before the samples of known ones
+    /// stop getting better.
+    Last,
 }
 
 /// What comes in front of the codes.
@@ -193,6 +208,7 @@ impl Default for TransformerTrainConfig {
             validation: ValidationConfig::default(),
             log: LogConfig::default(),
             checkpoint: CheckpointConfig::default(),
+            hand_out: HandOut::default(),
             sampling: SamplingSetting::default(),
             model: ModelSetting::Gpt { n_layer: 4, n_head: 4, n_embd: 128 },
         }

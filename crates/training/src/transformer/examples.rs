@@ -110,13 +110,12 @@ impl CodeExamples {
         &self.names[index]
     }
 
-    /// The examples `first..first + count`, each under its first condition.
-    pub fn plain_batch(&self, first: usize, count: usize) -> ExampleBatch {
-        let indices = first..first + count;
+    /// The examples at `indices`, each under its first condition.
+    pub fn plain_batch(&self, indices: &[usize]) -> ExampleBatch {
         ExampleBatch {
-            conditions: indices.clone().map(|i| self.condition(i).to_vec()).collect(),
-            codes: indices.clone().map(|i| self.codes(i).to_vec()).collect(),
-            names: indices.map(|i| self.names[i].clone()).collect(),
+            conditions: indices.iter().map(|&i| self.condition(i).to_vec()).collect(),
+            codes: indices.iter().map(|&i| self.codes(i).to_vec()).collect(),
+            names: indices.iter().map(|&i| self.names[i].clone()).collect(),
             next: Position::default(),
         }
     }

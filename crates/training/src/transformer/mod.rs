@@ -28,7 +28,7 @@ mod validation;
 
 pub use condition::{Condition, Conditioning, Labels};
 pub use config::{
-    ConditionSetting, DropoutConfig, ModelSetting, SamplingSetting, TransformerTrainConfig,
+    ConditionSetting, DropoutConfig, HandOut, ModelSetting, SamplingSetting, TransformerTrainConfig,
 };
 pub use examples::{CodeExamples, ExampleBatch};
 pub use grids::GridCodec;

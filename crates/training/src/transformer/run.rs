@@ -10,7 +10,7 @@ use cond_transformer::Permuter;
 use pipeline::{Architecture, Codec, LoadOptions, ModelSpec};
 
 use super::condition::Conditioning;
-use super::config::{ModelSetting, TransformerTrainConfig};
+use super::config::{HandOut, ModelSetting, TransformerTrainConfig};
 use super::examples::{CodeBatches, CodeExamples};
 use super::export::Export;
 use super::grids::GridCodec;
@@ -22,6 +22,7 @@ use super::validation::{Best, held_out_nll};
 use crate::average::Average;
 use crate::checkpoint::{Progress, add_section};
 use crate::observer::{Event, Observer, Terms};
+use crate::pictures::spread;
 use crate::run::{Limits, Log, Opened, Run, Stage, Stepped, Summary};
 use crate::store::ParameterStore;
 
@@ -45,7 +46,12 @@ pub fn train_transformer(
     let codec = Codec::load(&ModelSpec::new(&config.first_stage), &options)
         .with_context(|| format!("first-stage={}", config.first_stage.display()))?;
     let opened = Opened::new(config, device, observer)?;
-    let stage = SecondStage::new(config, Arc::new(codec), &opened, device, observer)?;
+    let codec = Arc::new(codec);
+    let Some(stage) = SecondStage::new(config, codec, &opened, (device, limits), observer)? else {
+        let model = opened.folder.model();
+        let step = opened.progress().step;
+        return Ok(Summary { step, finished: false, validation: None, model });
+    };
     Run::new(config, opened, stage)?.go(limits, observer)
 }
 
@@ -71,15 +77,20 @@ struct SecondStage<'a> {
 }
 
 impl<'a> SecondStage<'a> {
+    /// None if it was asked to stop while pictures were encoded.
     fn new(
         config: &'a TransformerTrainConfig,
         codec: Arc<Codec>,
         opened: &Opened,
-        device: &Device,
+        (device, limits): (&Device, Limits),
         observer: &mut dyn Observer,
-    ) -> Result<Self> {
+    ) -> Result<Option<Self>> {
         let grids = GridCodec::open(&config.condition, &codec, device)?;
-        let codes = Codes::open(config, &codec, grids.as_ref(), &opened.folder.codes(), observer)?;
+        let codecs = (&*codec, grids.as_ref());
+        let cache = opened.folder.codes();
+        let Some(codes) = Codes::open(config, codecs, &cache, limits, observer)? else {
+            return Ok(None);
+        };
         let grid = codes.grid();
         let permuter = Permuter::new(config.order, grid.0, grid.1)?;
         let kinds = codec.describe().codes;
@@ -131,7 +142,7 @@ impl<'a> SecondStage<'a> {
             pictures: (train.len(), held_out.len()),
             resumed: loaded.as_ref().map(|loaded| loaded.path()),
         });
-        Ok(Self {
+        Ok(Some(Self {
             config,
             device: device.clone(),
             codec,
@@ -148,7 +159,7 @@ impl<'a> SecondStage<'a> {
             best,
             validation: None,
             written: None,
-        })
+        }))
     }
 
     /// The model that is measured and handed out.
@@ -234,9 +245,10 @@ impl Stage for SecondStage<'_> {
         Ok(tensors)
     }
 
-    /// Keeps the model of the best validation.
+    /// Keeps the model of the best validation, unless the last one is asked for.
     fn write_model(&mut self, folder: &Path, step: u64) -> Result<bool> {
-        let best = self.best.best.is_none_or(|(at, _)| at == step);
+        let best = self.config.hand_out == HandOut::Last
+            || self.best.best.is_none_or(|(at, _)| at == step);
         let stays = !best && folder.exists();
         if stays || self.written == Some(step) {
             return Ok(false);
@@ -275,8 +287,8 @@ fn shown(
     let distinct: Vec<_> = distinct.into_iter().collect();
     let count = count.max(1);
     let pick = |i: usize| {
-        let (name, index) = distinct[i * distinct.len() / count];
+        let (name, index) = distinct[i];
         (examples.condition(index).to_vec(), conditioning.describe(name))
     };
-    if distinct.is_empty() { Vec::new() } else { (0..count).map(pick).collect() }
+    spread(distinct.len(), count).map(pick).collect()
 }

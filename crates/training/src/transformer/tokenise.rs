@@ -15,6 +15,7 @@ use super::grids::GridCodec;
 use crate::init::stream_of;
 use crate::observer::{Event, Observer};
 use crate::pictures::open_pictures;
+use crate::run::Limits;
 
 /// Codes in files, and where conditions are grids, theirs: a file for each, in the same
 /// order.
@@ -43,14 +44,15 @@ pub(super) fn codec_id(codec: &Codec) -> CodecId {
 }
 
 impl Codes {
-    /// The codes of `config.data`; those of pictures are kept in `cache`.
+    /// The codes of `config.data`; those of pictures are kept in `cache`. None if `limits`
+    /// ask to stop while they are made.
     pub fn open(
         config: &TransformerTrainConfig,
-        codec: &Codec,
-        grids: Option<&GridCodec>,
+        (codec, grids): (&Codec, Option<&GridCodec>),
         cache: &Path,
+        limits: Limits,
         observer: &mut dyn Observer,
-    ) -> Result<Self> {
+    ) -> Result<Option<Self>> {
         let data = &config.data;
         ensure!(
             !data.as_os_str().is_empty(),
@@ -65,15 +67,15 @@ impl Codes {
             for message in catalog.warnings() {
                 observer.see(&Event::Warning { message });
             }
-            let (train, held_out) =
-                cache::encode(config, (codec, grids), &catalog, cache, observer)?;
+            let parts = cache::encode(config, (codec, grids), &catalog, cache, limits, observer)?;
+            let Some((train, held_out)) = parts else { return Ok(None) };
             let labels = Labels::of(&catalog, Labels::read(data)?);
             Self { train, held_out, labels }
         } else {
             Self::read(&files, codec, config.validation.fraction, Labels::read(data)?)?
         };
         codes.check()?;
-        Ok(codes)
+        Ok(Some(codes))
     }
 
     /// Reads codes files; pictures whose name's hash lies below `fraction` are held out.

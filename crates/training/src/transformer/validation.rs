@@ -9,9 +9,10 @@ use cond_transformer::Dropouts;
 use super::examples::CodeExamples;
 use super::model::{CodeModel, Lesson};
 use crate::observer::Terms;
+use crate::pictures::spread;
 
-/// The mean negative log-likelihood of a code of the first `count` examples, in nats:
-/// each under its first condition, without noise or dropout.
+/// The mean negative log-likelihood of a code of `count` examples, spread over all, in
+/// nats: each under its first condition, without noise or dropout.
 pub(super) fn held_out_nll(
     model: &CodeModel,
     examples: &CodeExamples,
@@ -21,9 +22,10 @@ pub(super) fn held_out_nll(
 ) -> Result<Terms> {
     let count = examples.len().min(count.max(1));
     let mut total = 0.0;
-    for first in (0..count).step_by(batch) {
-        let size = batch.min(count - first);
-        let batch = examples.plain_batch(first, size);
+    let picked: Vec<_> = spread(examples.len(), count).collect();
+    for picked in picked.chunks(batch) {
+        let size = picked.len();
+        let batch = examples.plain_batch(picked);
         let codes = batch.code_tensor(device)?;
         let lesson = Lesson {
             conditions: Tensor::new(batch.conditions, device)?,

@@ -15,24 +15,27 @@ use super::{Part, codec_id};
 use crate::config::PicturesConfig;
 use crate::observer::{Event, Observer};
 use crate::pictures::{held_out_centres, training_crops};
+use crate::run::Limits;
 use crate::transformer::config::TransformerTrainConfig;
 use crate::transformer::grids::GridCodec;
 
-/// Pictures in a shard.
-const SHARD: usize = 2048;
+/// Pictures in a shard: what is lost at most when the process ends meanwhile.
+const SHARD: usize = 512;
 /// Pictures that the first stage reads at a time.
 const BATCH: usize = 16;
 const PLAN: &str = "plan.json";
 
 /// The codes of the pictures of `catalog` under the augmentation of `config`, kept in
 /// `folder`: to learn from, and held out. With the codec of conditions, their codes too.
+/// None if `limits` ask to stop.
 pub(super) fn encode(
     config: &TransformerTrainConfig,
     (codec, grids): (&Codec, Option<&GridCodec>),
     catalog: &Catalog,
     folder: &Path,
+    limits: Limits,
     observer: &mut dyn Observer,
-) -> Result<(Part, Part)> {
+) -> Result<Option<(Part, Part)>> {
     let side = config.pictures.side;
     ensure!(
         side.is_multiple_of(codec.factor()),
@@ -43,22 +46,24 @@ pub(super) fn encode(
     settle(folder, &plan(config, (codec, grids), catalog)?)?;
     let crops = training_crops(catalog, &config.pictures)?;
     let count = crops.len();
-    let mut encoder = Encoder { codec, grids, folder, observer, unreadable: 0 };
+    let mut encoder = Encoder { codec, grids, folder, limits, observer, unreadable: 0 };
     let train = encoder.shards("train", count * config.crops, |i| {
         let (crop, index) = (i / count, i % count);
         Ok(crops.get(index, &mut example_rng(config.seed, crop as u64, index))?)
     })?;
+    let Some(train) = train else { return Ok(None) };
     let held_out = match held_out_centres(catalog, &config.pictures)? {
         Some(centres) => encoder.shards("held_out", centres.len(), |i| {
             Ok(centres.get(i, &mut example_rng(config.seed, 0, i))?)
         })?,
-        None => Part::default(),
+        None => Some(Part::default()),
     };
+    let Some(held_out) = held_out else { return Ok(None) };
     if encoder.unreadable > 0 {
         let message = format!("{} pictures cannot be read and are left out", encoder.unreadable);
         observer.see(&Event::Warning { message: &message });
     }
-    Ok((train, held_out))
+    Ok(Some((train, held_out)))
 }
 
 /// What the codes depend on.
@@ -72,7 +77,7 @@ fn plan(
     // Where they come from and who decodes them does not matter.
     let pictures = PicturesConfig { workers: 0, cache_mb: 0, ..config.pictures.clone() };
     let mut plan = json!({
-        "codec": codec.sha256(), "seed": config.seed, "crops": config.crops,
+        "codec": codec.sha256(), "seed": config.seed, "crops": config.crops, "shard": SHARD,
         "pictures": pictures, "names": checkpoints::sha256_bytes(&list),
     });
     if let Some(grids) = grids {
@@ -114,18 +119,20 @@ struct Encoder<'a> {
     codec: &'a Codec,
     grids: Option<&'a GridCodec>,
     folder: &'a Path,
+    limits: Limits,
     observer: &'a mut dyn Observer,
     unreadable: usize,
 }
 
 impl Encoder<'_> {
-    /// The shards of `count` pictures, of which `load` reads one by number.
+    /// The shards of `count` pictures, of which `load` reads one by number. None if it was
+    /// asked to stop; the shards that are whole stay.
     fn shards(
         &mut self,
         what: &'static str,
         count: usize,
         load: impl Fn(usize) -> Result<Example> + Sync,
-    ) -> Result<Part> {
+    ) -> Result<Option<Part>> {
         let (mut shards, mut known) = (Part::default(), 0);
         for (number, first) in (0..count).step_by(SHARD).enumerate() {
             let path = self.folder.join(format!("{what}-{number:05}.safetensors"));
@@ -143,6 +150,9 @@ impl Encoder<'_> {
             let mut conditions = self.grids.map(|grids| (grids, empty(grids.codec())));
             let end = count.min(first + SHARD);
             for start in (first..end).step_by(BATCH) {
+                if self.limits.asked() {
+                    return Ok(None);
+                }
                 self.observer.see(&Event::Encoding { what, done: start, pictures: count });
                 let range = start..end.min(start + BATCH);
                 let loaded: Vec<_> = range.into_par_iter().map(&load).collect();
@@ -160,7 +170,7 @@ impl Encoder<'_> {
         if known < count {
             self.observer.see(&Event::Encoding { what, done: count, pictures: count });
         }
-        Ok(shards)
+        Ok(Some(shards))
     }
 
     fn add(
