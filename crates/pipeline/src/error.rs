@@ -57,6 +57,9 @@ pub enum Error {
     /// A condition or a wish that does not fit the model.
     #[error("{0}")]
     Condition(String),
+    /// A scorer that gives no scores.
+    #[error("{0}")]
+    Scorer(String),
     /// Codes that this codec did not make.
     #[error(
         "the codes were made by another codec: they name sha256 {found}, this one is {expected}; \

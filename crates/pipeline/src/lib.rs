@@ -40,6 +40,7 @@ mod network;
 mod picture;
 mod place;
 mod reference_target;
+mod scorer;
 mod transformer_config;
 mod transformer_folder;
 mod weights;
@@ -64,6 +65,7 @@ pub use image::RgbImage;
 pub use model_config::{KIND, model_config, vq_config};
 pub use model_spec::ModelSpec;
 pub use place::{Pulled, hub_id, locate, pull};
+pub use scorer::{Candidate, Likelihood, Scorer};
 pub use transformer_config::{
     Architecture, CaptionCondition, ClassCondition, ConditionConfig, CoordinateCondition,
     GridCondition, GridInput, LayoutCondition, SamplingDefaults, StageRef, StartCondition,

@@ -78,6 +78,19 @@ impl Generator {
         })
     }
 
+    /// The number of the class that `front` is, of a model with classes.
+    pub fn class_of(&self, front: &Front) -> Option<u32> {
+        match (&self.config.condition, front) {
+            (ConditionConfig::Class(classes), Front::Class(token)) => {
+                token.checked_sub(classes.offset)
+            }
+            (ConditionConfig::Class(classes), Front::Tokens(tokens)) => {
+                tokens.first()?.checked_sub(classes.offset)
+            }
+            _ => None,
+        }
+    }
+
     /// The condition of a text.
     ///
     /// # Errors
