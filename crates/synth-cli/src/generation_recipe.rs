@@ -104,14 +104,35 @@ pub struct Kept {
 }
 
 /// Which candidate was chosen.
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq)]
+///
+/// Its number is enough to draw it again: what chose it is not asked a second time.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 pub struct Candidate {
     /// How many there were.
     pub of: u32,
     /// Its number, from 0.
     pub number: u32,
-    /// How likely it was.
-    pub bits_per_code: f64,
+    /// How likely it was, where that was what counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits_per_code: Option<f64>,
+    /// The program that chose it, as it was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scorer: Option<String>,
+    /// The number that the program gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+}
+
+impl Candidate {
+    /// It is number `number`, and its scorer, or the likelihood in bits where there is none,
+    /// gave it `score`.
+    pub fn choose(&mut self, number: u32, score: f64) {
+        self.number = number;
+        match self.scorer {
+            Some(_) => self.score = Some(score),
+            None => self.bits_per_code = Some(-score),
+        }
+    }
 }
 
 impl From<GuidanceOptions> for GuidanceRecipe {
@@ -243,8 +264,11 @@ impl Recipe {
         if let Some(weights) = self.weights {
             text += &format!(", Weights: {weights}");
         }
-        if let Some(candidate) = self.candidate {
+        if let Some(candidate) = &self.candidate {
             text += &format!(", Best of: {}", candidate.of);
+            if let Some(scorer) = &candidate.scorer {
+                text += &format!(" by {}", shown(scorer));
+            }
         }
         text + &format!(
             ", Model sha256: {}, Version: synth-cli {}",

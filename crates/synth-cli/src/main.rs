@@ -5,9 +5,11 @@
 
 mod args;
 mod batches;
+mod command_words;
 mod commands;
 mod download_bar;
 mod exit;
+mod external_scorer;
 mod generation_recipe;
 mod inputs;
 mod output_names;

@@ -109,9 +109,18 @@ pub struct SamplingArgs {
     /// Guides only the first N codes after the first
     #[arg(long, value_name = "N")]
     pub cfg_interval: Option<usize>,
-    /// Draws each picture N times and keeps the likeliest
+    /// Draws each picture N times and keeps the best: the likeliest, or what --scorer
+    /// likes most
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub candidates: u32,
+    /// A program that scores candidates (docs/generating.md): it gets a line of JSON for
+    /// each, {"path": PNG, "kind": .., "condition": .., "class": ..}, and answers with a
+    /// number on a line, the higher the better
+    #[arg(long, value_name = "COMMAND")]
+    pub scorer: Option<String>,
+    /// How long the scorer may take for a batch of candidates, its start included
+    #[arg(long, value_name = "SECONDS", requires = "scorer", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub scorer_timeout: u64,
 }
 
 /// `generate`.
@@ -148,8 +157,8 @@ pub struct GenerateArgs {
         help_heading = PICTURES,
         value_name = "IMAGE.png",
         conflicts_with_all = ["class", "prompt", "condition", "weights", "keep", "mask", "seed", "temperature",
-            "top_k", "top_p", "greedy", "cfg_scale", "cfg_interval", "candidates", "width", "height",
-            "count", "shard", "grid"]
+            "top_k", "top_p", "greedy", "cfg_scale", "cfg_interval", "candidates", "scorer",
+            "scorer_timeout", "width", "height", "count", "shard", "grid"]
     )]
     pub from: Option<PathBuf>,
     /// The folder for the pictures

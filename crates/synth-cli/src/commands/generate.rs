@@ -10,11 +10,14 @@ mod preview;
 mod progress;
 mod replay;
 
+use std::time::Duration;
+
 use anyhow::{Result, bail};
-use pipeline::Generator;
+use pipeline::{Generator, Likelihood, Scorer};
 
 use crate::args::{GenerateArgs, GeneratorArgs};
 use crate::exit::Outcome;
+use crate::external_scorer::ExternalScorer;
 use crate::output_plan;
 use crate::session::Session;
 
@@ -37,12 +40,25 @@ pub fn run(session: &Session, args: &GenerateArgs) -> Result<Outcome> {
         session.note("this share has no pictures");
         return Ok(Outcome::Nothing);
     }
-    Drawing::new(session, args, &generator).run(&plan)
+    let mut scorer = scorer(args, &generator)?;
+    Drawing::new(session, args, &generator).run(&plan, scorer.as_mut())
+}
+
+/// What chooses among candidates.
+fn scorer<'a>(args: &GenerateArgs, generator: &'a Generator) -> Result<Box<dyn Scorer + 'a>> {
+    let Some(command) = &args.sampling.scorer else {
+        return Ok(Box::new(Likelihood(generator)));
+    };
+    let patience = Duration::from_secs(args.sampling.scorer_timeout);
+    Ok(Box::new(ExternalScorer::start(generator, command, patience)?))
 }
 
 fn prepare(session: &Session, args: &GenerateArgs) -> Result<(Generator, Plan)> {
     if args.grid && args.shard.of > 1 {
         bail!("--grid wants all pictures and --shard draws a share of them: leave one out");
+    }
+    if args.sampling.scorer.is_some() && args.sampling.candidates < 2 {
+        bail!("--scorer chooses among candidates: say of how many, with --candidates N");
     }
     let generator = load(session, &args.model)?;
     let plan = Plan::new(session, args, &generator)?;

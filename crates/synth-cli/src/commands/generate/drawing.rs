@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use image_data::{grid, save_png};
-use pipeline::{CodeGrid, DrawRequest, Generator, RgbImage, Stream, Wavefront, paste};
+use pipeline::{
+    Candidate, CodeGrid, DrawRequest, Generator, RgbImage, Scorer, Stream, Wavefront, paste,
+};
 use serde_json::json;
 
 use super::plan::{Plan, Task};
@@ -37,11 +39,12 @@ impl<'a> Drawing<'a> {
         Self { session, args, generator }
     }
 
-    /// Draws everything, writing each batch when it is done.
+    /// Draws everything, writing each batch when it is done. `scorer` chooses where there are
+    /// several candidates.
     ///
     /// # Errors
-    /// When drawing or writing fails; what is written already stays.
-    pub fn run(&self, plan: &Plan) -> Result<Outcome> {
+    /// When drawing, choosing or writing fails; what is written already stays.
+    pub fn run(&self, plan: &Plan, scorer: &mut dyn Scorer) -> Result<Outcome> {
         let started = Instant::now();
         let codes: u64 = plan.pictures.iter().map(|task| codes_of(&task.recipe)).sum();
         let mut progress = Progress::new(self.session, codes * u64::from(plan.candidates));
@@ -55,7 +58,8 @@ impl<'a> Drawing<'a> {
             let alike = rest.iter().take_while(|task| task.recipe.size == first.recipe.size);
             let (batch, others) = rest.split_at(alike.take(self.args.batch).count());
             rest = others;
-            for (task, picture, recipe) in self.batch(batch, plan.candidates, &mut progress)? {
+            let drawn = self.batch(batch, plan.candidates, scorer, &mut progress)?;
+            for (task, picture, recipe) in drawn {
                 self.write(&task.output, &picture, &recipe)?;
                 self.tell(&table, task, &recipe, &progress);
                 if plan.sheet.is_some() {
@@ -91,41 +95,70 @@ impl<'a> Drawing<'a> {
         &self,
         tasks: &'t [Task],
         candidates: u32,
+        scorer: &mut dyn Scorer,
         progress: &mut Progress,
     ) -> Result<Vec<(&'t Task, RgbImage, Recipe)>> {
-        let Some(first) = tasks.first() else { return Ok(Vec::new()) };
-        let mut best: Vec<Option<(CodeGrid, f64, u32)>> = vec![None; tasks.len()];
+        let mut best: Vec<Option<Drawn>> = tasks.iter().map(|_| None).collect();
         for number in 0..candidates {
             let codes = self.draw(tasks, number, progress)?;
-            for (i, task) in tasks.iter().enumerate() {
-                let codes = codes.get(i)?;
-                let bits = match candidates {
-                    1 => 0.0,
-                    _ => {
-                        let front = &task.recipe.condition.front;
-                        self.generator.score(front, &codes, &mut |_| ())?.mean()
-                    }
-                };
-                if best[i].as_ref().is_none_or(|(_, least, _)| bits < *least) {
-                    best[i] = Some((codes, bits, number));
+            let drawn = (0..tasks.len()).map(|i| Ok(Drawn::new(number, codes.get(i)?)));
+            let mut drawn = drawn.collect::<Result<Vec<_>>>()?;
+            if candidates > 1 {
+                self.score(tasks, &mut drawn, scorer)?;
+            }
+            for (best, drawn) in best.iter_mut().zip(drawn) {
+                // Of equals the first stays.
+                if best.as_ref().is_none_or(|best| drawn.score > best.score) {
+                    *best = Some(drawn);
                 }
             }
         }
-        let size = (first.recipe.size[0], first.recipe.size[1]);
         let mut done = Vec::with_capacity(tasks.len());
         for (task, best) in tasks.iter().zip(best) {
-            let (codes, bits, number) = best.context("no candidate")?;
-            let picture = self.generator.decode(&codes, size)?.remove(0);
+            let Drawn { number, codes, picture, score } = best.context("no candidate")?;
+            let picture = match picture {
+                Some(picture) => picture,
+                None => self.picture(task, &codes)?,
+            };
             let mut recipe = task.recipe.clone();
             // A picture that is drawn again is its candidate already.
             if candidates > 1
                 && let Some(candidate) = &mut recipe.candidate
             {
-                (candidate.number, candidate.bits_per_code) = (number, bits);
+                candidate.choose(number, score);
             }
-            done.push((task, self.paste(task, picture)?, recipe));
+            done.push((task, picture, recipe));
         }
         Ok(done)
+    }
+
+    /// Scores one candidate of each task.
+    fn score(&self, tasks: &[Task], drawn: &mut [Drawn], scorer: &mut dyn Scorer) -> Result<()> {
+        let mut candidates = Vec::with_capacity(drawn.len());
+        for (task, drawn) in tasks.iter().zip(&*drawn) {
+            let condition = &task.recipe.condition;
+            candidates.push(Candidate {
+                front: &condition.front,
+                words: &condition.name,
+                codes: &drawn.codes,
+                picture: match scorer.sees_pictures() {
+                    true => Some(self.picture(task, &drawn.codes)?),
+                    false => None,
+                },
+            });
+        }
+        let scores = scorer.score(&candidates)?;
+        let pictures: Vec<_> = candidates.into_iter().map(|candidate| candidate.picture).collect();
+        for ((drawn, picture), score) in drawn.iter_mut().zip(pictures).zip(scores) {
+            (drawn.picture, drawn.score) = (picture, score);
+        }
+        Ok(())
+    }
+
+    /// The picture of a task's codes, as it is written.
+    fn picture(&self, task: &Task, codes: &CodeGrid) -> Result<RgbImage> {
+        let size = (task.recipe.size[0], task.recipe.size[1]);
+        self.paste(task, self.generator.decode(codes, size)?.remove(0))
     }
 
     /// The codes of candidate `number` of each task.
@@ -133,7 +166,7 @@ impl<'a> Drawing<'a> {
         let first = &tasks[0].recipe;
         let streams = tasks.iter().map(|task| {
             let recipe = &task.recipe;
-            let own = recipe.candidate.map_or(0, |candidate| candidate.number);
+            let own = recipe.candidate.as_ref().map_or(0, |candidate| candidate.number);
             let sample = recipe.sample + u64::from(number.max(own)) * CANDIDATE_STRIDE;
             Stream { seed: recipe.seed, sample }
         });
@@ -208,6 +241,21 @@ impl<'a> Drawing<'a> {
             format!("{}x{}", recipe.size[0], recipe.size[1]),
             shown(&task.output.to_string_lossy()),
         ]));
+    }
+}
+
+/// A candidate.
+struct Drawn {
+    number: u32,
+    codes: CodeGrid,
+    /// Where the scorer looked at it.
+    picture: Option<RgbImage>,
+    score: f64,
+}
+
+impl Drawn {
+    fn new(number: u32, codes: CodeGrid) -> Self {
+        Self { number, codes, picture: None, score: 0.0 }
     }
 }
 

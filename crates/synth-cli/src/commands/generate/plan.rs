@@ -163,8 +163,8 @@ impl Template<'_> {
                 kept,
                 candidate: (self.args.sampling.candidates > 1).then_some(Candidate {
                     of: self.args.sampling.candidates,
-                    number: 0,
-                    bits_per_code: 0.0,
+                    scorer: self.args.sampling.scorer.clone(),
+                    ..Candidate::default()
                 }),
                 dtype: self.session.dtype_name().to_owned(),
                 weights: self.args.model.weights,
