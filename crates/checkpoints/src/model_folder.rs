@@ -24,6 +24,7 @@ use crate::atomic::{atomic_write, beside, folder_beside, parent, sync_folder};
 use crate::copies::{Copies, copy_safetensors};
 use crate::error::{Error, Result};
 use crate::hash::{sha256_bytes, sha256_file};
+use crate::read_limited::read_limited;
 use crate::tensor_file::TensorFile;
 use crate::write::save_safetensors;
 
@@ -317,9 +318,8 @@ fn check_replaceable(dir: &Path, stages: &[&str]) -> Result<()> {
 }
 
 fn read_text(path: &Path, what: &'static str, limit: u64) -> Result<String> {
-    let bytes = fs::metadata(path).map_err(Error::io(path))?.len();
-    Error::check_limit(path, what, bytes, limit)?;
-    fs::read_to_string(path).map_err(Error::io(path))
+    let bytes = read_limited(path, what, limit)?;
+    String::from_utf8(bytes).map_err(|_| Error::format(path, "is not text (UTF-8)"))
 }
 
 fn parse(path: &Path, text: &str) -> Result<Value> {

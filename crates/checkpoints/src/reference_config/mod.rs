@@ -7,12 +7,12 @@
 mod interpolation;
 mod run;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::read_limited::read_limited;
 
 pub use run::ReferenceRun;
 
@@ -137,9 +137,7 @@ impl ModelSpec {
 }
 
 fn read_yaml(path: &Path) -> Result<Value> {
-    let bytes = fs::metadata(path).map_err(Error::io(path))?.len();
-    Error::check_limit(path, "the configuration (bytes)", bytes, MAX_FILE_BYTES)?;
-    let text = fs::read(path).map_err(Error::io(path))?;
+    let text = read_limited(path, "the configuration (bytes)", MAX_FILE_BYTES)?;
     let text = String::from_utf8(text).map_err(|_| {
         Error::format(path, "is not text: the configuration is a YAML file, not the weights")
     })?;

@@ -97,10 +97,11 @@ impl TensorFile {
 }
 
 fn sniff(path: &Path) -> Result<(File, Vec<u8>)> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    if !file.metadata().map_err(Error::io(path))?.is_file() {
+    // Asked first: opening a pipe waits for whoever writes to it.
+    if !std::fs::metadata(path).map_err(Error::io(path))?.is_file() {
         return Err(Error::format(path, "is not a file: name the file that holds the weights"));
     }
+    let file = File::open(path).map_err(Error::io(path))?;
     let mut head = Vec::new();
     (&file).take(SNIFF_BYTES).read_to_end(&mut head).map_err(Error::io(path))?;
     Ok((file, head))
