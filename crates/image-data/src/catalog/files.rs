@@ -37,7 +37,7 @@ impl Catalog {
             return Err(nothing_in(dir));
         }
         self.assemble(dir, found, &captions, config);
-        self.attach_maps(dir, &maps, &captions);
+        self.attach_maps(dir, &maps, &captions)?;
         self.describe_captions(&captions);
         Ok(())
     }

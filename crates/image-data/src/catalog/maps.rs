@@ -1,14 +1,19 @@
 //! Label and depth maps beside the pictures.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::captions::Captions;
 use super::{Catalog, CatalogConfig, LabelClass};
 use crate::Location;
+use crate::error::{Error, Result};
 
 const LABEL_FOLDERS: [&str; 2] = ["labels", "masks"];
 const DEPTH_FOLDER: &str = "depth";
 const PICTURE_FOLDER: &str = "images";
+const CLASSES_FILE: &str = "classes.json";
+/// The largest `classes.json`.
+const MAX_CLASSES_BYTES: u64 = 4 << 20;
 
 /// Which folders of a dataset hold maps.
 pub(super) struct MapFolders {
@@ -53,7 +58,15 @@ impl MapFolders {
 
 impl Catalog {
     /// Gives every entry the maps of its name.
-    pub(super) fn attach_maps(&mut self, dir: &Path, maps: &MapFolders, captions: &Captions) {
+    ///
+    /// # Errors
+    /// When `classes.json` is there and says nothing about labels.
+    pub(super) fn attach_maps(
+        &mut self,
+        dir: &Path,
+        maps: &MapFolders,
+        captions: &Captions,
+    ) -> Result<()> {
         let in_home = |name: &str| {
             let within = Path::new(name).strip_prefix(&maps.home).ok();
             within.unwrap_or(Path::new(name)).with_extension("png")
@@ -75,7 +88,7 @@ impl Catalog {
             entry.depth = depth.map(Location::File);
         }
         if labels > 0 {
-            self.label_classes = label_classes(dir, maps.labels.as_deref());
+            self.label_classes = label_classes(dir, maps.labels.as_deref())?;
             let names = match self.label_classes.len() {
                 0 => String::new(),
                 n => format!(" ({n} labels by classes.json)"),
@@ -90,14 +103,39 @@ impl Catalog {
                 "{missing} label or depth maps are missing; their pictures are left out"
             ));
         }
+        Ok(())
     }
 }
 
-/// `classes.json` of the dataset, or beside the folder of its label maps: a list of
-/// `{"id", "name", "color"}`. Without a readable one labels have no names.
-fn label_classes(dir: &Path, labels: Option<&Path>) -> Vec<LabelClass> {
+/// `classes.json` of the dataset, or else beside the folder of its label maps: a list of
+/// `{"id", "name", "color"}`. Without the file labels have no names.
+///
+/// # Errors
+/// When the file is there and is not such a list: labels without their names would look
+/// as if none were known.
+fn label_classes(dir: &Path, labels: Option<&Path>) -> Result<Vec<LabelClass>> {
     let beside = labels.and_then(Path::parent);
-    let files = [Some(dir), beside].into_iter().flatten().map(|dir| dir.join("classes.json"));
-    let texts = files.filter_map(|path| std::fs::read_to_string(path).ok());
-    texts.filter_map(|text| serde_json::from_str(&text).ok()).next().unwrap_or_default()
+    let files = [Some(dir), beside].into_iter().flatten().map(|dir| dir.join(CLASSES_FILE));
+    let Some(path) = files.into_iter().find(|path| path.symlink_metadata().is_ok()) else {
+        return Ok(Vec::new());
+    };
+    let broken = |reason: String| Error::Map {
+        path: path.clone(),
+        reason: format!(
+            "not a list of labels: {reason}. It should be [{{\"id\": 0, \"name\": \"sky\", \
+             \"color\": \"#8080FF\"}}, ...], or not be there"
+        ),
+    };
+    let about = std::fs::metadata(&path).map_err(|e| broken(e.to_string()))?;
+    if !about.is_file() || about.len() > MAX_CLASSES_BYTES {
+        return Err(broken(format!("a file of at most {MAX_CLASSES_BYTES} bytes was expected")));
+    }
+    let text = std::fs::read_to_string(&path).map_err(|e| broken(e.to_string()))?;
+    let classes: Vec<LabelClass> =
+        serde_json::from_str(&text).map_err(|e| broken(e.to_string()))?;
+    let mut seen = BTreeSet::new();
+    match classes.iter().find(|class| !seen.insert(class.id)) {
+        Some(class) => Err(broken(format!("id {} comes twice", class.id))),
+        None => Ok(classes),
+    }
 }

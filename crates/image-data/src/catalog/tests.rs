@@ -176,6 +176,18 @@ fn maps_belong_to_pictures_of_their_name() -> Result<()> {
     assert_eq!(catalog.label_classes()[0].name, "sky");
     assert!(catalog.warnings()[0].contains("1 label or depth maps are missing"));
 
+    for (text, reason) in [
+        ("{\"0\": \"sky\"}", "expected a sequence"),
+        ("[{\"id\": 0}]", "missing field `name`"),
+        ("[{\"id\": 0, \"name\": \"sky\"}", "EOF"),
+        (r#"[{"id": 3, "name": "a"}, {"id": 3, "name": "b"}]"#, "id 3 comes twice"),
+    ] {
+        std::fs::write(at("classes.json"), text)?;
+        let message = error_of(dir.path())?;
+        let named = message.starts_with(&at("classes.json").display().to_string());
+        assert!(named && message.contains(reason), "{message}");
+    }
+
     // Only maps: they are the pictures, too. And maps from elsewhere, for other pictures.
     let only = tempfile::tempdir()?;
     touch(only.path(), &["labels/a.png", "labels/b.png"])?;
