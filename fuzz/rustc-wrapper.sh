@@ -2,7 +2,8 @@
 # RUSTC_WRAPPER for the fuzz targets: coverage for our crates and for the parsers that
 # they alone use, nothing for the rest (candle is not compiled again for this). All options
 # are stable: no nightly compiler is needed.
-instrumented='checkpoints image_data pipeline vq_autoencoder synth_fuzz serde_saphyr granit_parser png'
+instrumented='checkpoints image_data pipeline vq_autoencoder synth_fuzz serde_saphyr granit_parser png
+  tokenizers'
 flags='-Cpasses=sancov-module -Ccodegen-units=1 --cfg fuzzing
   -Cllvm-args=-sanitizer-coverage-level=4
   -Cllvm-args=-sanitizer-coverage-inline-8bit-counters

@@ -90,6 +90,19 @@ pub fn read_model_config(data: &[u8]) {
     }
 }
 
+/// Reads a tokenizer, and has it read texts of all kinds.
+pub fn read_tokenizer(data: &[u8]) {
+    let Ok(tokenizer) = pipeline::TextTokenizer::new(data, Path::new("tokenizer.json")) else {
+        return;
+    };
+    for text in ["", "A red cat, 12 \u{1f389} e\u{301}", "日本\u{fdfa}\0 \r\n\t", "aaaaaaaaaaaaaaaaaaaab"] {
+        let (Ok(ids), Ok(pieces)) = (tokenizer.encode(text), tokenizer.pieces(text)) else {
+            continue;
+        };
+        assert_eq!(ids.len(), pieces.len());
+    }
+}
+
 /// A configuration that was accepted is valid, and stays what it is.
 fn check(config: &VqConfig) {
     assert!(config.validate().is_ok() && config.parameter_count().is_ok());

@@ -239,14 +239,11 @@ fn read_config(config: &Path) -> Result<VqConfig> {
     Ok(reference_model(&ReferenceConfig::read(config)?)?.config)
 }
 
-fn read_json(path: &Path) -> Result<Value> {
+/// A `config.json`, whoever wrote it.
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
     let broken = |reason: String| Error::model(path, reason);
-    let bytes = std::fs::metadata(path).map_err(|e| broken(format!("cannot be read: {e}")))?.len();
-    if bytes > MAX_CONFIG_BYTES {
-        return Err(broken(format!("has {bytes} bytes; the limit is {MAX_CONFIG_BYTES}")));
-    }
-    let text = std::fs::read_to_string(path).map_err(|e| broken(format!("cannot be read: {e}")))?;
-    serde_json::from_str(&text).map_err(|e| broken(format!("not JSON: {e}")))
+    let text = checkpoints::read_limited(path, "the configuration (bytes)", MAX_CONFIG_BYTES)?;
+    serde_json::from_slice(&text).map_err(|e| broken(format!("not JSON: {e}")))
 }
 
 fn reference_model(config: &ReferenceConfig) -> Result<ReferenceModel> {

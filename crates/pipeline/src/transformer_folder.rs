@@ -1,21 +1,19 @@
 //! A transformer's model folder.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
 use checkpoints::model_folder::{ModelFolder, Parts};
-use checkpoints::{Copies, TensorFile};
+use checkpoints::{Copies, TensorFile, read_limited};
 use serde_json::Value;
 
 use crate::convert;
 use crate::error::{Error, Result};
+use crate::generator::MAX_TOKENIZER_BYTES;
 use crate::model_spec::ModelSpec;
 use crate::transformer_config::{ConditionConfig, GridCondition, StageRef, TransformerConfig};
 
 const TOKENIZER: &str = "tokenizer.json";
-/// The largest tokenizer; that of a large multilingual model has 17 MB.
-const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
 
 /// A transformer's folder that was opened: what it says, before weights are read.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,20 +49,9 @@ impl TransformerFolder {
         let config =
             TransformerConfig::from_value(&folder.config, &folder.dir.join("config.json"))?;
         let path = folder.dir.join(TOKENIZER);
-        let tokenizer = match fs::metadata(&path) {
+        let tokenizer = match path.symlink_metadata() {
             Err(_) => None,
-            Ok(about) if about.len() > MAX_TOKENIZER_BYTES => {
-                return Err(Error::model(
-                    path,
-                    format!(
-                        "{} bytes are no tokenizer ({MAX_TOKENIZER_BYTES} at most)",
-                        about.len()
-                    ),
-                ));
-            }
-            Ok(_) => Some(
-                fs::read(&path).map_err(|e| Error::model(&path, format!("cannot be read: {e}")))?,
-            ),
+            Ok(_) => Some(read_limited(&path, "the tokenizer (bytes)", MAX_TOKENIZER_BYTES)?),
         };
         Ok(Self { dir: folder.dir, config, weights: folder.weights, tokenizer })
     }

@@ -1,50 +1,79 @@
 //! Text to a tokenizer's ids.
 
+mod limits;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use crate::error::{Error, Result};
 
+/// The largest `tokenizer.json`; that of a large multilingual model has 17 MB.
+pub(crate) const MAX_TOKENIZER_BYTES: u64 = 32 << 20;
+
 /// The tokenizer of a text-conditional model (`tokenizer.json`).
-pub(crate) struct TextTokenizer {
+pub struct TextTokenizer {
     tokenizer: Tokenizer,
 }
 
 impl TextTokenizer {
-    /// Reads the content of a `tokenizer.json` beside the file `weights`.
+    /// Reads `bytes`, the content of the `tokenizer.json` at `path`.
+    ///
+    /// The file may be anybody's, and the library `tokenizers` takes files to be its
+    /// owner's: so what it is given is checked before (`limits`), holds only what turns
+    /// text to ids, and a panic of it is an error like others.
     ///
     /// # Errors
-    /// When it describes no tokenizer.
-    pub(crate) fn new(bytes: &[u8], weights: &Path) -> Result<Self> {
-        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|error| {
-            Error::model(
-                weights.with_file_name("tokenizer.json"),
-                format!("not a tokenizer of the `tokenizers` library: {error}"),
-            )
-        })?;
-        // A prompt that is too long is said to be so, and is filled up by the model's
-        // own rule.
-        let _ = tokenizer
-            .with_truncation(None)
-            .map_err(|error| Error::Condition(format!("tokenizer: {error}")))?;
-        tokenizer.with_padding(None);
+    /// When it describes no tokenizer, or one that is not accepted.
+    pub fn new(bytes: &[u8], path: &Path) -> Result<Self> {
+        let broken = |reason: String| Error::model(path, format!("not a tokenizer: {reason}"));
+        if bytes.len() as u64 > MAX_TOKENIZER_BYTES {
+            return Err(broken(format!("it has more than {MAX_TOKENIZER_BYTES} bytes")));
+        }
+        let mut value: Value =
+            serde_json::from_slice(bytes).map_err(|e| broken(format!("not JSON: {e}")))?;
+        limits::check(&value).map_err(broken)?;
+        // A prompt that is too long is said to be so, and is filled up by the model's own
+        // rule; special tokens are the model's own, and ids never become text again.
+        for part in ["truncation", "padding", "post_processor", "decoder"] {
+            value[part] = Value::Null;
+        }
+        let tokenizer =
+            guarded(|| serde_json::from_value(value).map_err(|e| e.to_string())).map_err(broken)?;
         Ok(Self { tokenizer })
     }
 
     /// The ids of `text` alone, as in training.
-    pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>> {
+    ///
+    /// # Errors
+    /// When the tokenizer has none for it.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         Ok(self.encoding(text)?.get_ids().to_vec())
     }
 
     /// The pieces that `text` falls into.
-    pub(crate) fn pieces(&self, text: &str) -> Result<Vec<String>> {
+    ///
+    /// # Errors
+    /// When the tokenizer has none for it.
+    pub fn pieces(&self, text: &str) -> Result<Vec<String>> {
         Ok(self.encoding(text)?.get_tokens().to_vec())
     }
 
     fn encoding(&self, text: &str) -> Result<tokenizers::Encoding> {
-        self.tokenizer
-            .encode(text, false)
-            .map_err(|error| Error::Condition(format!("the prompt has no tokens: {error}")))
+        guarded(|| self.tokenizer.encode(text, false).map_err(|e| e.to_string()))
+            .map_err(|reason| Error::Condition(format!("the prompt has no tokens: {reason}")))
     }
 }
+
+/// What the library answers, a panic of it being an error. Nothing of it is used after one.
+fn guarded<T>(
+    ask: impl FnOnce() -> std::result::Result<T, String>,
+) -> std::result::Result<T, String> {
+    catch_unwind(AssertUnwindSafe(ask))
+        .unwrap_or_else(|_| Err("the library `tokenizers` failed on tokenizer.json".to_owned()))
+}
+
+#[cfg(test)]
+mod tests;
