@@ -1,6 +1,10 @@
 //! Codecs from one family's files to another's.
 
+mod ours;
 mod plain;
+mod stage;
+mod taming;
+mod transformer;
 
 use std::path::{Path, PathBuf};
 
@@ -19,6 +23,8 @@ use crate::families::{self, CodecWeights, Family};
 use crate::model_config::model_config;
 use crate::model_spec::{Found, ModelSpec};
 use crate::weights;
+
+pub use self::transformer::{ConvertedTransformer, convert_transformer};
 
 /// Whose files are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -72,7 +78,11 @@ pub struct Converted {
 /// When there is no codec, its weights do not fit its configuration, the target has
 /// no such codec, something is in the way, or writing fails; nothing is half written.
 pub fn convert(spec: &ModelSpec, out: &Path, options: &ConvertOptions) -> Result<Converted> {
-    let found = spec.find()?;
+    convert_found(&spec.find()?, out, options)
+}
+
+/// [`convert`], of a codec that was found.
+fn convert_found(found: &Found, out: &Path, options: &ConvertOptions) -> Result<Converted> {
     let expected = weights::expected(&found.config)?;
     let prefix = &found.weights.prefix;
     let prefixed = expected.iter().map(|(name, shape)| (format!("{prefix}{name}"), shape.clone()));
@@ -81,7 +91,7 @@ pub fn convert(spec: &ModelSpec, out: &Path, options: &ConvertOptions) -> Result
     let report = check_names(&found.weights.file, &prefixed, &uses)?;
     let plain = match options.target {
         Target::Ours => None,
-        Target::Reference | Target::Diffusers => Plain::of(&found)?,
+        Target::Reference | Target::Diffusers => Plain::of(found)?,
     };
     let (config, others) = match &plain {
         None => (&found.config, Vec::new()),
@@ -94,11 +104,11 @@ pub fn convert(spec: &ModelSpec, out: &Path, options: &ConvertOptions) -> Result
     let (file, tensors) = (&found.weights.file, tensors.collect());
     let copies = Copies { file, tensors, dtype: options.dtype, others };
     let sha256 = match &plain {
-        None => identity(&found, options.dtype)?,
-        Some(plain) => plain.identity(&found, options.dtype)?,
+        None => identity(found, options.dtype)?,
+        Some(plain) => plain.identity(found, options.dtype)?,
     };
     let files = match options.target {
-        Target::Ours => ours(&found, out, copies, options, &sha256)?,
+        Target::Ours => ours(found, out, copies, options, &sha256)?,
         Target::Reference => reference(config, out, copies, options)?,
         Target::Diffusers => diffusers(config, out, copies, options)?,
     };

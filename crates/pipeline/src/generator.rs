@@ -9,6 +9,7 @@ mod layout;
 mod llamagen;
 mod picture_condition;
 mod reference;
+mod reference_extra;
 mod score;
 mod text;
 
@@ -27,9 +28,12 @@ pub use find::GeneratorSpec;
 pub use front::Front;
 pub use picture_condition::{PictureCondition, fit_mask, fit_picture};
 pub use score::Scores;
+pub(crate) use text::MAX_TOKENIZER_BYTES;
+pub use text::TextTokenizer;
 
-use self::find::{FoundGenerator, Stage};
-use self::text::TextTokenizer;
+pub(crate) use self::find::{FoundGenerator, Stage};
+pub(crate) use self::reference::{CONDITION_STAGE, FIRST_STAGE, TRANSFORMER, UNKNOWN};
+pub(crate) use self::reference_extra::Extra;
 use crate::codec::{Codec, LoadOptions};
 use crate::error::{Error, Result};
 use crate::network::{self, Network};
@@ -115,7 +119,8 @@ impl Generator {
         let (tensors, report) = network::load(&file, prefix, &config.architecture)?;
         let sha256 = network::transformer_sha256(&config, permuter.forward(), &tensors)?;
         let network = network::build(&config.architecture, tensors, options)?;
-        let tokenizer = tokenizer.map(|bytes| TextTokenizer::new(&bytes, &weights)).transpose()?;
+        let place = weights.with_file_name("tokenizer.json");
+        let tokenizer = tokenizer.map(|bytes| TextTokenizer::new(&bytes, &place)).transpose()?;
         let factor = codec.factor();
         let [height, width] = config.grid;
         let about = GeneratorDescription {

@@ -50,7 +50,9 @@ pub use codebook::CodeGrid;
 pub use codec::{Codec, LoadOptions};
 pub use codec_input::CodecInput;
 pub use cond_transformer::{Progress, Sampling, Stream, Wavefront, WeightFormat};
-pub use convert::{ConvertOptions, Converted, Target, convert};
+pub use convert::{
+    ConvertOptions, Converted, ConvertedTransformer, Target, convert, convert_transformer,
+};
 pub use description::Description;
 pub use detect::{Detected, Part, detect};
 pub use device::{parse_device, parse_dtype};
@@ -58,7 +60,7 @@ pub use error::{Error, Result};
 pub use families::Family;
 pub use generator::{
     Completion, DrawRequest, Front, Generator, GeneratorDescription, GeneratorSpec,
-    GuidanceOptions, Keep, PictureCondition, Scores, fit_mask, fit_picture, paste,
+    GuidanceOptions, Keep, PictureCondition, Scores, TextTokenizer, fit_mask, fit_picture, paste,
 };
 pub use hub;
 pub use image::RgbImage;

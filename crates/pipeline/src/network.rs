@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::VarBuilder;
 use checkpoints::{KeyUse, LoadReport, TensorFile, expected_tensors, load_checked};
 use cond_transformer::{Conditions, Gpt, Llama, NextCode, WeightFormat};
@@ -58,6 +58,16 @@ impl Network {
     }
 }
 
+/// The names and shapes of the weights of `architecture`, without allocating any.
+pub(crate) fn expected(architecture: &Architecture) -> Result<BTreeMap<String, Shape>> {
+    let network = |vb: VarBuilder<'_>| match Network::new(architecture, vb) {
+        Ok(_) => Ok(()),
+        Err(Error::Transformer(error)) => Err(error.into()),
+        Err(error) => Err(candle_core::Error::wrap(error)),
+    };
+    Ok(expected_tensors(network)?)
+}
+
 /// The weights of a transformer by the network's names, in f32 on the CPU, of a
 /// file in which they stand behind `prefix`.
 pub(crate) fn load(
@@ -65,12 +75,7 @@ pub(crate) fn load(
     prefix: &str,
     architecture: &Architecture,
 ) -> Result<(BTreeMap<String, Tensor>, LoadReport)> {
-    let network = |vb: VarBuilder<'_>| match Network::new(architecture, vb) {
-        Ok(_) => Ok(()),
-        Err(Error::Transformer(error)) => Err(error.into()),
-        Err(error) => Err(candle_core::Error::wrap(error)),
-    };
-    let expected = expected_tensors(network)?
+    let expected = expected(architecture)?
         .into_iter()
         .map(|(name, shape)| (format!("{prefix}{name}"), shape))
         .collect();

@@ -213,12 +213,21 @@ pub struct ConvertArgs {
     /// Take the moving average of the weights, where the file has one
     #[arg(long)]
     pub ema: bool,
+    /// The codec of a transformer's codes, for a weights file without one (LlamaGen)
+    #[arg(long, value_name = "PATH")]
+    pub first_stage: Option<PathBuf>,
+    /// The configuration of a codec that is a weights file
+    #[arg(long, value_name = "FILE|PRESET", requires = "first_stage")]
+    pub first_stage_config: Option<PathBuf>,
+    /// Names of a transformer's classes, one a line, where it does not state them
+    #[arg(long, value_name = "FILE")]
+    pub class_names: Option<PathBuf>,
     /// The folder for the result
     #[arg(long, help_heading = OUTPUT, value_name = "DIR")]
     pub output: PathBuf,
     /// Whose files: ours (a model folder); reference (a checkpoint, its project file
     /// and safetensors for taming-transformers, or for LlamaGen); diffusers (a
-    /// VQModel folder)
+    /// VQModel folder). A transformer comes with its codecs
     #[arg(long, help_heading = OUTPUT, value_name = "FORMAT", default_value = "ours",
           value_parser = PossibleValuesParser::new(["ours", "reference", "taming", "llamagen", "diffusers"]))]
     pub to: String,

@@ -152,7 +152,10 @@ impl Session {
 }
 
 /// Names, one a line.
-fn read_names(path: &Path) -> Result<Vec<String>> {
+///
+/// # Errors
+/// When the file cannot be read, or is too long for names.
+pub fn read_names(path: &Path) -> Result<Vec<String>> {
     let about = std::fs::metadata(path).with_context(|| path.display().to_string())?;
     anyhow::ensure!(about.len() <= MAX_NAMES_BYTES, "{}: too long for names", path.display());
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;

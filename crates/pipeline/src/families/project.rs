@@ -14,31 +14,44 @@ const MAX_PICTURE_CHANNELS: usize = 4;
 /// # Errors
 /// When the reference has no such quantizer.
 pub(crate) fn project_file(config: &VqConfig) -> Result<String> {
+    Ok(format!("model:\n  base_learning_rate: 4.5e-06\n{}", indented(&codec_node(config, "")?, 2)))
+}
+
+/// Every line of `text` further to the right.
+pub(crate) fn indented(text: &str, spaces: usize) -> String {
+    text.lines().map(|line| format!("{:spaces$}{line}\n", "")).collect()
+}
+
+/// The lines `target` and `params` of a codec, `extra` being lines of the latter.
+///
+/// # Errors
+/// When the reference has no such quantizer.
+pub(crate) fn codec_node(config: &VqConfig, extra: &str) -> Result<String> {
     let refuse = |what: &str| {
         Err(Error::Target {
             target: "taming.models.vqgan".to_owned(),
             reason: format!("it has no {what} quantizer; write our own format"),
         })
     };
-    let (class, extra) = match config.quantizer {
+    let (class, more) = match config.quantizer {
         QuantizerConfig::Euclidean { .. } if config.in_channels > MAX_PICTURE_CHANNELS => {
-            ("VQSegmentationModel", format!("    n_labels: {}\n", config.in_channels))
+            ("VQSegmentationModel", format!("  n_labels: {}\n", config.in_channels))
         }
         QuantizerConfig::Euclidean { .. } => ("VQModel", String::new()),
         QuantizerConfig::Gumbel { kl_weight, .. } => {
-            ("GumbelVQ", format!("    kl_weight: {kl_weight:e}\n"))
+            ("GumbelVQ", format!("  kl_weight: {kl_weight:e}\n"))
         }
         QuantizerConfig::Normalized { .. } => return refuse("l2-normalised"),
         QuantizerConfig::Ema { .. } => return refuse("moving-average"),
     };
     Ok(format!(
-        "model:\n  base_learning_rate: 4.5e-06\n  target: taming.models.vqgan.{class}\n  params:\n\
-         \x20   embed_dim: {dim}\n    n_embed: {len}\n{extra}    ddconfig:\n\
-         \x20     double_z: false\n      z_channels: {z}\n      resolution: {resolution}\n\
-         \x20     in_channels: {in_channels}\n      out_ch: {out}\n      ch: {ch}\n\
-         \x20     ch_mult: {mult:?}\n      num_res_blocks: {blocks}\n\
-         \x20     attn_resolutions: {attention:?}\n      dropout: {dropout:?}\n    lossconfig:\n\
-         \x20     target: taming.modules.losses.vqperceptual.DummyLoss\n",
+        "target: taming.models.vqgan.{class}\nparams:\n\
+         \x20 embed_dim: {dim}\n  n_embed: {len}\n{more}{extra}  ddconfig:\n\
+         \x20   double_z: false\n    z_channels: {z}\n    resolution: {resolution}\n\
+         \x20   in_channels: {in_channels}\n    out_ch: {out}\n    ch: {ch}\n\
+         \x20   ch_mult: {mult:?}\n    num_res_blocks: {blocks}\n\
+         \x20   attn_resolutions: {attention:?}\n    dropout: {dropout:?}\n  lossconfig:\n\
+         \x20   target: taming.modules.losses.vqperceptual.DummyLoss\n",
         dim = config.quantizer.dim(),
         len = config.quantizer.len(),
         z = config.z_channels,

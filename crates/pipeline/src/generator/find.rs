@@ -4,12 +4,11 @@ use std::path::{Path, PathBuf};
 
 use checkpoints::Weights;
 use checkpoints::reference_config::{ReferenceConfig, ReferenceRun};
-use serde_json::Value;
 
 use super::llamagen;
 use super::reference::{CONDITION_STAGE, FIRST_STAGE, ReferenceTransformer, TRANSFORMER};
 use crate::error::{Error, Result};
-use crate::model_spec::{Found, ModelSpec};
+use crate::model_spec::{Found, ModelSpec, read_json};
 use crate::transformer_config::{ConditionConfig, StageRef, TransformerConfig};
 use crate::transformer_folder::TransformerFolder;
 
@@ -162,10 +161,7 @@ impl GeneratorSpec {
             return self.single(preset, "weights file");
         }
         if config.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) {
-            let text = std::fs::read_to_string(config)
-                .map_err(|e| Error::model(config, format!("cannot be read: {e}")))?;
-            let value: Value = serde_json::from_str(&text)
-                .map_err(|e| Error::model(config, format!("not JSON: {e}")))?;
+            let value = read_json(config)?;
             return self.single(TransformerConfig::from_value(&value, config)?, "weights file");
         }
         self.reference(&ReferenceConfig::read(config)?, &self.model, "weights file")
@@ -241,12 +237,9 @@ impl GeneratorSpec {
     ) -> Result<FoundGenerator> {
         let model = project.model()?;
         let names = self.class_names.as_deref();
-        let reference = ReferenceTransformer::new(
-            &model.target,
-            &model.params,
-            &project.root()["data"],
-            names,
-        )?;
+        let root = project.root();
+        let mut reference = ReferenceTransformer::new(&model.target, &model.params, root, names)?;
+        self.name_classes_again(&mut reference.config)?;
         let inside = |config, prefix| -> Result<Stage> {
             let found = Found::at(config, checkpoint, Some(prefix), origin, Weights::Trained)?;
             Ok(Stage { found, sha256: None })
@@ -263,6 +256,15 @@ impl GeneratorSpec {
                 .transpose()?,
             tokenizer: None,
         })
+    }
+
+    /// [`name_classes`](Self::name_classes) of a reference's model, which may have been
+    /// given its names when it was read.
+    fn name_classes_again(&self, config: &mut TransformerConfig) -> Result<()> {
+        match &config.condition {
+            ConditionConfig::Class(_) | ConditionConfig::Layout(_) => self.name_classes(config),
+            _ => Ok(()),
+        }
     }
 
     /// Puts the user's names in the place of the model's.

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use vq_autoencoder::VqConfig;
 
+use super::Extra;
 use crate::error::{Error, Result};
 use crate::transformer_config::{
     Architecture, ClassCondition, ConditionConfig, CoordinateCondition, GridCondition, GridInput,
@@ -73,18 +74,24 @@ struct GptParams {
 }
 
 impl ReferenceTransformer {
-    /// Reads `params` of the class `target`; `data` is the project's `data:`, in
-    /// which scene models have what their tokens mean. `names` are those of
-    /// classes, which the reference does not state.
+    /// Reads `params` of the class `target`; `root` is the whole project, in whose
+    /// `data:` scene models have what their tokens mean. `names` are those of
+    /// classes, which the reference does not state (and a file written here does).
     ///
     /// # Errors
     /// [`Error::Target`] saying which part is unknown or missing.
     pub(crate) fn new(
         target: &str,
         params: &Value,
-        data: &Value,
+        root: &Value,
         names: Option<&[String]>,
     ) -> Result<Self> {
+        let extra = Extra::read(root)?;
+        let names = match extra.as_ref().map(|extra| &extra.condition) {
+            None => names,
+            Some(ConditionConfig::Layout(layout)) => Some(layout.names.as_slice()),
+            Some(_) => None,
+        };
         let fail = |reason: String| Error::Target { target: target.to_owned(), reason };
         let params = Params::deserialize(params)
             .map_err(|e| fail(format!("its params do not describe a transformer: {e}")))?;
@@ -108,8 +115,26 @@ impl ReferenceTransformer {
             Some(class) => order(class)
                 .ok_or_else(|| fail(format!("permuter {class:?} is not one of the reference's")))?,
         };
-        let stage = Stage { params: &params, data, names };
+        let stage = Stage { params: &params, data: &root["data"], names };
         let (condition, condition_stage) = stage.read(&first_stage).map_err(fail)?;
+        let defaults = SamplingDefaults { top_k: Some(TOP_K), ..SamplingDefaults::default() };
+        let (condition, grid, sampling) = match extra {
+            None => (condition, grid, defaults),
+            Some(extra) => {
+                let codec = |condition: &ConditionConfig| match condition {
+                    ConditionConfig::Grid(grid) => grid.codec.is_some(),
+                    _ => false,
+                };
+                let same = extra.condition.kind() == condition.kind();
+                if !same || codec(&extra.condition) != codec(&condition) {
+                    return Err(fail(
+                        "its section synth_codes tells of another condition: take it out"
+                            .to_owned(),
+                    ));
+                }
+                (extra.condition, extra.grid, extra.sampling)
+            }
+        };
         let config = TransformerConfig {
             architecture: Architecture::Gpt(GptConfig {
                 vocab_size: gpt.vocab_size,
@@ -124,7 +149,7 @@ impl ReferenceTransformer {
             grid,
             permuter,
             condition,
-            sampling: SamplingDefaults { top_k: Some(TOP_K), ..SamplingDefaults::default() },
+            sampling,
             preprocessing: Value::Null,
             provenance: Value::Null,
         };

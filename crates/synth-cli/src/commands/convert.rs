@@ -1,13 +1,18 @@
 //! `convert`: any model to our format, ours to others'.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
-use pipeline::{ConvertOptions, ModelSpec, Target, convert, parse_dtype};
+use pipeline::{
+    ConvertOptions, ConvertedTransformer, GeneratorSpec, ModelSpec, Target, convert,
+    convert_transformer, parse_dtype,
+};
 use serde_json::json;
 
 use crate::args::ConvertArgs;
 use crate::exit::Outcome;
 use crate::report::print_line;
-use crate::session::Session;
+use crate::session::{Session, read_names};
 
 /// Converts one model.
 ///
@@ -16,6 +21,18 @@ use crate::session::Session;
 pub fn run(session: &Session, args: &ConvertArgs) -> Result<Outcome> {
     let spec = args.spec();
     let spec = ModelSpec { model: session.locate(&spec.model)?, ..spec };
+    let first_stage = |model: &PathBuf| ModelSpec {
+        model: model.clone(),
+        config: args.first_stage_config.clone(),
+        ..ModelSpec::default()
+    };
+    let transformer = GeneratorSpec {
+        model: spec.model.clone(),
+        config: spec.config.clone(),
+        first_stage: args.first_stage.as_ref().map(first_stage),
+        condition_stage: None,
+        class_names: args.class_names.as_deref().map(read_names).transpose()?,
+    };
     let options = ConvertOptions {
         target: match args.to.as_str() {
             "ours" => Target::Ours,
@@ -29,6 +46,11 @@ pub fn run(session: &Session, args: &ConvertArgs) -> Result<Outcome> {
         replace: args.force,
         source: args.model.to_string_lossy().into_owned(),
     };
+    if transformer.first_stage.is_some() || transformer.is_transformer() {
+        let converted = convert_transformer(&transformer, &args.output, &options)?;
+        report(session, args, &converted);
+        return Ok(Outcome::Done);
+    }
     let converted = convert(&spec, &args.output, &options)?;
     if let Some(note) = converted.note {
         session.note(note);
@@ -57,4 +79,27 @@ pub fn run(session: &Session, args: &ConvertArgs) -> Result<Outcome> {
         }
     }
     Ok(Outcome::Done)
+}
+
+/// Says what became of a transformer.
+fn report(session: &Session, args: &ConvertArgs, converted: &ConvertedTransformer) {
+    for note in &converted.notes {
+        session.note(note);
+    }
+    if session.json {
+        let line = json!({
+            "type": "converted",
+            "source": args.model,
+            "family": "transformer",
+            "files": converted.files,
+            "parameters": converted.parameters,
+            "notes": converted.notes,
+        });
+        print_line(&line.to_string());
+        return;
+    }
+    session.note(&format!("transformer of {} weights, with its codecs", converted.parameters));
+    for file in &converted.files {
+        print_line(&file.display().to_string());
+    }
 }

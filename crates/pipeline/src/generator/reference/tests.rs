@@ -25,7 +25,7 @@ fn params(condition: Value, block: usize) -> Value {
 }
 
 fn read(params: &Value, data: &Value, names: Option<&[String]>) -> Result<ReferenceTransformer> {
-    ReferenceTransformer::new(TARGET, params, data, names)
+    ReferenceTransformer::new(TARGET, params, &json!({ "data": data }), names)
 }
 
 #[test]
