@@ -93,10 +93,13 @@ fn convert_found(found: &Found, out: &Path, options: &ConvertOptions) -> Result<
         Target::Ours => None,
         Target::Reference | Target::Diffusers => Plain::of(found)?,
     };
-    let (config, others) = match &plain {
+    let (config, mut others) = match &plain {
         None => (&found.config, Vec::new()),
         Some(Plain { config, rows }) => (config, vec![(CODEBOOK.to_owned(), rows.clone())]),
     };
+    if options.target == Target::Reference && config.layout == Layout::Taming {
+        others.extend(stage::colours(config)?.map(|colours| (stage::COLOURS.to_owned(), colours)));
+    }
     let tensors = expected
         .keys()
         .filter(|name| plain.is_none() || *name != CODEBOOK)

@@ -13,7 +13,7 @@ use vq_autoencoder::{Layout, VqConfig};
 pub(crate) use diffusers::{
     check_config as check_diffusers, config_of as diffusers_config, from_ours as diffusers_name,
 };
-pub(crate) use project::{codec_node, indented, project_file};
+pub(crate) use project::{MAX_PICTURE_CHANNELS, codec_node, indented, project_file};
 
 /// Whose names the weights of a model have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

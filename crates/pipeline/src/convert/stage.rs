@@ -8,6 +8,7 @@ use vq_autoencoder::{Layout, VqConfig};
 use super::plain::{CODEBOOK, Plain};
 use super::rounded;
 use crate::error::{Error, Result};
+use crate::families;
 use crate::model_spec::Found;
 use crate::weights;
 
@@ -84,22 +85,26 @@ impl<'a> Stage<'a> {
             .collect();
         let mut others: Vec<_> =
             self.codebook.iter().map(|rows| (format!("{place}{CODEBOOK}"), rows.clone())).collect();
-        if let Some(labels) = labels(&self.config) {
-            // The reference's class for label maps has colours to show them in.
-            others.push((format!("{place}colorize"), colours(labels)?));
-        }
+        others.extend(colours(&self.config)?.map(|colours| (format!("{place}{COLOURS}"), colours)));
         Ok(Copies { file: &source.file, tensors, dtype, others })
     }
 }
 
-/// The labels of a codec that the reference builds as `VQSegmentationModel`; see
-/// `families::project`.
-fn labels(config: &VqConfig) -> Option<usize> {
-    (config.in_channels > 4).then_some(config.in_channels)
-}
+/// The name of [`colours`].
+pub(super) const COLOURS: &str = "colorize";
 
-/// `[3, labels, 1, 1]`: any will do, and the same each time.
-fn colours(labels: usize) -> Result<Tensor> {
-    let colours = (0..3 * labels).map(|i| ((i as f32 + 1.0) * 0.618_034).fract() * 2.0 - 1.0);
-    Ok(Tensor::from_vec(colours.collect(), (3, labels, 1, 1), &Device::Cpu)?)
+/// What the reference's class for label maps (`families::project` says when it is that)
+/// keeps to show them in colours, `[3, labels, 1, 1]`: any will do, the same each time.
+///
+/// # Errors
+/// When there is no memory for it.
+pub(super) fn colours(config: &VqConfig) -> Result<Option<Tensor>> {
+    let labels = config.in_channels;
+    if labels <= families::MAX_PICTURE_CHANNELS
+        || !matches!(config.quantizer, QuantizerConfig::Euclidean { .. })
+    {
+        return Ok(None);
+    }
+    let values = (0..3 * labels).map(|i| ((i as f32 + 1.0) * 0.618_034).fract() * 2.0 - 1.0);
+    Ok(Some(Tensor::from_vec(values.collect(), (3, labels, 1, 1), &Device::Cpu)?))
 }

@@ -62,7 +62,7 @@ pub(super) fn project_file(
          \x20   cond_stage_config:{stage}{data}",
         comment = front.comment,
         settings = indented(&front.settings, 4),
-        first = indented(&codec_node(first, "")?, 6),
+        first = indented(&codec_node(first, front.first_stage_too)?, 6),
         stage = front.stage,
         data = front.data,
     ))
@@ -78,6 +78,8 @@ struct Front {
     stage: String,
     /// What follows the model.
     data: String,
+    /// Whether the first stage is the condition's codec, too.
+    first_stage_too: bool,
 }
 
 impl Front {
@@ -118,13 +120,11 @@ impl Front {
                 if let Some(side) = grid.downsample {
                     let _ = writeln!(settings, "downsample_cond_size: {side}");
                 }
-                // Without it the reference's codec gives codes of all pictures in one row.
-                let shape = "  sane_index_shape: true\n";
                 let stage = match condition {
-                    Some(codec) => node(&codec_node(codec, shape)?),
+                    Some(codec) => node(&codec_node(codec, true)?),
                     None => format!(" {IS_FIRST_STAGE}\n"),
                 };
-                Self { settings, stage, ..Self::default() }
+                Self { settings, stage, first_stage_too: condition.is_none(), ..Self::default() }
             }
             ConditionConfig::Coordinates(condition) if condition.offset == 0 => Self {
                 settings: "cond_stage_key: coord\n".to_owned(),
@@ -194,6 +194,7 @@ fn layout(condition: &LayoutCondition, node: &dyn Fn(&str) -> String) -> Front {
             tokens.tell_groups,
             tokens.tell_attributes
         ),
+        ..Front::default()
     }
 }
 
