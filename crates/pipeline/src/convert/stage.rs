@@ -80,7 +80,7 @@ impl<'a> Stage<'a> {
             .keys()
             .filter(|name| self.codebook.is_none() || *name != CODEBOOK)
             .map(|name| {
-                Derived::renamed(&format!("{}{name}", source.prefix), &format!("{place}{name}"))
+                Derived::renamed(&format!("{}{name}", source.prefix), format!("{place}{name}"))
             })
             .collect();
         let mut others: Vec<_> =

@@ -136,7 +136,7 @@ fn to_taming(
         taming::project_file(&found.config, gpt, &first.config, written)? + &extra.lines();
 
     let tensors = names.iter().map(|name| {
-        Derived::renamed(&format!("{}{name}", found.prefix), &format!("{TRANSFORMER}{name}"))
+        Derived::renamed(&format!("{}{name}", found.prefix), format!("{TRANSFORMER}{name}"))
     });
     let others = taming::buffers(&config, gpt)?;
     let mut copies =
