@@ -1,0 +1,13 @@
+import json, sys, importlib.util
+spec = importlib.util.spec_from_file_location("t5", sys.argv[2]); t5 = importlib.util.module_from_spec(spec); spec.loader.exec_module(t5)
+e = t5.T5Embedder.__new__(t5.T5Embedder); e.use_text_preprocessing = True
+C = ["A blue Porsche 356 parked in front of a yellow brick wall.", "  Two   spaces\tand\nlines ", "", "A+plus+sign and 100%25 sure%21",
+"<person> walks a dog", "see https://example.com/a/b?c=d now", "go to www.shop-24.co.uk/offers for it", "mail bob@example.com today", "shop.com", "a.photo.of.a.cat",
+"<b>bold</b> &amp; <i class='x'>italic</i> text<br/>next", "1 < 2 and 3 > 2", "a <!-- hidden --> b", "x &lt;y&gt; z &quot;q&quot; &#39;s&#39; &eacute;t&eacute; &nbsp; end", "caf&eacute &copy 2020", "@nick says hi @b_2",
+"日本語の写真 of a cat 東京", "㋿ ㍿ 㐀 mixed", "dash — en – hyphen ‐ minus − wave 〜", "“curly” ‘single’ «guillemets» `tick´", "it’s a dog’s life", "ip 192.168.0.1 here", "news 3:45  ", "line\\nbreak", "#123 and #4567 and #12345678", "number 1234567 and 12345",
+"image of IMG_001.png and photo.jpeg", "\"\"\"AUSVERKAUFT\"\"\"", "wait... what....", "***wow*** #AUSVERKAUFT (really) [yes] {no} a|b a/b a\\b ~x", "first . second", "this-is-my-cute-cat", "this_is_my_cute_cat_x", "one-two three", "jc6640 and jc6640vc and 6640vc231 x",
+"free shipping worldwide free shipping", "free download free now", "click on this or click for more", "png image and jpg images of pages", "page 12 of 14", "j2d1a2a and more", "10x20 cm 3.5х4.5", "time : now", "a,b.c/d 1,000 3.14", "'quoted whole'", "\"quoted whole\"", "-leading", ":colon", "trailing-", "trailing:", ".hidden", ".hidden file",
+"ＦＵＬＬ ｗｉｄｔｈ", "ﬁne ﬂow ﬀ", "éte\u0301", "soft\u00adhyphen zero\u200bwidth nbsp\u00a0here", "\u0007bell \x1b[31mred\x1b[0m", "a\r\nb\u2028c\u0085d", "emoji 😀 and ☃ snowman", "Straße ÄÖÜ İstanbul ΑΣ", "½ cup º · × 2x4", "AT&T Q&A R&amp;D", "&amp;lt;b&amp;gt; double", "a &notanentity; b", "100% cotton 5% off", "%E4%BD%A0 %C3%A9 %zz", "don't stop 'til", "x=1;y=2", "A portrait photo of a kangaroo wearing an orange hoodie and blue sunglasses standing on the grassin front of the Sydney Opera House holding a sign on the chest that says Welcome Friends!",
+"<script>var x=1;</script>a cat", "<style>p{}</style>dog", "unclosed <b tag here", "a<b", "<3 hearts", "</p>end", "<a href=\"x>y\">link</a> after", "&#x1F600; &#0; &#150; smile", "t-shirt, size: xl", "mp4 video clip", "U.S.A. flag", "Mr. Smith's dog no. 5", "5 o'clock ''two'' quotes", "photo no_1-2_3-4-5", "schön – „deutsch“", "ÐŸÑ€Ð¸Ð²ÐµÑ‚", "cafÃ© mojibake", "l’Ã©tÃ©"]
+json.dump([[c, e.text_preprocessing(c)] for c in C], open(sys.argv[1], "w"), ensure_ascii=True, indent=0)
+for c in C: print(repr(c), '->', repr(e.text_preprocessing(c)))
