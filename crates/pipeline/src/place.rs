@@ -9,12 +9,14 @@ use crate::error::{Error, Result};
 /// How files of weights end, best first.
 const WEIGHTS: [&str; 5] = [".safetensors", ".ckpt", ".pt", ".pth", ".bin"];
 /// Weights of a folder with a `config.json`, best first.
-const FOLDER_WEIGHTS: [&str; 5] = [
+const FOLDER_WEIGHTS: [&str; 7] = [
     "model.safetensors",
     "diffusion_pytorch_model.safetensors",
     "model.safetensors.index.json",
     "diffusion_pytorch_model.safetensors.index.json",
     "diffusion_pytorch_model.bin",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
 ];
 /// What a model folder may have besides.
 const COMPANIONS: [&str; 2] = ["README.md", "tokenizer.json"];
@@ -81,12 +83,7 @@ pub fn pull(hub: &Hub, id: &HubId, progress: &mut dyn Progress) -> Result<Pulled
     }
     // An index names its shards; they lie beside it.
     for index in choice.files.iter().filter(|file| file.ends_with(".index.json")) {
-        let folder = index.rsplit_once('/').map_or("", |(folder, _)| folder);
-        let shards = listing.files.iter().filter(|file| {
-            let (inside, name) = file.rsplit_once('/').unwrap_or(("", file));
-            inside == folder && name.contains("-of-") && is_weights(name)
-        });
-        for shard in shards {
+        for shard in listing.files.iter().filter(|file| is_shard(index, file)) {
             files.push(fetch(shard)?);
         }
     }
@@ -101,6 +98,18 @@ struct Choice {
     files: Vec<String>,
     /// What to load, relative to the repository.
     root: String,
+}
+
+/// Whether `file` is one of the files that `index` is the index of, by their names:
+/// `model-00001-of-00002.safetensors` of `model.safetensors.index.json`. The same weights in
+/// another format may lie beside.
+fn is_shard(index: &str, file: &str) -> bool {
+    let name = index.strip_suffix(".index.json").unwrap_or(index);
+    let (stem, ending) = name.rsplit_once('.').unwrap_or((name, ""));
+    let number = file.strip_prefix(stem).and_then(|rest| rest.strip_suffix(ending));
+    number.is_some_and(|number| {
+        number.starts_with('-') && number.contains("-of-") && !number.contains('/')
+    })
 }
 
 fn is_weights(name: &str) -> bool {
@@ -176,6 +185,22 @@ mod tests {
     fn choice(files: &[&str], place: &str) -> std::result::Result<(Vec<String>, String), String> {
         let files: Vec<String> = files.iter().map(|file| (*file).to_owned()).collect();
         choose(&files, place).map(|choice| (choice.files, choice.root))
+    }
+
+    #[test]
+    fn shards_are_those_of_their_index() {
+        let index = "t5/model.safetensors.index.json";
+        for (file, is) in [
+            ("t5/model-00001-of-00002.safetensors", true),
+            ("t5/model-00002-of-00002.safetensors", true),
+            ("t5/pytorch_model-00001-of-00002.bin", false),
+            ("t5/model.safetensors", false),
+            ("model-00001-of-00002.safetensors", false),
+            ("t5/model-1/x-of-2.safetensors", false),
+            ("t5/model.fp16-00001-of-00002.safetensors", false),
+        ] {
+            assert_eq!(is_shard(index, file), is, "{file}");
+        }
     }
 
     #[test]
