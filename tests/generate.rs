@@ -1,6 +1,8 @@
 //! `generate`: the same seed gives the same pictures, and a picture says how to make it
 //! again.
 
+#[path = "generate/captions.rs"]
+mod captions;
 #[path = "generate/conditions.rs"]
 mod conditions;
 #[path = "support/generators.rs"]

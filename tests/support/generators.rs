@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use checkpoints::expected_tensors;
-use cond_transformer::{Gpt, GptConfig, Order};
+use cond_transformer::{Gpt, GptConfig, Llama, LlamaConfig, Order, PrefixConfig};
 use pipeline::{
     Architecture, ConditionConfig, LoadOptions, ModelSpec, SamplingDefaults, StageRef,
     TransformerConfig, TransformerFolder, TransformerParts,
@@ -27,6 +27,11 @@ pub const TOKENIZER: &str = r#"{"version": "1.0", "truncation": null, "padding":
     "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "red": 1, "green": 2, "apple": 3},
               "unk_token": "[UNK]"}}"#;
 
+/// Positions of the captions of [`Recipe::of_captions`].
+pub const POSITIONS: usize = 24;
+/// Numbers of an embedding of them.
+pub const WIDTH: usize = 16;
+
 /// What `transformer` writes.
 pub struct Recipe {
     /// `condition` of its configuration.
@@ -39,6 +44,8 @@ pub struct Recipe {
     pub seed: u64,
     /// Another value for one weight: to spoil it.
     pub spoiled: Option<f32>,
+    /// LlamaGen's network, behind captions, in the place of a GPT.
+    pub llama: bool,
 }
 
 impl Recipe {
@@ -51,7 +58,40 @@ impl Recipe {
             width: 32,
             seed: 1,
             spoiled: None,
+            llama: false,
         }
+    }
+
+    /// A model that takes captions as embeddings.
+    pub fn of_captions() -> Self {
+        let condition = json!({ "kind": "caption", "encoder": "google/flan-t5-xl" });
+        Self { llama: true, ..Self::new(condition) }
+    }
+
+    fn architecture(&self) -> Architecture {
+        if self.llama {
+            return Architecture::Llama(LlamaConfig {
+                vocab_size: 160,
+                block_size: SIDE * SIDE,
+                dim: self.width,
+                n_layer: 2,
+                n_head: 4,
+                n_kv_head: None,
+                multiple_of: 16,
+                ffn_dim_multiplier: None,
+                rope_base: 10000.0,
+                norm_eps: 1e-5,
+                prefix: PrefixConfig::Caption { dim: WIDTH, positions: POSITIONS },
+            });
+        }
+        Architecture::Gpt(GptConfig {
+            vocab_size: 160,
+            block_size: 40,
+            n_layer: 2,
+            n_head: 4,
+            n_embd: self.width,
+            n_unmasked: 0,
+        })
     }
 }
 
@@ -77,20 +117,13 @@ impl Place {
                                          "codec_sha256": other.sha256() });
         }
         let condition: ConditionConfig = serde_json::from_value(condition)?;
-        let network = GptConfig {
-            vocab_size: 160,
-            block_size: 40,
-            n_layer: 2,
-            n_head: 4,
-            n_embd: recipe.width,
-            n_unmasked: 0,
-        };
-        let mut tensors = weights(&network, recipe.seed)?;
+        let architecture = recipe.architecture();
+        let mut tensors = weights(&architecture, recipe.seed)?;
         if let (Some(value), Some(weight)) = (recipe.spoiled, tensors.get_mut("head.weight")) {
             *weight = (weight.ones_like()? * f64::from(value))?;
         }
         let config = TransformerConfig {
-            architecture: Architecture::Gpt(network),
+            architecture,
             first_stage: StageRef::at("../vqgan", codec.sha256()),
             codes: CODES as usize,
             grid: [SIDE, SIDE],
@@ -111,13 +144,16 @@ impl Place {
 }
 
 /// Weights that depend on name, place and seed, large enough for lively logits.
-fn weights(config: &GptConfig, seed: u64) -> Result<BTreeMap<String, Tensor>> {
-    let expected = expected_tensors(|vb| Ok(Gpt::new(config, vb)?))?;
+fn weights(architecture: &Architecture, seed: u64) -> Result<BTreeMap<String, Tensor>> {
+    let expected = match architecture {
+        Architecture::Gpt(config) => expected_tensors(|vb| Ok(Gpt::new(config, vb)?))?,
+        Architecture::Llama(config) => expected_tensors(|vb| Ok(Llama::new(config, vb)?))?,
+    };
     let tensor = |name: &str, dims: &[usize]| -> Result<Tensor> {
         let start =
             name.bytes().fold(seed, |state, byte| crate::support::mix(state ^ u64::from(byte)));
         let n: usize = dims.iter().product();
-        let norm = name.contains("ln") && name.ends_with("weight");
+        let norm = (name.contains("ln") || name.contains("norm")) && name.ends_with("weight");
         let values = (0..n as u64).map(|i| {
             let uniform = (crate::support::mix(start.wrapping_add(i)) >> 40) as f32
                 / (1_u64 << 23) as f32

@@ -77,6 +77,9 @@ pub enum Error {
     /// The transformer refused its configuration or its input.
     #[error(transparent)]
     Transformer(#[from] cond_transformer::Error),
+    /// The text encoder could not be loaded, or refused a caption.
+    #[error(transparent)]
+    Text(#[from] text_encoder::Error),
     /// The network refused its configuration or its input.
     #[error(transparent)]
     Autoencoder(#[from] vq_autoencoder::Error),

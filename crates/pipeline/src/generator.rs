@@ -228,7 +228,10 @@ impl Generator {
             ConditionConfig::Coordinates(_) => "nothing (it knows where each part lies)",
             ConditionConfig::Layout(_) => "a layout of objects (--condition FILE.json)",
             ConditionConfig::Text(_) => "a text (--prompt)",
-            ConditionConfig::Caption(_) => "a caption's embeddings (--condition FILE.safetensors)",
+            ConditionConfig::Caption(_) => {
+                "a caption (--prompt TEXT --text-encoder DIR, or its embeddings: --condition \
+                 FILE.safetensors)"
+            }
         };
         Error::Condition(format!("this model takes {wants} as its condition, not {given}"))
     }

@@ -68,6 +68,7 @@ pub use model_config::{KIND, model_config, vq_config};
 pub use model_spec::ModelSpec;
 pub use place::{Pulled, hub_id, locate, pull};
 pub use scorer::{Candidate, Likelihood, Scorer};
+pub use text_encoder::{TextEncoder, clean_caption};
 pub use transformer_config::{
     Architecture, CaptionCondition, ClassCondition, ConditionConfig, CoordinateCondition,
     GridCondition, GridInput, LayoutCondition, SamplingDefaults, StageRef, StartCondition,

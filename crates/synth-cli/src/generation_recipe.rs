@@ -80,6 +80,9 @@ pub struct ConditionRecipe {
     pub name: String,
     /// As the model saw it.
     pub front: Front,
+    /// What read the text, as it was named; drawing the picture again does not need it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_encoder: Option<PathBuf>,
 }
 
 /// Classifier-free guidance.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use pipeline::{
-    Codec, Generator, GeneratorSpec, LoadOptions, ModelSpec, parse_device, parse_dtype,
+    Codec, Generator, GeneratorSpec, LoadOptions, ModelSpec, TextEncoder, parse_device, parse_dtype,
 };
 
 use crate::args::{Common, GeneratorArgs, ModelArgs};
@@ -95,6 +95,14 @@ impl Session {
         };
         let options = LoadOptions { weights: args.weights, ..self.options(args.memory) };
         Ok(Generator::load(&spec, &options)?)
+    }
+
+    /// Loads the text encoder that is at `place`.
+    ///
+    /// # Errors
+    /// When there is none, or it is of another kind than the model was trained with.
+    pub fn load_text_encoder(&self, place: &Path, generator: &Generator) -> Result<TextEncoder> {
+        Ok(generator.text_encoder(&self.locate(place)?)?)
     }
 
     /// The same, computing in what `name` says.

@@ -94,10 +94,13 @@ impl Generator {
     /// The condition of a text.
     ///
     /// # Errors
-    /// When it is too long, the model has no tokenizer, or takes no text.
+    /// When it is too long, the model has no tokenizer, or takes no text; a text that a text
+    /// encoder must read first is for [`Self::front_of_caption`].
     pub fn front_of_text(&self, text: &str) -> Result<Front> {
-        let ConditionConfig::Text(condition) = &self.config.condition else {
-            return Err(self.wrong_kind("a text"));
+        let condition = match &self.config.condition {
+            ConditionConfig::Text(condition) => condition,
+            ConditionConfig::Caption(caption) => return Err(self.no_text_encoder(caption)),
+            _ => return Err(self.wrong_kind("a text")),
         };
         let Some(tokenizer) = &self.tokenizer else {
             return Err(Error::model(

@@ -13,8 +13,10 @@ use crate::transformer_config::{
 const CODES: usize = 16384;
 /// ImageNet's classes.
 const CLASSES: usize = 1000;
-/// Embeddings of a caption, and their width (T5 v1.1 XL).
+/// Embeddings of a caption, and their width.
 const CAPTION: (usize, usize) = (120, 2048);
+/// Whose they are (`--t5-model-type` of the reference's scripts).
+const ENCODER: &str = "google/flan-t5-xl";
 
 /// Name, layers, heads, width (`GPT_B` to `GPT_7B` in
 /// `autoregressive/models/gpt.py`).
@@ -53,7 +55,7 @@ pub(crate) fn preset(name: &str) -> Option<TransformerConfig> {
         false => PrefixConfig::Class { classes: CLASSES },
     };
     let condition = match caption {
-        true => ConditionConfig::Caption(CaptionCondition { encoder: "t5-v1_1-xl".to_owned() }),
+        true => ConditionConfig::Caption(CaptionCondition { encoder: ENCODER.to_owned() }),
         false => ConditionConfig::Class(ClassCondition {
             names: (0..CLASSES).map(|class| class.to_string()).collect(),
             offset: 0,

@@ -32,6 +32,11 @@ pub struct GeneratorArgs {
     /// The codec of the condition, for a weights file without one
     #[arg(long, value_name = "PATH")]
     pub condition_stage: Option<PathBuf>,
+    /// The T5 that reads prompts for a model that takes captions as embeddings (LlamaGen):
+    /// a folder with config.json, tokenizer.json and model.safetensors, or a name on the
+    /// hub, such as google/flan-t5-xl
+    #[arg(long, value_name = "DIR|NAME")]
+    pub text_encoder: Option<PathBuf>,
     /// Names of the classes, one a line, where the model does not state them
     #[arg(long, value_name = "FILE")]
     pub class_names: Option<PathBuf>,

@@ -21,7 +21,7 @@ use crate::external_scorer::ExternalScorer;
 use crate::output_plan;
 use crate::session::Session;
 
-pub use conditions::front_of;
+pub use conditions::Subject;
 
 use self::drawing::Drawing;
 use self::plan::Plan;

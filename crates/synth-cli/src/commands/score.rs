@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use image_data::{Limits, load_rgb, save_png};
 use pipeline::{Generator, Scores, fit_picture};
 use serde_json::{Value, json};
 
-use crate::args::ScoreArgs;
-use crate::commands::generate;
+use crate::args::{ConditionArgs, ScoreArgs};
+use crate::commands::generate::{self, Subject};
 use crate::exit::Outcome;
 use crate::inputs;
 use crate::output_names::OutputNames;
@@ -41,12 +41,22 @@ pub fn run(session: &Session, args: &ScoreArgs) -> Result<Outcome> {
         return Ok(Outcome::Nothing);
     }
     let generator = generate::load(session, &args.model)?;
+    let condition = ConditionArgs {
+        class: args.class.iter().cloned().collect(),
+        prompt: args.prompt.iter().cloned().collect(),
+        condition: args.condition.iter().cloned().collect(),
+    };
+    let text_encoder = args.model.text_encoder.as_deref();
+    let mut subjects = Subject::all(session, &generator, &condition, text_encoder)?;
+    let (Some(subject), true) = (subjects.pop(), subjects.is_empty()) else {
+        bail!("a picture is scored under one condition: name one class, not all");
+    };
     let mut report = Report::new(session, &inputs.found);
     for path in &inputs.missing {
         report.failed(path, &anyhow::anyhow!("no such file or folder"));
     }
     for (input, map) in inputs.found.iter().zip(maps) {
-        match score(args, &generator, &input.path, map.as_deref()) {
+        match score(args, &generator, &subject, &input.path, map.as_deref()) {
             Ok(scored) => report.done(&input.path, &scored),
             Err(error) => report.failed(&input.path, &error),
         }
@@ -64,6 +74,7 @@ struct Scored {
 fn score(
     args: &ScoreArgs,
     generator: &Generator,
+    subject: &Subject,
     path: &Path,
     map: Option<&Path>,
 ) -> Result<Scored> {
@@ -73,13 +84,7 @@ fn score(
         picture = fit_picture(&picture, generator.training_size())?;
     }
     let size = picture.dimensions();
-    let front = generate::front_of(
-        generator,
-        args.class.as_deref(),
-        args.prompt.as_deref(),
-        args.condition.as_deref(),
-        size,
-    )?;
+    let front = subject.front(generator, size, true)?;
     let codes = generator.codec().encode_images(&[picture])?;
     let scores = generator.score(&front, &codes, &mut |_| ())?;
     if let Some(map) = map {

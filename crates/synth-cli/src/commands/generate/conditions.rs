@@ -8,6 +8,8 @@ use pipeline::{ConditionConfig, Front, Generator, PictureCondition};
 
 use crate::args::ConditionArgs;
 use crate::exit::NotFound;
+use crate::session::Session;
+use crate::table::shown;
 
 /// What one or more pictures are drawn under, before their size is known.
 pub enum Subject {
@@ -17,6 +19,8 @@ pub enum Subject {
     Class(String),
     /// A text.
     Text(String),
+    /// A text that a text encoder has read.
+    Caption(String, Front),
     /// A file that is no picture.
     File(PathBuf),
     /// A picture or map.
@@ -24,13 +28,22 @@ pub enum Subject {
 }
 
 impl Subject {
-    /// The subjects that the arguments name, files read.
+    /// The subjects that the arguments name, files and texts read.
     ///
     /// # Errors
-    /// When a file is not there or not what the model takes.
-    pub fn all(generator: &Generator, args: &ConditionArgs) -> Result<Vec<Self>> {
+    /// When a file is not there or not what the model takes, or the text encoder cannot be
+    /// loaded.
+    pub fn all(
+        session: &Session,
+        generator: &Generator,
+        args: &ConditionArgs,
+        text_encoder: Option<&Path>,
+    ) -> Result<Vec<Self>> {
         if !args.class.is_empty() {
             return Ok(classes(generator, &args.class));
+        }
+        if let (Some(place), false) = (text_encoder, args.prompt.is_empty()) {
+            return captions(session, generator, &args.prompt, place);
         }
         if !args.prompt.is_empty() {
             return Ok(args.prompt.iter().cloned().map(Self::Text).collect());
@@ -60,7 +73,7 @@ impl Subject {
         match self {
             Self::Nothing => "picture".to_owned(),
             Self::Class(class) => class_name(generator, class),
-            Self::Text(text) => text.clone(),
+            Self::Text(text) | Self::Caption(text, _) => text.clone(),
             Self::File(path) | Self::Picture(path, _) => path
                 .file_stem()
                 .map_or_else(|| "picture".to_owned(), |stem| stem.to_string_lossy().into_owned()),
@@ -91,6 +104,7 @@ impl Subject {
             Self::Nothing => Ok(generator.front_of_nothing(grid)?),
             Self::Class(class) => Ok(generator.front_of_class(class)?),
             Self::Text(text) => Ok(generator.front_of_text(text)?),
+            Self::Caption(_, front) => Ok(front.clone()),
             Self::File(path) => file_front(generator, path),
             Self::Picture(path, picture) => {
                 let named = || path.display().to_string();
@@ -104,25 +118,27 @@ impl Subject {
     }
 }
 
-/// The condition of one picture of `size` that is given by at most one of a class, a
-/// text and a file.
-///
-/// # Errors
-/// When it does not fit the model.
-pub fn front_of(
+/// Texts read by the text encoder at `place`, which is gone when it has read them all: it is
+/// as large as the model.
+fn captions(
+    session: &Session,
     generator: &Generator,
-    class: Option<&str>,
-    prompt: Option<&str>,
-    file: Option<&Path>,
-    size: (u32, u32),
-) -> Result<Front> {
-    let subject = match (class, prompt, file) {
-        (Some(class), ..) => Subject::Class(class.to_owned()),
-        (_, Some(text), _) => Subject::Text(text.to_owned()),
-        (_, _, Some(path)) => Subject::of_file(generator, path)?,
-        _ => Subject::Nothing,
+    texts: &[String],
+    place: &Path,
+) -> Result<Vec<Subject>> {
+    let encoder = session.load_text_encoder(place, generator)?;
+    let read = |text: &String| {
+        let (front, left_out) = generator.front_of_caption(&encoder, text)?;
+        if left_out > 0 {
+            session.note(&format!(
+                "the model takes no more of a prompt than its start: the last {left_out} tokens \
+                 are left out of {:?}",
+                shown(text)
+            ));
+        }
+        Ok(Subject::Caption(text.clone(), front))
     };
-    subject.front(generator, size, true)
+    texts.iter().map(read).collect()
 }
 
 fn classes(generator: &Generator, given: &[String]) -> Vec<Subject> {

@@ -57,7 +57,8 @@ impl Plan {
     /// # Errors
     /// When they do not fit the model or each other.
     pub fn new(session: &Session, args: &GenerateArgs, generator: &Generator) -> Result<Self> {
-        let subjects = Subject::all(generator, &args.condition)?;
+        let text_encoder = args.model.text_encoder.as_deref();
+        let subjects = Subject::all(session, generator, &args.condition, text_encoder)?;
         let total = subjects.len() as u64 * u64::from(args.count);
         if total > MAX_PICTURES {
             bail!("{total} pictures are more than one run draws");
@@ -153,6 +154,10 @@ impl Template<'_> {
                     kind: kind.to_owned(),
                     name: self.subject.name(self.generator),
                     front: self.front.clone(),
+                    text_encoder: match self.subject {
+                        Subject::Caption(..) => self.args.model.text_encoder.clone(),
+                        _ => None,
+                    },
                 },
                 seed: self.args.sampling.seed,
                 sample: index,
