@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use candle_nn::Activation;
+use checkpoints::read_limited;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
@@ -58,11 +59,7 @@ impl EncoderConfig {
     /// When it is not there, or describes no T5 that can be loaded.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let refuse = |reason: String| Error::folder(path, reason);
-        let about = std::fs::metadata(path).map_err(|e| refuse(format!("cannot be read: {e}")))?;
-        if about.len() > MAX_BYTES {
-            return Err(refuse(format!("{} bytes are no configuration", about.len())));
-        }
-        let text = std::fs::read(path).map_err(|e| refuse(format!("cannot be read: {e}")))?;
+        let text = read_limited(path, "the configuration (bytes)", MAX_BYTES)?;
         let value: serde_json::Value =
             serde_json::from_slice(&text).map_err(|e| refuse(format!("not JSON: {e}")))?;
         let kind = value["model_type"].as_str().unwrap_or("unknown");

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use checkpoints::{KeyUse, TensorFile, expected_tensors, load_checked};
+use checkpoints::{KeyUse, TensorFile, expected_tensors, load_checked, read_limited};
 use tokenizers::{Tokenizer, TruncationParams};
 
 use crate::caption::clean_caption;
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::t5::T5Encoder;
 
 /// The largest `tokenizer.json`; T5's has 2.4 MB.
-const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
+const MAX_TOKENIZER_BYTES: u64 = 32 << 20;
 /// Where the weights of a folder are, best first.
 const WEIGHTS: [&str; 4] = [
     "model.safetensors",
@@ -138,19 +138,15 @@ impl TextEncoder {
 /// The tokenizer, which cuts off what has no place in `positions`.
 fn tokenizer(folder: &Path, positions: usize) -> Result<Tokenizer> {
     let path = folder.join("tokenizer.json");
-    let about = std::fs::metadata(&path).map_err(|_| {
-        Error::folder(
+    if path.symlink_metadata().is_err() {
+        return Err(Error::folder(
             folder,
             "this text encoder has no tokenizer.json: get it from where the encoder is from, or, \
              where there is a spiece.model, make it with Python's transformers: \
              AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
-        )
-    })?;
-    if about.len() > MAX_TOKENIZER_BYTES {
-        return Err(Error::folder(path, format!("{} bytes are no tokenizer", about.len())));
+        ));
     }
-    let bytes = std::fs::read(&path)
-        .map_err(|error| Error::folder(&path, format!("cannot be read: {error}")))?;
+    let bytes = read_limited(&path, "the tokenizer (bytes)", MAX_TOKENIZER_BYTES)?;
     let refuse = |error: tokenizers::Error| {
         Error::folder(&path, format!("not a tokenizer of the `tokenizers` library: {error}"))
     };
