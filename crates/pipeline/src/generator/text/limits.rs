@@ -162,10 +162,15 @@ fn model(model: &Value) -> Check {
             // The library cuts it from every second part of a merge unseen, which may be
             // in the middle of a character or longer than the part.
             match &model["continuing_subword_prefix"] {
-                Value::Null => Ok(()),
-                Value::String(prefix) if prefix.is_empty() => Ok(()),
-                _ => Err("a BPE with a continuing_subword_prefix is not accepted here".to_owned()),
+                Value::Null => {}
+                Value::String(prefix) if prefix.is_empty() => {}
+                _ => {
+                    return Err(
+                        "a BPE with a continuing_subword_prefix is not accepted here".to_owned()
+                    );
+                }
             }
+            merges(&model["merges"], &model["vocab"])
         }
         "WordPiece" => match model["max_input_chars_per_word"].as_u64() {
             Some(chars) if chars > MAX_WORD_CHARS => {
@@ -176,4 +181,23 @@ fn model(model: &Value) -> Check {
         "WordLevel" | "Unigram" => Ok(()),
         kind => Err(format!("a model of type {kind:?} is not known")),
     }
+}
+
+/// Every merge makes a token. The library has room for the longest one, and panics where
+/// a merge makes more.
+fn merges(merges: &Value, vocabulary: &Value) -> Check {
+    for merge in merges.as_array().map(Vec::as_slice).unwrap_or_default() {
+        let made = match merge {
+            Value::String(line) if line.starts_with("#version") => continue,
+            Value::String(line) => line.split(' ').collect(),
+            merge => {
+                let parts = merge.as_array().map(Vec::as_slice).unwrap_or_default();
+                parts.iter().filter_map(Value::as_str).collect::<String>()
+            }
+        };
+        if vocabulary.get(&made).is_none() {
+            return Err(format!("the merge {made:.80?} makes no token of its vocabulary"));
+        }
+    }
+    Ok(())
 }

@@ -41,7 +41,8 @@ fn hostile_tokenizers_are_refused() -> anyhow::Result<()> {
         ("attack_dropout", "dropout"),
         ("attack_word_chars", "the limit is 1000"),
         ("attack_fixed_length", "FixedLength"),
-        ("attack_merges", "vocabulary"),
+        ("attack_merges", "makes no token"),
+        ("attack_merge_length", "\"ab\" makes no token"),
         ("attack_unk_id", "UnkIdNotInVocabulary"),
     ] {
         let error = match read(&seed(name)?) {
