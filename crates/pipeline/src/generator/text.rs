@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use serde_json::Value;
-use tokenizers::Tokenizer;
+use tokenizers::{AddedToken, NormalizedString, Normalizer, Tokenizer};
 
 use crate::error::{Error, Result};
 
@@ -40,9 +40,13 @@ impl TextTokenizer {
         for part in ["truncation", "padding", "post_processor", "decoder"] {
             value[part] = Value::Null;
         }
-        let tokenizer =
-            guarded(|| serde_json::from_value(value).map_err(|e| e.to_string())).map_err(broken)?;
-        Ok(Self { tokenizer })
+        let added = value["added_tokens"].take();
+        value["added_tokens"] = Value::Array(Vec::new());
+        let tokenizer = guarded(|| {
+            let tokenizer = serde_json::from_value(value).map_err(|e| e.to_string())?;
+            with_added(tokenizer, added)
+        });
+        Ok(Self { tokenizer: tokenizer.map_err(broken)? })
     }
 
     /// The ids of `text` alone, as in training.
@@ -65,6 +69,25 @@ impl TextTokenizer {
         guarded(|| self.tokenizer.encode(text, false).map_err(|e| e.to_string()))
             .map_err(|reason| Error::Condition(format!("the prompt has no tokens: {reason}")))
     }
+}
+
+/// `tokenizer` with the tokens `added`, each of which must be something after the
+/// normalizer, too: the library finds an empty one everywhere, without end.
+fn with_added(mut tokenizer: Tokenizer, added: Value) -> std::result::Result<Tokenizer, String> {
+    let added: Option<Vec<AddedToken>> =
+        serde_json::from_value(added).map_err(|e| format!("added_tokens: {e}"))?;
+    let added = added.unwrap_or_default();
+    for token in added.iter().filter(|token| token.normalized) {
+        let mut text = NormalizedString::from(token.content.as_str());
+        if let Some(normalizer) = tokenizer.get_normalizer() {
+            normalizer.normalize(&mut text).map_err(|e| e.to_string())?;
+        }
+        if text.get().is_empty() && !token.content.is_empty() {
+            return Err(format!("nothing is left of the added token {:?}", token.content));
+        }
+    }
+    tokenizer.add_tokens(added).map_err(|e| e.to_string())?;
+    Ok(tokenizer)
 }
 
 /// What the library answers, a panic of it being an error. Nothing of it is used after one.

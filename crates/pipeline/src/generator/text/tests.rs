@@ -43,6 +43,8 @@ fn hostile_tokenizers_are_refused() -> anyhow::Result<()> {
         ("attack_fixed_length", "FixedLength"),
         ("attack_merges", "makes no token"),
         ("attack_merge_length", "\"ab\" makes no token"),
+        ("attack_token_of_nothing", "nothing is left of the added token \"   \""),
+        ("attack_found_endless", "nothing is left of the added token"),
         ("attack_unk_id", "UnkIdNotInVocabulary"),
     ] {
         let error = match read(&seed(name)?) {
