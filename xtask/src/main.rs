@@ -4,8 +4,10 @@ mod assets;
 mod bench;
 mod export;
 mod interrupt;
+mod nearest;
 mod plot;
 mod progress;
+mod questions;
 mod torture;
 mod train;
 
@@ -38,6 +40,10 @@ enum Chore {
     Bench(bench::Bench),
     /// Kill a training process again and again; its run must not notice
     Torture(torture::Torture),
+    /// Put samples beside the training pictures that they are most like
+    Nearest(nearest::Nearest),
+    /// Answer what people ask about the method, each by an experiment on a shipped model
+    Questions(questions::Questions),
     /// Render the example pictures in assets/pictures
     Assets(assets::Assets),
 }
@@ -48,6 +54,8 @@ fn main() -> ExitCode {
         Chore::Export(export) => export.run().map(|()| ExitCode::SUCCESS),
         Chore::Bench(bench) => bench.run().map(|()| ExitCode::SUCCESS),
         Chore::Torture(torture) => torture.run().map(|()| ExitCode::SUCCESS),
+        Chore::Nearest(nearest) => nearest.run().map(|()| ExitCode::SUCCESS),
+        Chore::Questions(questions) => questions.run().map(|()| ExitCode::SUCCESS),
         Chore::Assets(assets) => assets.run().map(|()| ExitCode::SUCCESS),
     };
     match done {

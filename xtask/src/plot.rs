@@ -9,8 +9,9 @@ use anyhow::{Result, bail, ensure};
 use clap::Args;
 use image_data::save_png;
 
+pub use curves::{Curve, Panel};
 use curves::{Run, panels};
-use draw::draw;
+pub use draw::{draw, on_canvas};
 
 #[derive(Args)]
 pub struct Plot {

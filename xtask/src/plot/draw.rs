@@ -10,7 +10,7 @@ use plotters::style::register_font;
 use super::curves::{Curve, Panel, natural_share, smoothed};
 
 /// Everything is drawn this many times as large and then shrunk: smooth lines.
-const SCALE: u32 = 2;
+pub const SCALE: u32 = 2;
 /// A panel, and the legend above all, in pixels of the picture.
 const PANEL: (u32, u32) = (440, 270);
 const LEGEND: u32 = 34;
@@ -27,29 +27,41 @@ const COLORS: [RGBColor; 6] = [
 const FONT: &str = "sans-serif";
 const INK: RGBColor = RGBColor(40, 40, 40);
 
-type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
+pub type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
 
 /// A sheet of `panels` with the names of the runs above.
 pub fn draw(panels: &[Panel], names: &[&str], share: Option<f64>) -> Result<RgbImage> {
-    register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT)
-        .map_err(|_| anyhow!("the built-in font cannot be read"))?;
     let columns = panels.len().clamp(1, MOST_COLUMNS);
     let rows = panels.len().div_ceil(columns);
-    let width = SCALE * PANEL.0 * columns as u32;
-    let height = SCALE * (PANEL.1 * rows as u32 + LEGEND);
-    let mut pixels = vec![255; 3 * width as usize * height as usize];
     let steps = extent_of_steps(panels);
-    {
-        let root = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
+    on_canvas(PANEL.0 * columns as u32, PANEL.1 * rows as u32 + LEGEND, |root| {
         let (head, body) = root.split_vertically(SCALE * LEGEND);
-        draw_legend(&head, names, panels).map_err(|error| anyhow!("{error}"))?;
+        draw_legend(&head, names, panels)?;
         for (cell, panel) in body.split_evenly((rows, columns)).iter().zip(panels) {
-            draw_panel(cell, panel, steps, share).map_err(|error| anyhow!("{error}"))?;
+            draw_panel(cell, panel, steps, share)?;
         }
+        Ok(())
+    })
+}
+
+/// A white picture of `width` x `height` with what `paint` puts on it, which sees it
+/// [`SCALE`] times as large.
+pub fn on_canvas(
+    width: u32,
+    height: u32,
+    paint: impl FnOnce(&Area) -> std::result::Result<(), Box<dyn std::error::Error>>,
+) -> Result<RgbImage> {
+    register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT)
+        .map_err(|_| anyhow!("the built-in font cannot be read"))?;
+    let large = (SCALE * width, SCALE * height);
+    let mut pixels = vec![255; 3 * large.0 as usize * large.1 as usize];
+    {
+        let root = BitMapBackend::with_buffer(&mut pixels, large).into_drawing_area();
+        paint(&root).map_err(|error| anyhow!("{error}"))?;
         root.present()?;
     }
-    let large = RgbImage::from_raw(width, height, pixels).context("the sheet is too large")?;
-    Ok(resize(&large, width / SCALE, height / SCALE, FilterType::Triangle))
+    let large = RgbImage::from_raw(large.0, large.1, pixels).context("the sheet is too large")?;
+    Ok(resize(&large, width, height, FilterType::Triangle))
 }
 
 fn px(pixels: u32) -> i32 {
