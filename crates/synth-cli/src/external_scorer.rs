@@ -15,7 +15,6 @@ use image_data::save_png;
 use pipeline::{Candidate, Generator, Scorer};
 use serde_json::json;
 
-use crate::command_words::words;
 use crate::table::shown;
 
 /// The longest line that is read of what a scorer prints.
@@ -48,7 +47,11 @@ impl<'a> ExternalScorer<'a> {
     /// When it is no command, or cannot be started.
     pub fn start(generator: &'a Generator, command: &str, patience: Duration) -> Result<Self> {
         let refuse = |what: String| refusal(command, &what);
-        let words = words(command).map_err(|error| refuse(error.to_string()))?;
+        // Not a shell, so that ending the program ends it and not the shell around it.
+        let words = shlex::split(command).filter(|words| !words.is_empty());
+        let words = words.ok_or_else(|| {
+            refuse("a quote is not closed, it ends with a backslash, or it is empty".to_owned())
+        })?;
         let program = Program::start(&words).map_err(|error| {
             let name = shown(&words[0]);
             refuse(format!("{name:?} cannot be started: {error}; name a program that is there"))

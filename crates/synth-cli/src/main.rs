@@ -5,7 +5,6 @@
 
 mod args;
 mod batches;
-mod command_words;
 mod commands;
 mod download_bar;
 mod exit;
