@@ -13,6 +13,8 @@ mod refusals;
 mod replay;
 #[path = "generate/scorer.rs"]
 mod scorer;
+#[path = "generate/shipped.rs"]
+mod shipped;
 mod support;
 
 use anyhow::{Context, Result};
