@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use checkpoints::model_folder::{ModelFolder, Parts};
 use checkpoints::{
-    Copies, Derived, atomic_write, check_names, copy_safetensors, copy_torch, sha256_file,
+    Copies, Derived, TensorFile, atomic_write, check_names, copy_safetensors, copy_torch,
+    sha256_file,
 };
 use serde_json::{Value, json};
 use vq_autoencoder::{Layout, VqConfig};
@@ -143,6 +144,17 @@ fn rounded(found: &Found, name: &str, dtype: Option<DType>) -> Result<Tensor> {
     Ok(tensor.to_dtype(DType::F32)?)
 }
 
+/// What weights were before they were converted.
+fn converted_from(file: &TensorFile, options: &ConvertOptions) -> Result<Value> {
+    Ok(json!({
+        "source": options.source,
+        "file": file.path().file_name().map(|name| name.to_string_lossy()),
+        "sha256": sha256_file(file.path())?,
+        "format": file.kind().name(),
+        "section": file.section(),
+    }))
+}
+
 fn ours(
     found: &Found,
     out: &Path,
@@ -151,15 +163,10 @@ fn ours(
     sha256: &str,
 ) -> Result<Vec<PathBuf>> {
     let file = copies.file;
+    let mut from = converted_from(file, options)?;
+    from["names"] = found.weights.family.about().into();
     let provenance = json!({
-        "converted_from": {
-            "source": options.source,
-            "file": file.path().file_name().map(|name| name.to_string_lossy()),
-            "sha256": sha256_file(file.path())?,
-            "format": file.kind().name(),
-            "section": file.section(),
-            "names": found.weights.family.about(),
-        },
+        "converted_from": from,
         "codec_sha256": sha256,
         "numbers": options.dtype.map_or("as in the source", dtype_name),
     });

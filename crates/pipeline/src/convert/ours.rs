@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use checkpoints::model_folder::{ModelFolder, Parts};
-use checkpoints::{Copies, Derived, TensorFile, sha256_file};
+use checkpoints::{Copies, Derived, TensorFile};
 use serde_json::{Value, json};
 
-use super::{ConvertOptions, Target, convert_found, dtype_name};
+use super::{ConvertOptions, Target, convert_found, converted_from, dtype_name};
 use crate::error::{Error, Result};
 use crate::generator::{FoundGenerator, Stage};
 use crate::transformer_config::{ConditionConfig, StageRef, TransformerConfig};
@@ -45,13 +45,7 @@ pub(super) fn write(
         condition = Some(folder);
     }
     config.provenance = json!({
-        "converted_from": {
-            "source": options.source,
-            "file": file.path().file_name().map(|name| name.to_string_lossy()),
-            "sha256": sha256_file(file.path())?,
-            "format": file.kind().name(),
-            "section": file.section(),
-        },
+        "converted_from": converted_from(file, options)?,
         "numbers": options.dtype.map_or("as in the source", dtype_name),
     });
     let tensors =
