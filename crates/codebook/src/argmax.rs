@@ -1,5 +1,7 @@
 //! The arg-max of rows, with a promise about ties and NaN.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result as CandleResult, Shape, Tensor};
 use candle_core::{WithDType, bail};
 use rayon::prelude::*;
@@ -26,6 +28,19 @@ impl CustomOp1 for ArgmaxRows {
         let Some(codes) = codes else { bail!("{OP}: a score is NaN") };
         let shape = Shape::from(codes.len());
         Ok((CpuStorage::U32(codes), shape))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        scores: &CudaStorage,
+        layout: &Layout,
+    ) -> CandleResult<(CudaStorage, Shape)> {
+        let (codes, failed) = crate::cuda::argmax(scores, layout)?;
+        if scores.device.clone_dtoh(&failed)? != [0] {
+            bail!("{OP}: a score is NaN");
+        }
+        Ok((codes, Shape::from(layout.shape().dims2()?.0)))
     }
 }
 

@@ -22,6 +22,8 @@ mod any;
 mod argmax;
 mod assign;
 mod config;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod ema;
 mod entropy;
 mod error;

@@ -45,9 +45,7 @@ impl EmaState {
         let (cluster_size, embed_avg) =
             (precise(&self.cluster_size.detach())?, precise(&self.embed_avg.detach())?);
         let vectors = vectors.to_dtype(embed_avg.dtype())?;
-        let ones = Tensor::ones(codes.shape(), cluster_size.dtype(), codes.device())?;
-        let counts = cluster_size.zeros_like()?.index_add(codes, &ones, 0)?;
-        let sums = embed_avg.zeros_like()?.index_add(codes, &vectors, 0)?;
+        let (sums, counts) = sums_and_counts(&vectors, codes, cluster_size.dim(0)?)?;
         let average = |old: &Tensor, new: Tensor| (old * decay)? + (new * (1.0 - decay))?;
         let cluster_size = average(&cluster_size, counts)?;
         let embed_avg = average(&embed_avg, sums)?;
@@ -78,6 +76,24 @@ impl EmaState {
             embed_avg: self.embed_avg.to_dtype(dtype)?,
         })
     }
+}
+
+/// The sums `[K, D]` and counts `[K]` of the `vectors` `[N, D]` of each of `len` `codes`
+/// `[N]`, the same in every run.
+fn sums_and_counts(
+    vectors: &Tensor,
+    codes: &Tensor,
+    len: usize,
+) -> candle_core::Result<(Tensor, Tensor)> {
+    #[cfg(feature = "cuda")]
+    if vectors.device().is_cuda() && vectors.dtype() == DType::F32 {
+        return crate::cuda::sums_and_counts(vectors, codes, len);
+    }
+    let (dtype, device) = (vectors.dtype(), vectors.device());
+    let ones = Tensor::ones(codes.shape(), dtype, device)?;
+    let counts = Tensor::zeros(len, dtype, device)?.index_add(codes, &ones, 0)?;
+    let sums = Tensor::zeros((len, vectors.dim(1)?), dtype, device)?;
+    Ok((sums.index_add(codes, vectors, 0)?, counts))
 }
 
 /// `(c + eps) / (n + K eps) * n` with `n` the sum of `cluster_size` `[K]`.
