@@ -1,7 +1,7 @@
 """What every peer of `cargo xtask bench` shares: the conversation and the data.
 
 Rust starts `python -c` with this file and a subject's file one after the other. The first
-line on stdin is {"threads": n, "cases": [...]}; the answer says which versions answer. Then
+line on stdin is {"threads": n, "device": "cpu" or "cuda", "cases": [...]}; the answer says which versions answer. Then
 every line is a request, answered by one line:
 
   {"case": i, "tool": "torch"}                  make it ready, run it once -> {"values": [[...]]}
@@ -20,6 +20,8 @@ import sys
 import time
 
 VALUES = 64
+# What `setup` names: new tensors of torch are there too.
+DEVICE = ["cpu"]
 
 try:
     import numpy
@@ -40,7 +42,7 @@ def pattern(name, shape, scale=1.0):
     x *= numpy.uint32(2246822519)
     x ^= x >> numpy.uint32(13)
     unit = (x >> numpy.uint32(8)).astype(numpy.float32) * numpy.float32(2.0**-23) - numpy.float32(1)
-    return torch.from_numpy((unit * numpy.float32(scale)).reshape(shape))
+    return torch.from_numpy((unit * numpy.float32(scale)).reshape(shape)).to(DEVICE[0])
 
 
 def parameter(name, shape, matrices=1.0):
@@ -85,10 +87,16 @@ def memory():
     return {"peak": int(found["VmHWM"].split()[0]), "now": int(found["VmRSS"].split()[0])}
 
 
+def synchronize():
+    if DEVICE[0] != "cpu":
+        torch.cuda.synchronize()
+
+
 def timed(call, seconds):
     calls, begun = 0, time.perf_counter()
     while True:
         call()
+        synchronize()
         calls += 1
         passed = time.perf_counter() - begun
         if passed >= seconds:
@@ -101,6 +109,10 @@ def serve(prepare, about):
     answers, sys.stdout = sys.stdout, sys.stderr
     setup = json.loads(sys.stdin.readline())
     torch.set_num_threads(setup["threads"])
+    DEVICE[0] = setup["device"]
+    torch.set_default_device(DEVICE[0])
+    if DEVICE[0] != "cpu":
+        ABOUT.append(torch.cuda.get_device_name())
     about(setup["threads"])
     print(json.dumps({"about": ABOUT}), file=answers, flush=True)
     ready = {}

@@ -10,6 +10,7 @@ mod bandwidth;
 mod case;
 mod codebook;
 mod contest;
+mod device;
 mod generate;
 mod layers;
 mod memory;
@@ -42,7 +43,7 @@ const THREADS: &str = "RAYON_NUM_THREADS";
 /// A sample repeats its work for so long.
 const SAMPLE: Duration = Duration::from_millis(40);
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Bench {
     /// What to measure
     subject: Subject,
@@ -71,10 +72,29 @@ pub struct Bench {
     /// What vqgan computes in with us; the others stay at f32
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     dtype: Dtype,
+    /// Where everybody computes; cuda needs a build with the feature of that name
+    #[arg(long, value_enum, default_value_t = Place::Cpu)]
+    device: Place,
     /// Print our memory before and after the work whose memory is compared, and nothing
     /// else
     #[arg(long, hide = true)]
     own_memory: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Place {
+    Cpu,
+    Cuda,
+}
+
+impl Place {
+    /// As torch has it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -104,6 +124,8 @@ enum Subject {
     Train,
     /// 256 codes of a 12-layer transformer, and the sliding window
     Generate,
+    /// All of codebook, vqgan, train and generate on an NVIDIA GPU
+    Gpu,
 }
 
 impl Subject {
@@ -114,6 +136,7 @@ impl Subject {
             Self::Vqgan => "vqgan",
             Self::Train => "train",
             Self::Generate => "generate",
+            Self::Gpu => "gpu",
         }
     }
 
@@ -128,6 +151,7 @@ impl Subject {
                 Ok(cases)
             }
             Self::Generate => Ok(generate::cases()),
+            Self::Gpu => Ok(Vec::new()),
         }
     }
 
@@ -146,6 +170,7 @@ impl Subject {
                 include_str!("../peers/llamagen.py"),
                 include_str!("../peers/generate.py"),
             ],
+            Self::Gpu => &[],
         }
     }
 
@@ -159,7 +184,7 @@ impl Subject {
                 what: "makes one step of the f16 model, 256x256, batch 1",
                 request: train::memory_request(),
             }),
-            Self::Layers | Self::Codebook | Self::Generate => {
+            Self::Layers | Self::Codebook | Self::Generate | Self::Gpu => {
                 bail!("{} compares no memory", self.name())
             }
         }
@@ -172,6 +197,7 @@ impl Subject {
             Self::Codebook => &[Tool::Candle, Tool::Torch, Tool::Faiss],
             Self::Vqgan | Self::Train => &[Tool::Torch, Tool::TorchChannelsLast],
             Self::Generate => &[Tool::MinGpt, Tool::LlamaGen],
+            Self::Gpu => &[],
         }
     }
 }
@@ -227,6 +253,19 @@ impl Bench {
         if std::env::var(THREADS).ok().as_deref() != Some(&threads.to_string()) {
             return become_process(command(threads)?);
         }
+        if self.device == Place::Cuda || self.subject == Subject::Gpu {
+            device::set_cuda().context("no CUDA to measure (see docs/gpu.md)")?;
+        }
+        if self.subject == Subject::Gpu {
+            let subjects = [Subject::Codebook, Subject::Vqgan, Subject::Train, Subject::Generate];
+            return subjects.into_iter().try_for_each(|subject| {
+                Self { subject, device: Place::Cuda, ..self.clone() }.contest(threads)
+            });
+        }
+        self.contest(threads)
+    }
+
+    fn contest(self, threads: usize) -> Result<()> {
         if self.own_memory {
             let Peak { bare, peak } = match self.subject {
                 Subject::Train => train::step_memory()?,
@@ -244,6 +283,9 @@ impl Bench {
 
         let mut cases = self.subject.cases(self.dtype.into())?;
         cases.retain(|case| case.name.contains(&self.only));
+        if cases.is_empty() && self.device == Place::Cuda {
+            return Ok(());
+        }
         if cases.is_empty() {
             bail!("no case of {} is called {:?}", self.subject.name(), self.only);
         }
@@ -251,6 +293,7 @@ impl Bench {
             python: self.python.clone(),
             script: self.subject.script(),
             threads,
+            device: self.device.name(),
             cases: cases.iter().map(|case| case.request.clone()).collect(),
         };
         let (mut peer, about) = Peer::start(&setup)?;
@@ -278,7 +321,7 @@ impl Bench {
         // A peak that has moved says how quiet the machine was.
         report.say(&format!("f32 peak at the end {:.0} GFLOP/s", peak::gflops(threads)));
         drop(peer);
-        if self.subject == Subject::Vqgan && self.only.is_empty() {
+        if self.subject == Subject::Vqgan && self.only.is_empty() && self.device == Place::Cpu {
             self.compare_memory(threads, self.subject.memory_work()?, &report)?;
         }
         Ok(())
@@ -294,6 +337,7 @@ impl Bench {
             python: self.python.clone(),
             script: self.subject.script(),
             threads,
+            device: self.device.name(),
             cases: vec![work.request],
         };
         let mut peaks = vec![("ours", Some(memory_of_ours(threads)?))];

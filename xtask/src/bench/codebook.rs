@@ -4,6 +4,7 @@ use candle_core::{D, Tensor};
 use serde_json::json;
 
 use super::case::{Case, Contestants, Results};
+use super::device::device;
 use super::pattern::pattern;
 
 /// Vectors, codes, dimensions: a batch of latents or a picture's, against the
@@ -17,9 +18,13 @@ const SIZES: [[usize; 3]; 5] = [
     [4096, 1024, 256],
 ];
 
+/// What it takes to keep a GPU busy.
+const LARGE_SIZES: [[usize; 3]; 2] = [[65536, 16384, 256], [65536, 16384, 8]];
+
 /// One case per size.
 pub fn cases() -> Vec<Case> {
-    SIZES.map(case).into()
+    let large = if device().is_cuda() { &LARGE_SIZES[..] } else { &[] };
+    SIZES.iter().chain(large).copied().map(case).collect()
 }
 
 fn case([vectors, codes, dim]: [usize; 3]) -> Case {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::Tool;
+use super::device::device;
 use super::case::{Case, Contestants, Results, Work, difference, values};
 use super::peer::Peer;
 
@@ -127,6 +128,7 @@ fn sample(work: &mut Work, least: Duration) -> Result<Duration> {
     let begun = Instant::now();
     for calls in 1.. {
         work()?;
+        device().synchronize()?;
         let passed = begun.elapsed();
         if passed >= least {
             return Ok(passed / calls);

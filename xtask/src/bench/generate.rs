@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use super::Tool;
 use super::bandwidth;
+use super::device::device;
 use super::case::{Case, Contestants, Results};
 use super::pattern;
 
@@ -121,7 +122,8 @@ pub fn cases() -> Vec<Case> {
     let entries: Vec<(Entry, Shared)> =
         gpts.into_iter().chain([llama]).map(|entry| (entry, Shared::default())).collect();
     let mut cases = Vec::new();
-    for batch in [1, 8] {
+    let batches = if device().is_cuda() { &[1, 8, 64][..] } else { &[1, 8] };
+    for &batch in batches {
         for (entry, model) in &entries {
             cases.push(drawn(*entry, Rc::clone(model), batch));
         }
@@ -145,7 +147,7 @@ fn drawn(entry: Entry, model: Shared, batch: usize) -> Case {
         }
         let bytes = model.get().context("the model is gone")?.cache(batch, LENGTH)?.bytes();
         ensure!(bytes == on_paper, "a cache of {bytes} bytes, on paper {on_paper}");
-        let conditions = Conditions::classes(&classes, &Device::Cpu)?;
+        let conditions = Conditions::classes(&classes, device())?;
         let mut request = Request::new(conditions, Stream::range(0, 0, batch));
         request.sampling = Sampling::greedy();
         let ours = move || {

@@ -7,6 +7,8 @@ use candle_core::{DType, Device, Result, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 
+use super::device::device;
+
 /// Numbers in `[-scale, scale)`, a function of (name, index) alone.
 pub fn pattern(name: &str, shape: impl Into<Shape>, scale: f64) -> Result<Tensor> {
     let shape = shape.into();
@@ -22,7 +24,7 @@ pub fn pattern(name: &str, shape: impl Into<Shape>, scale: f64) -> Result<Tensor
         // 24 bits, which f32 holds exactly.
         ((x >> 8) as f32 / (1 << 23) as f32 - 1.0) * scale as f32
     });
-    Tensor::from_vec(values.collect::<Vec<_>>(), shape, &Device::Cpu)
+    Tensor::from_vec(values.collect::<Vec<_>>(), shape, device())
 }
 
 /// The value of the parameter `name`.
@@ -36,8 +38,8 @@ fn parameter_of(name: &str, shape: &Shape, matrices: f64) -> Result<Tensor> {
     match (shape.dims(), last) {
         (&[_, i, h, w], _) => pattern(name, shape, 1.0 / ((i * h * w) as f64).sqrt()),
         (&[_, _], _) => pattern(name, shape, matrices),
-        (_, "weight" | "running_var") => Tensor::ones(shape, DType::F32, &Device::Cpu),
-        (_, "running_mean") => Tensor::zeros(shape, DType::F32, &Device::Cpu),
+        (_, "weight" | "running_var") => Tensor::ones(shape, DType::F32, device()),
+        (_, "running_mean") => Tensor::zeros(shape, DType::F32, device()),
         _ => pattern(name, shape, 0.1),
     }
 }
@@ -49,7 +51,7 @@ pub fn builder(dtype: DType) -> VarBuilder<'static> {
 
 /// The same with matrices of the scale `matrices`.
 pub fn builder_of(dtype: DType, matrices: f64) -> VarBuilder<'static> {
-    VarBuilder::from_backend(Box::new(Parameters { matrices }), dtype, Device::Cpu)
+    VarBuilder::from_backend(Box::new(Parameters { matrices }), dtype, device().clone())
 }
 
 struct Parameters {

@@ -22,6 +22,8 @@ pub struct Setup {
     pub script: &'static [&'static str],
     /// Its threads.
     pub threads: usize,
+    /// Where it computes: cpu or cuda.
+    pub device: &'static str,
     /// What it will be asked for, by number.
     pub cases: Vec<Value>,
 }
@@ -57,7 +59,9 @@ impl Peer {
                 return Err(error).with_context(|| format!("cannot start {}", python.display()));
             }
         };
-        let answer = peer.ask(&json!({ "threads": setup.threads, "cases": setup.cases }))?;
+        let answer = peer.ask(&json!({
+            "threads": setup.threads, "device": setup.device, "cases": setup.cases,
+        }))?;
         if let Some(why) = answer["missing"].as_str() {
             return missing(why);
         }

@@ -11,6 +11,7 @@ use training::{
 };
 use vq_autoencoder::{Layout, VqConfig, VqModel};
 
+use super::device::device;
 use super::case::{Case, Contestants, Results};
 use super::memory::{self, Peak};
 use super::pattern::{parameter, pattern};
@@ -135,7 +136,7 @@ fn case(name: &str, order: UpdateOrder) -> Result<Case> {
 }
 
 fn trainer(config: &TrainConfig) -> Result<VqTrainer> {
-    let device = Device::Cpu;
+    let device = device().clone();
     let parameters = ParameterStore::new(config.seed);
     let model = VqModel::new(&config.model, parameters.var_builder(DType::F32, &device))?;
     fill(&parameters)?;

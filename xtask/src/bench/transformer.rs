@@ -7,6 +7,7 @@ use pipeline::Architecture;
 use serde_json::json;
 use training::{CodeModel, Lesson, ParameterStore, TransformerTrainConfig, TransformerTrainer};
 
+use super::device::device;
 use super::case::{Case, Contestants, Results};
 use super::pattern::{parameter, pattern};
 
@@ -44,7 +45,7 @@ fn case(name: &str, config: GptConfig, batch: usize) -> Case {
     );
     let make = move || {
         let mut trainer = trainer(config)?;
-        let device = Device::Cpu;
+        let device = device().clone();
         let targets = Tensor::new(targets, &device)?;
         let lesson = Lesson {
             conditions: Tensor::full(1024u32, (batch, 1), &device)?,
@@ -66,7 +67,7 @@ fn case(name: &str, config: GptConfig, batch: usize) -> Case {
 /// A trainer with the weights that Python has.
 fn trainer(config: GptConfig) -> Result<TransformerTrainer> {
     let store = ParameterStore::new(0);
-    let vb = store.var_builder(DType::F32, &Device::Cpu);
+    let vb = store.var_builder(DType::F32, device());
     let model = CodeModel::new(&Architecture::Gpt(config), vb)?;
     for (name, variable) in store.variables() {
         let value = match variable.rank() {
