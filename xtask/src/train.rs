@@ -38,6 +38,9 @@ pub struct Run {
     /// Show lines instead of a bar
     #[arg(long)]
     plain: bool,
+    /// Where to train: cpu, cuda or cuda:N (a build with the feature cuda)
+    #[arg(long, default_value = "cpu")]
+    device: String,
     /// Settings of the configuration to change: data=FOLDER run=FOLDER
     /// first-stage=FOLDER optimizer.schedule.lr=1e-4 ...
     #[arg(value_name = "KEY=VALUE")]
@@ -50,14 +53,14 @@ impl Train {
         match self {
             Self::Vqgan(run) => {
                 let config = TrainConfig::read(&run.config, &run.settings)?;
-                let mut process = Process::new(run.plain)?;
+                let mut process = Process::new(run.plain, &run.device)?;
                 let summary = process.first_stage(&config)?;
                 println!("{}", after_first_stage(&config, &summary));
                 Ok(process.exit(&summary))
             }
             Self::Transformer(run) => {
                 let config = TransformerTrainConfig::read(&run.config, &run.settings)?;
-                let mut process = Process::new(run.plain)?;
+                let mut process = Process::new(run.plain, &run.device)?;
                 let summary = process.second_stage(&config)?;
                 println!("try it: {}", generate_command(&config, &summary));
                 Ok(process.exit(&summary))
@@ -71,12 +74,14 @@ impl Train {
 /// A process that trains, shows how it goes, and listens to Ctrl-C.
 struct Process {
     plain: bool,
+    device: Device,
     asked: &'static AtomicBool,
 }
 
 impl Process {
-    fn new(plain: bool) -> Result<Self> {
-        Ok(Self { plain, asked: interrupt::listen()? })
+    fn new(plain: bool, device: &str) -> Result<Self> {
+        let device = pipeline::parse_device(device)?;
+        Ok(Self { plain, device, asked: interrupt::listen()? })
     }
 
     fn limits(&self) -> Limits {
@@ -86,7 +91,7 @@ impl Process {
     /// Trains a first stage.
     fn first_stage(&mut self, config: &TrainConfig) -> Result<Summary> {
         let mut progress = Progress::new(self.plain);
-        let summary = train_vqgan(config, &Device::Cpu, self.limits(), &mut progress)?;
+        let summary = train_vqgan(config, &self.device, self.limits(), &mut progress)?;
         progress.finish();
         say_end(&summary);
         Ok(summary)
@@ -95,7 +100,7 @@ impl Process {
     /// Trains a transformer.
     fn second_stage(&mut self, config: &TransformerTrainConfig) -> Result<Summary> {
         let mut progress = Progress::new(self.plain);
-        let summary = train_transformer(config, &Device::Cpu, self.limits(), &mut progress)?;
+        let summary = train_transformer(config, &self.device, self.limits(), &mut progress)?;
         progress.finish();
         say_end(&summary);
         Ok(summary)

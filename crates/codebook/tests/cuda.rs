@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 fn gpu() -> Option<Device> {
-    let device = Device::new_cuda(0).ok();
+    let device = Device::new_cuda_with_stream(0).ok();
     if device.is_none() {
         println!("skipped: no CUDA device");
     }
@@ -106,7 +106,8 @@ fn views_and_other_dtypes() -> Result<()> {
     for dim in [7, 48] {
         // Transposed on the GPU, and a narrow view that does not start at 0.
         let (v, c) = (table(&mut rng, dim, 200, 0)?, table(&mut rng, 901, dim, 0)?);
-        let on_gpu = nearest_codes(&v.to_device(&gpu)?.t()?, &c.to_device(&gpu)?.narrow(0, 1, 900)?)?;
+        let on_gpu =
+            nearest_codes(&v.to_device(&gpu)?.t()?, &c.to_device(&gpu)?.narrow(0, 1, 900)?)?;
         let on_cpu = nearest_codes(&v.t()?, &c.narrow(0, 1, 900)?)?;
         ensure!(on_gpu.to_vec1::<u32>()? == on_cpu.to_vec1::<u32>()?);
         for dtype in [DType::F64, DType::F16, DType::BF16] {
@@ -127,7 +128,11 @@ fn nan_and_infinity_are_errors() -> Result<()> {
         for in_codebook in [false, true] {
             let mut v = table(&mut rng, 300, dim, 0)?.to_vec2::<f32>()?;
             let mut c = table(&mut rng, 700, dim, 0)?.to_vec2::<f32>()?;
-            if in_codebook { c[699][3] = bad } else { v[299][3] = bad }
+            if in_codebook {
+                c[699][3] = bad
+            } else {
+                v[299][3] = bad
+            }
             let result = nearest_codes(&Tensor::new(v, &gpu)?, &Tensor::new(c, &gpu)?);
             let error = result.err().context("a search with NaN gave codes")?.to_string();
             let row = if in_codebook { "row 699" } else { "row 299" };
@@ -149,7 +154,7 @@ proptest! {
         offset in prop::sample::select(vec![0.0, 1.0, 1000.0]),
         seed: u64,
     ) {
-        if let Some(gpu) = Device::new_cuda(0).ok() {
+        if let Some(gpu) = Device::new_cuda_with_stream(0).ok() {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             let mut made = |len| -> Result<Tensor> {
                 Ok(((table(&mut rng, len, dim, levels)? + offset)? * scale)?)

@@ -26,7 +26,9 @@ pub fn parse_device(name: &str) -> Result<Device> {
             if !candle_core::utils::cuda_is_available() {
                 return Err(refuse("this build has no CUDA support; use --device cpu".to_owned()));
             }
-            Device::new_cuda(index.unwrap_or(0)).map_err(|e| refuse(e.to_string()))
+            // A stream of its own: candle's default is one for each thread, and threads that
+            // share tensors would not wait for each other.
+            Device::new_cuda_with_stream(index.unwrap_or(0)).map_err(|e| refuse(e.to_string()))
         }
         ("metal", index) => {
             if !candle_core::utils::metal_is_available() {

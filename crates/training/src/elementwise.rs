@@ -5,7 +5,7 @@
 //! a first touch of memory costs more than the arithmetic.
 
 use candle_core::{
-    CpuStorage, DType, Device, InplaceOp2, InplaceOp3, Layout, Result, Storage, Tensor, bail,
+    CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Result, Storage, Tensor, bail,
 };
 use rayon::prelude::*;
 
@@ -95,9 +95,13 @@ impl<F: Fn(f32, f32, f32) -> f32 + Sync> InplaceOp3 for Zip3<F> {
 /// Partial sums belong to fixed chunks and are added in order, so that the
 /// result does not depend on the number of threads.
 pub(crate) fn norm<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<f64> {
-    let mut total = 0.0;
+    let (mut total, mut elsewhere) = (0.0, Vec::new());
     for tensor in tensors {
-        let tensor = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
+        if !tensor.device().is_cpu() {
+            elsewhere.push(tensor.to_dtype(DType::F32)?.flatten_all()?.sqr()?.sum_all()?);
+            continue;
+        }
+        let tensor = tensor.to_dtype(DType::F32)?.contiguous()?;
         let (storage, layout) = tensor.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else { bail!("norm: the tensor is not on the CPU") };
         let parts: Vec<f64> = source("norm", storage, layout)?
@@ -106,11 +110,18 @@ pub(crate) fn norm<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<f64>
             .collect();
         total += parts.iter().sum::<f64>();
     }
+    if !elsewhere.is_empty() {
+        // One wait for the device, not one for each tensor.
+        let sums = Tensor::stack(&elsewhere, 0)?.to_dtype(DType::F64)?.sum_all()?;
+        total += sums.to_scalar::<f64>()?;
+    }
     Ok(total.sqrt())
 }
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
 
     #[test]

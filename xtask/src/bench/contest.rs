@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::Tool;
-use super::device::device;
 use super::case::{Case, Contestants, Results, Work, difference, values};
+use super::device::device;
 use super::peer::Peer;
 
 /// Between two contestants: threads of the one before may still be spinning, in

@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 
 use super::Tool;
 use super::bandwidth;
-use super::device::device;
 use super::case::{Case, Contestants, Results};
+use super::device::device;
 use super::pattern;
 
 /// Weights of the size that training starts from: 0.02, uniform.

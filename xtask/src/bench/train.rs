@@ -11,8 +11,8 @@ use training::{
 };
 use vq_autoencoder::{Layout, VqConfig, VqModel};
 
-use super::device::device;
 use super::case::{Case, Contestants, Results};
+use super::device::device;
 use super::memory::{self, Peak};
 use super::pattern::{parameter, pattern};
 

@@ -7,8 +7,8 @@ use pipeline::Architecture;
 use serde_json::json;
 use training::{CodeModel, Lesson, ParameterStore, TransformerTrainConfig, TransformerTrainer};
 
-use super::device::device;
 use super::case::{Case, Contestants, Results};
+use super::device::device;
 use super::pattern::{parameter, pattern};
 
 const LR: f64 = 1e-4;

@@ -25,6 +25,9 @@ pub struct All {
     /// Show lines instead of bars
     #[arg(long)]
     plain: bool,
+    /// Where to train: cpu, cuda or cuda:N (a build with the feature cuda)
+    #[arg(long, default_value = "cpu")]
+    device: String,
     /// data=FOLDER, run=FOLDER (runs/all), and settings of either stage:
     /// vqgan.steps=4000 transformer.condition.kind=class ...
     #[arg(value_name = "KEY=VALUE")]
@@ -82,7 +85,7 @@ impl All {
     /// Trains both stages, each from where it stands, and draws samples.
     pub fn run(self) -> Result<ExitCode> {
         let plan = Plan::new(&self.settings)?;
-        let mut process = Process::new(self.plain)?;
+        let mut process = Process::new(self.plain, &self.device)?;
         println!("first stage, in {}", plan.first.run.display());
         let summary = process.first_stage(&plan.first)?;
         if !summary.finished {

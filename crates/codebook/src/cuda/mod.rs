@@ -37,7 +37,6 @@ mod ptx {
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }
 
-
 /// A kernel, and the stream on which candle has everything else run.
 struct Kernel {
     function: CudaFunction,
@@ -58,11 +57,7 @@ fn kernel(device: &CudaDevice, file: &str, ptx: &str, name: &str) -> Result<Kern
 
 /// A launch of `blocks` blocks (`x` and `y`) of `threads` threads.
 fn launch((x, y): (u32, u32), threads: u32, shared: u32) -> LaunchConfig {
-    LaunchConfig {
-        grid_dim: (x, y, 1),
-        block_dim: (threads, 1, 1),
-        shared_mem_bytes: shared,
-    }
+    LaunchConfig { grid_dim: (x, y, 1), block_dim: (threads, 1, 1), shared_mem_bytes: shared }
 }
 
 /// How many blocks of `each` make up `count`, as a launch takes it.
@@ -100,9 +95,6 @@ fn uninitialised<T: DeviceRepr>(device: &CudaDevice, len: usize) -> Result<CudaS
 }
 
 /// Zeros.
-fn zeros<T: DeviceRepr + ValidAsZeroBits>(
-    device: &CudaDevice,
-    len: usize,
-) -> Result<CudaSlice<T>> {
+fn zeros<T: DeviceRepr + ValidAsZeroBits>(device: &CudaDevice, len: usize) -> Result<CudaSlice<T>> {
     device.alloc_zeros::<T>(len.max(1))
 }

@@ -1,10 +1,10 @@
 //! The nearest-code search on a GPU: a sweep over scores that may be a little off, then
 //! exact distances of the few codes that it leaves. The codes found are the CPU's.
 
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, PushKernelArg, sys};
-use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr};
 #[cfg(not(tensor_sweep))]
 use candle_core::bail;
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, PushKernelArg, sys};
+use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr};
 use candle_core::{Layout, Result};
 
 use super::plan::{CANDIDATES, Sweep, TILE};
@@ -187,7 +187,11 @@ impl Search<'_> {
         let mut args = prepare.builder();
         args.arg(codebook).arg(&k).arg(&padded_rows).arg(&dim).arg(&padded).arg(&tile);
         args.arg(&prepared.largest);
-        if padded > 0 { args.arg(&mut prepared.image) } else { args.arg(&no_image) };
+        if padded > 0 {
+            args.arg(&mut prepared.image)
+        } else {
+            args.arg(&no_image)
+        };
         args.arg(&mut prepared.starts).arg(&mut prepared.tiles);
         // SAFETY: the kernel reads k rows, and writes padded_rows rows of `padded` values
         // and starts, and two numbers for each 256 rows: what was allocated. A null
@@ -215,7 +219,11 @@ impl Search<'_> {
         let no_image = 0u64;
         let mut args = prepare.builder();
         args.arg(vectors).arg(&rows).arg(&padded_arg).arg(&dim).arg(&padded).arg(&tile);
-        if padded > 0 { args.arg(&mut image) } else { args.arg(&no_image) };
+        if padded > 0 {
+            args.arg(&mut image)
+        } else {
+            args.arg(&no_image)
+        };
         args.arg(&mut facts);
         // SAFETY: the kernel reads `rows` rows and writes padded_rows rows of the image
         // and `rows` facts: what was allocated.

@@ -94,8 +94,7 @@ impl Sweep {
         let slots = multiprocessors.max(1) * self.resident();
         let tiles = codes.div_ceil(TILE);
         // The time in tiles, and one more for what each part costs.
-        let time =
-            |parts: usize| (blocks * parts).div_ceil(slots) * (tiles.div_ceil(parts) + 1);
+        let time = |parts: usize| (blocks * parts).div_ceil(slots) * (tiles.div_ceil(parts) + 1);
         (1..=tiles.clamp(1, MOST_PARTS)).min_by_key(|parts| time(*parts)).unwrap_or(1)
     }
 }
