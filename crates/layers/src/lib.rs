@@ -21,6 +21,7 @@ pub mod batch_norm;
 pub mod conv;
 mod cpu;
 pub mod cuda;
+mod device;
 pub mod group_norm;
 mod matrix;
 mod reduce;

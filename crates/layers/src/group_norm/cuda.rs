@@ -3,9 +3,7 @@
 use std::sync::Mutex;
 
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, PushKernelArg};
-use candle_core::{
-    CpuStorage, CudaDevice, CudaStorage, CustomOp3, Layout, Result, Shape, Tensor,
-};
+use candle_core::{CpuStorage, CudaDevice, CudaStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::fast::{GroupNormOp, geometry};
 use super::kernels::Geometry;
