@@ -53,6 +53,13 @@ pub struct Upsample {
     conv: Conv2d,
 }
 
+impl Upsample {
+    /// An upsampling followed by `conv`.
+    pub fn new(conv: Conv2d) -> Self {
+        Self { conv }
+    }
+}
+
 impl Taped for Upsample {
     fn forward_taped(&self, x: &Tensor, tape: &mut Tape) -> Result<Tensor> {
         let larger = if crate::device::has_kernels(&[x]) {
