@@ -3,6 +3,10 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, Module, VarBuilder};
 
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(feature = "cuda")]
+mod cudnn;
 mod fast;
 mod fused;
 mod geometry;
@@ -132,7 +136,8 @@ impl Conv2d {
 impl Module for Conv2d {
     /// `[B, in, H, W]` to `[B, out, H', W']`, see [`Conv2dConfig::output_size`].
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if crate::cpu::supports(x) && crate::cpu::supports(&self.weight) {
+        let tensors = [x, &self.weight, self.bias.as_ref().unwrap_or(&self.weight)];
+        if crate::device::has_kernels(&tensors) {
             fast::conv2d(x, &self.weight, self.bias.as_ref(), self.config)
         } else {
             plain::conv2d(x, &self.weight, self.bias.as_ref(), self.config)

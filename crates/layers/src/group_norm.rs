@@ -3,6 +3,8 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, Module, VarBuilder};
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod fast;
 mod kernels;
 mod moments;
@@ -70,7 +72,7 @@ impl GroupNorm {
     }
 
     /// The norm of `x` `[B, C, H, W]` as if every picture had these moments,
-    /// followed by SiLU where asked: for inference, in f32 on the CPU without
+    /// followed by SiLU where asked: for inference, where there are kernels without
     /// gradients. With the [`moments`](Self::moments) of `x` it is the plain
     /// forward pass.
     ///
@@ -88,15 +90,23 @@ impl GroupNorm {
         if crate::cpu::supports(x) && crate::cpu::supports(weight) {
             return fast::group_norm_with(x, weight, bias, moments, *eps, silu);
         }
+        #[cfg(feature = "cuda")]
+        if crate::cuda::supports(&[x, weight, bias]) {
+            return cuda::group_norm_with(x, weight, bias, moments, *eps, silu);
+        }
         let y = plain::group_norm_with(x, weight, bias, moments.groups(), *eps)?;
         if silu { crate::silu(&y) } else { Ok(y) }
     }
 
     fn apply(&self, x: &Tensor, silu: bool) -> Result<Tensor> {
         let Self { weight, bias, groups, eps } = self;
+        let op = fast::GroupNormOp { groups: *groups, eps: *eps, silu };
         if crate::cpu::supports(x) && crate::cpu::supports(weight) {
-            let op = fast::GroupNormOp { groups: *groups, eps: *eps, silu };
             return fast::group_norm(x, weight, bias, op);
+        }
+        #[cfg(feature = "cuda")]
+        if crate::cuda::supports(&[x, weight, bias]) {
+            return cuda::group_norm(x, weight, bias, op);
         }
         let y = plain::group_norm(x, weight, bias, *groups, *eps)?;
         if silu { crate::silu(&y) } else { Ok(y) }

@@ -10,6 +10,7 @@
 //! | [`mod@tape`] | gradients of chains of these layers without candle's graph |
 //! | [`mod@sequence`] | what transformers are made of, for training |
 //! | [`activation`] | SiLU, ReLU, leaky ReLU, absolute value with right gradients at 0 |
+//! | [`cuda`] | what NVIDIA GPUs (feature `cuda`) do differently |
 //!
 //! Every block takes a [`candle_nn::VarBuilder`] last; the checkpoint key is the
 //! code path. Blocks know nothing of the network they are part of.
@@ -19,6 +20,8 @@ pub mod attention;
 pub mod batch_norm;
 pub mod conv;
 mod cpu;
+pub mod cuda;
+mod device;
 pub mod group_norm;
 mod matrix;
 mod reduce;

@@ -4,8 +4,10 @@ use candle_core::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 
 use crate::conv::{Conv2d, Conv2dConfig, Padding, conv2d};
-use crate::tape::{Tape, Taped, sum};
+use crate::tape::{Tape, Taped};
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod fast;
 pub mod plain;
 
@@ -14,7 +16,7 @@ pub mod plain;
 /// # Errors
 /// When `x` does not have four dimensions.
 pub fn upsample_nearest2x(x: &Tensor) -> Result<Tensor> {
-    if crate::cpu::supports(x) {
+    if crate::device::has_kernels(&[x]) {
         x.contiguous()?.apply_op1(fast::UpsampleOp)
     } else {
         plain::upsample_nearest2x(x)
@@ -51,11 +53,18 @@ pub struct Upsample {
     conv: Conv2d,
 }
 
+impl Upsample {
+    /// An upsampling followed by `conv`.
+    pub fn new(conv: Conv2d) -> Self {
+        Self { conv }
+    }
+}
+
 impl Taped for Upsample {
     fn forward_taped(&self, x: &Tensor, tape: &mut Tape) -> Result<Tensor> {
-        let larger = if crate::cpu::supports(x) {
+        let larger = if crate::device::has_kernels(&[x]) {
             let larger = upsample_nearest2x(&x.detach())?;
-            tape.push(|dy, plus, _| Ok(Some(sum(fast::gradient(dy)?, plus)?)));
+            tape.push(|dy, plus, _| fast::gradient(dy, plus).map(Some));
             larger
         } else {
             tape.record(x, upsample_nearest2x)?

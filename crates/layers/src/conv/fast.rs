@@ -1,5 +1,8 @@
-//! The CPU f32 convolution as a candle custom op: the seam where kernels go.
+//! The convolution as a candle custom op, for f32 on the CPU and for what NVIDIA GPUs
+//! take: the seam where kernels go.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::geometry::Geometry;
@@ -9,7 +12,7 @@ use super::{Conv2d, Conv2dConfig, Padding, kernels, panels, winograd};
 use crate::cpu;
 use crate::isa::Isa;
 
-/// [`super::plain::conv2d`] for f32 on the CPU, with gradients.
+/// [`super::plain::conv2d`] where there are kernels, with gradients.
 pub(super) fn conv2d(
     x: &Tensor,
     weight: &Tensor,
@@ -81,6 +84,10 @@ pub(super) fn forward_untracked(
     conv: &Conv2d,
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return super::cuda::forward_untracked(g, x, conv, residual);
+    }
     // Tensors that are there stand in for those that are not.
     let bias = conv.bias.as_ref().unwrap_or(&conv.weight);
     let tensors = [x, &conv.weight, bias, residual.unwrap_or(x)];
@@ -94,6 +101,10 @@ pub(super) fn forward_untracked(
 
 /// The gradient to the input, `[B, in, H, W]`, for `grad` `[B, out, H', W']`.
 pub(super) fn input_gradient(g: &Geometry, weight: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if grad.device().is_cuda() {
+        return super::cuda::input_gradient(g, weight, grad);
+    }
     let shape = (g.batch, g.in_channels, g.h, g.w);
     // With stride 1 it is a convolution of the gradient with the flipped kernel.
     let transposed = full_padding(g).map(|padding| {
@@ -113,6 +124,10 @@ pub(super) fn input_gradient(g: &Geometry, weight: &Tensor, grad: &Tensor) -> Re
 /// The gradient to the weight, `[out, in, kh, kw]`, for an input `x` and `grad`
 /// `[B, out, H', W']`.
 pub(super) fn weight_gradient(g: &Geometry, x: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if grad.device().is_cuda() {
+        return super::cuda::weight_gradient(g, x, grad);
+    }
     let dw = cpu::with_slices([x, grad], |[x, grad]| match Isa::detect() {
         isa if winograd::suits(g) => winograd::weight_gradient(isa, g, x, grad),
         _ => kernels::weight_gradient(g, x, grad),
@@ -122,6 +137,10 @@ pub(super) fn weight_gradient(g: &Geometry, x: &Tensor, grad: &Tensor) -> Result
 
 /// The gradient to the bias, `[out]`, for `grad` `[B, out, H', W']`.
 pub(super) fn bias_gradient(g: &Geometry, grad: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if grad.device().is_cuda() {
+        return super::cuda::bias_gradient(g, grad);
+    }
     let db = cpu::with_slices([grad], |[grad]| kernels::bias_gradient(g, grad))?;
     Tensor::from_vec(db, g.out_channels, grad.device())
 }
@@ -168,6 +187,17 @@ impl CustomOp2 for ConvOp {
         self.forward((x, x_layout), (weight, weight_layout), None)
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        weight: &CudaStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        super::cuda::forward_op(self.config, (x, x_layout), (weight, weight_layout), None)
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -195,6 +225,20 @@ impl CustomOp3 for ConvOp {
     ) -> Result<(CpuStorage, Shape)> {
         let bias = cpu::slice(bias, bias_layout)?;
         self.forward((x, x_layout), (weight, weight_layout), Some(bias))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        weight: &CudaStorage,
+        weight_layout: &Layout,
+        bias: &CudaStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let bias = Some((bias, bias_layout));
+        super::cuda::forward_op(self.config, (x, x_layout), (weight, weight_layout), bias)
     }
 
     fn bwd(

@@ -1,6 +1,6 @@
-//! A convolution and its neighbour in one pass, for inference on the CPU: the
-//! feature map between the two is never written. `None` where that is not to be
-//! had, and the two have to run one after the other.
+//! A convolution and its neighbour in one pass, for inference: the feature map between
+//! the two is never written. `None` where that is not to be had, and the two have to run
+//! one after the other.
 
 use candle_core::{Result, Shape, Tensor};
 
@@ -13,6 +13,10 @@ use crate::isa::Isa;
 
 /// `residual + conv(x)`.
 pub(super) fn add(conv: &Conv2d, x: &Tensor, residual: &Tensor) -> Result<Option<Tensor>> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return add_cuda(conv, x, residual);
+    }
     let Some(g) = geometry(conv, x, x.shape())? else { return Ok(None) };
     let fits = residual.dims() == [g.batch, g.out_channels, g.oh, g.ow];
     if !fits || !cpu::supports(residual) || residual.track_op() {
@@ -22,6 +26,23 @@ pub(super) fn add(conv: &Conv2d, x: &Tensor, residual: &Tensor) -> Result<Option
         convolve(conv, &g, x, Extras { residual: Some(residual), ..Extras::default() })
     };
     cpu::with_slices([x, residual], run)?.map(Some)
+}
+
+/// The same on an NVIDIA GPU, where the residual is added with the bias.
+#[cfg(feature = "cuda")]
+fn add_cuda(conv: &Conv2d, x: &Tensor, residual: &Tensor) -> Result<Option<Tensor>> {
+    let bias = conv.bias.as_ref().unwrap_or(&conv.weight);
+    let tensors = [x, &conv.weight, bias, residual];
+    if !crate::cuda::supports(&tensors) || tensors.into_iter().any(Tensor::track_op) {
+        return Ok(None);
+    }
+    let g = Geometry::new(x.shape(), conv.weight.shape(), conv.config)?;
+    let fits = residual.dims() == [g.batch, g.out_channels, g.oh, g.ow];
+    // What does not fit is an error of the slow way.
+    if !fits || conv.bias.as_ref().is_some_and(|bias| bias.dims() != [g.out_channels]) {
+        return Ok(None);
+    }
+    super::cuda::forward_untracked(&g, x, conv, Some(residual)).map(Some)
 }
 
 /// `conv` of `x` with every pixel four times.

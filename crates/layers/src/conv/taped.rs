@@ -5,7 +5,7 @@ use candle_nn::Module;
 
 use super::geometry::Geometry;
 use super::{Conv2d, fast};
-use crate::cpu;
+use crate::device::has_kernels;
 use crate::tape::{Tape, Taped, sum};
 
 impl Taped for Conv2d {
@@ -35,7 +35,7 @@ impl Conv2d {
     /// # Errors
     /// When the shapes do not fit.
     pub fn weight_gradient(&self, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
-        if cpu::supports(x) && cpu::supports(dy) {
+        if has_kernels(&[x, dy]) {
             return fast::weight_gradient(&geometry(self, x, dy)?, x, dy);
         }
         let weight = candle_core::Var::from_tensor(&self.weight.copy()?)?;
@@ -60,8 +60,8 @@ fn forward(
     residual: Option<&Tensor>,
     tape: &mut Tape,
 ) -> Result<Tensor> {
-    let tensors = [Some(x), Some(&conv.weight), conv.bias.as_ref(), residual];
-    if !tensors.into_iter().flatten().all(cpu::supports) {
+    let bias = conv.bias.as_ref().unwrap_or(&conv.weight);
+    if !has_kernels(&[x, &conv.weight, bias, residual.unwrap_or(x)]) {
         return sum(tape.record(x, |x| conv.forward(x))?, residual);
     }
     let g = Geometry::new(x.shape(), conv.weight.shape(), conv.config)?;

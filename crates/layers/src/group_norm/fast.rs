@@ -73,7 +73,7 @@ pub(super) fn group_norm_with(
     x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
 }
 
-fn geometry(
+pub(super) fn geometry(
     (x, weight, bias): (&Shape, &Shape, &Shape),
     groups: usize,
     eps: f64,

@@ -19,11 +19,11 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    fn group_channels(&self) -> usize {
+    pub fn group_channels(&self) -> usize {
         self.channels / self.groups
     }
 
-    fn group_len(&self) -> usize {
+    pub fn group_len(&self) -> usize {
         self.group_channels() * self.pixels
     }
 }

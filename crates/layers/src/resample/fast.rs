@@ -1,11 +1,15 @@
-//! The CPU f32 nearest upsampling as a candle custom op.
+//! Nearest upsampling as a candle custom op, for f32 on the CPU and for what NVIDIA GPUs
+//! take.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu;
+use crate::tape::sum;
 
-/// [`super::plain::upsample_nearest2x`] for f32 on the CPU, with gradient.
+/// [`super::plain::upsample_nearest2x`] where there are kernels, with gradient.
 pub(super) struct UpsampleOp;
 
 impl CustomOp1 for UpsampleOp {
@@ -29,13 +33,22 @@ impl CustomOp1 for UpsampleOp {
         Ok((CpuStorage::F32(y), Shape::from((b, c, 2 * h, 2 * w))))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        super::cuda::forward(x, layout)
+    }
+
     fn bwd(&self, _x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        gradient(grad).map(Some)
+        gradient(grad, None).map(Some)
     }
 }
 
-/// The sums of 2x2 blocks: `[B, C, 2H, 2W]` to `[B, C, H, W]`.
-pub(super) fn gradient(grad: &Tensor) -> Result<Tensor> {
+/// The sums of 2x2 blocks, and `plus`: `[B, C, 2H, 2W]` to `[B, C, H, W]`.
+pub(super) fn gradient(grad: &Tensor, plus: Option<&Tensor>) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if grad.device().is_cuda() {
+        return super::cuda::gradient(grad, plus);
+    }
     let (b, c, h2, w2) = grad.dims4()?;
     let (h, w) = (h2 / 2, w2 / 2);
     let mut dx = vec![0.0_f32; b * c * h * w];
@@ -53,5 +66,5 @@ pub(super) fn gradient(grad: &Tensor) -> Result<Tensor> {
             });
         })?;
     }
-    Tensor::from_vec(dx, (b, c, h, w), grad.device())
+    sum(Tensor::from_vec(dx, (b, c, h, w), grad.device())?, plus)
 }

@@ -1,0 +1,54 @@
+//! NVIDIA GPUs (feature `cuda`).
+//!
+//! Layers on CUDA tensors of f32, f16 or bf16 run kernels of this crate (`src/cuda/*.cu`,
+//! compiled to PTX when the crate is built) and cuDNN's convolutions, forward and
+//! backward; arithmetic is in f32 whatever the storage. What has no kernel runs on
+//! candle's own ops, and so do tensors without elements. Results do not depend on the
+//! order in which threads finish: the kernels add in a fixed order, and cuDNN's
+//! algorithms that do not are left out.
+//!
+//! f32 means f32: products are not rounded to TF32 unless [`allow_tf32`] says so.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle_core::Tensor;
+
+#[cfg(feature = "cuda")]
+mod launch;
+#[cfg(feature = "cuda")]
+mod operand;
+
+#[cfg(feature = "cuda")]
+pub(crate) use launch::{Args, Module, PLANE_PART, function, grid, index, parts, threads};
+#[cfg(feature = "cuda")]
+pub(crate) use operand::{Element, Operand, by_dtype, tensor, with_operands};
+
+static TF32: AtomicBool = AtomicBool::new(false);
+
+/// Whether f32 convolutions and matrix products on NVIDIA GPUs may round their factors to
+/// TF32 (10 bits of mantissa) for the sake of tensor cores: several times as fast, with
+/// errors of about 1e-3 instead of 1e-6. Off by default; holds for the whole process, for
+/// what is run from now on. Without the feature `cuda` it does nothing.
+pub fn allow_tf32(allowed: bool) {
+    TF32.store(allowed, Ordering::Relaxed);
+    candle_core::cuda::set_gemm_reduced_precision_f32(allowed);
+}
+
+/// What [`allow_tf32`] was last told.
+pub fn tf32_is_allowed() -> bool {
+    TF32.load(Ordering::Relaxed)
+}
+
+/// Whether the CUDA kernels can take these tensors together.
+#[cfg(feature = "cuda")]
+pub(crate) fn supports(tensors: &[&Tensor]) -> bool {
+    use candle_core::DType;
+    let Some(first) = tensors.first() else { return false };
+    tensors.iter().all(|t| {
+        t.device().is_cuda()
+            && t.device().same_device(first.device())
+            && t.dtype() == first.dtype()
+            && matches!(t.dtype(), DType::F32 | DType::F16 | DType::BF16)
+            && t.elem_count() > 0
+    })
+}
