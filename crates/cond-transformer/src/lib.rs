@@ -59,4 +59,4 @@ pub use sliding::{
     Progress, Wavefront, Window, WindowConditions, WindowRequest, generate_raster,
     generate_wavefront,
 };
-pub use weights::WeightFormat;
+pub use weights::{BlockMatrices, WeightFormat};
