@@ -200,7 +200,6 @@ impl Generator {
             ConditionConfig::Grid(grid) if grid.grid != self.config.grid => {
                 only("its condition has another grid than its codes")
             }
-            ConditionConfig::Layout(_) => only("its layouts are of one picture"),
             _ => Ok((rows, columns)),
         }
     }
