@@ -7,6 +7,8 @@ mod captions;
 mod conditions;
 #[path = "support/generators.rs"]
 mod generators;
+#[path = "generate/quantized.rs"]
+mod quantized;
 #[path = "generate/refusals.rs"]
 mod refusals;
 #[path = "generate/replay.rs"]

@@ -12,6 +12,7 @@ use checkpoints::TensorFile;
 use checkpoints::codes_file::CodesFile;
 use checkpoints::reference_config::ReferenceConfig;
 use image_data::Limits;
+use pipeline::TransformerConfig;
 use vq_autoencoder::VqConfig;
 
 /// How many tensors of a file are read; all of them are named and measured.
@@ -71,6 +72,13 @@ pub fn read_checkpoint(path: &Path) {
             let _ = file.tensor_sha256(name);
         }
     }
+    let blocks = file.blocks().unwrap_or_default();
+    for (name, matrix) in blocks.iter().take(TENSORS_READ) {
+        if let Ok(tensor) = file.block_matrix(name, matrix) {
+            assert_eq!(tensor.shape().elem_count(), matrix.elements());
+            let _ = tensor.dequantize(&Device::Cpu);
+        }
+    }
 }
 
 /// Reads a project file and builds the configuration of the model in it.
@@ -85,8 +93,15 @@ pub fn read_reference_config(path: &Path) {
 /// Reads `config.json` of a model folder.
 pub fn read_model_config(data: &[u8]) {
     let Ok(value) = serde_json::from_slice(data) else { return };
-    if let Ok(config) = pipeline::vq_config(&value, Path::new("config.json")) {
+    let path = Path::new("config.json");
+    if let Ok(config) = pipeline::vq_config(&value, path) {
         check(&config);
+    }
+    if let Ok(config) = TransformerConfig::from_value(&value, path) {
+        let mut again = config.to_value().expect("what was read is valid");
+        again["format_version"] = 1.into();
+        let again = TransformerConfig::from_value(&again, path);
+        assert_eq!(again.expect("what was written is read"), config);
     }
 }
 
@@ -162,6 +177,20 @@ pub fn zip_with_pickle(pickle: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seeds_are_read_or_refused() -> std::io::Result<()> {
+        let seeds = |target: &str| {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target);
+            std::fs::read_dir(folder)?.map(|entry| std::fs::read(entry?.path())).collect()
+        };
+        let files: Vec<Vec<u8>> = seeds("safetensors")?;
+        files.iter().for_each(|data| read_checkpoint(&file("seed.safetensors", data)));
+        let configs: Vec<Vec<u8>> = seeds("model_config")?;
+        configs.iter().for_each(|data| read_model_config(data));
+        assert!(!files.is_empty() && !configs.is_empty());
+        Ok(())
+    }
 
     #[test]
     fn the_zip_is_one() {

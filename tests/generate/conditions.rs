@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::generators::{CODES, Recipe};
+use crate::generators::{CODES, Recipe, chunk};
 use crate::support::{self, Place, same_bytes};
 
 #[test]
@@ -70,5 +70,67 @@ fn nothing_is_needed_where_there_is_no_choice() -> Result<()> {
         place.run(&["generate", "--model", model, "--count", "2", "--output", &out])?.exits(0)?;
         assert_eq!(place.files(&out)?, ["picture-0-00000.png", "picture-0-00001.png"]);
     }
+    Ok(())
+}
+
+#[test]
+fn layouts_of_pictures_larger_than_the_models() -> Result<()> {
+    let place = Place::new()?;
+    let condition = json!({ "kind": "layout", "names": ["cat", "dog"], "categories": 2,
+        "max_objects": 3, "vocabulary": 40, "places": "boxes", "encode_crop": true,
+        "tell_groups": false, "tell_attributes": false, "offset": CODES });
+    place.transformer("model", &Recipe::new(condition))?;
+    let layout = |name: &str, crop: Value, dog: [f64; 4]| -> Result<()> {
+        let cat = json!({ "category": "cat", "box": [0.0, 0.0, 0.3, 0.5] });
+        let mut layout =
+            json!({ "objects": [cat, { "category": "dog", "box": dog }], "crop": crop });
+        if layout["crop"].is_null() {
+            layout = json!({ "objects": layout["objects"] });
+        }
+        Ok(std::fs::write(place.path(name), layout.to_string())?)
+    };
+    layout("a.json", Value::Null, [0.6, 0.1, 0.4, 0.9])?;
+    layout("b.json", Value::Null, [0.7, 0.7, 0.1, 0.2])?;
+    layout("part.json", json!([0.5, 0.0, 0.5, 1.0]), [0.6, 0.1, 0.4, 0.9])?;
+    let run = |condition: &str, out: &str, more: &[&str]| -> Result<Vec<String>> {
+        let args = ["generate", "--model", "model", "--condition", condition, "--output", out];
+        place.run(&[&args[..], more].concat())?.exits(0)?;
+        place.files(out)
+    };
+    let wide = ["--width", "24", "--height", "10", "--count", "2"];
+    let files = run("a.json", "one", &[&wide[..], &["--batch", "1"]].concat())?;
+    run("a.json", "two", &[&wide[..], &["--batch", "2", "--threads", "1"]].concat())?;
+    assert_eq!(files, ["a-0-00000.png", "a-0-00001.png"]);
+    same_bytes(&place.path("one"), &place.path("two"), &files)?;
+    // The objects are in the picture: their file is not needed again.
+    let replay = ["generate", "--from", "one/a-0-00001.png", "--output", "again"];
+    let pixels =
+        |file: &str| -> Result<image::RgbImage> { Ok(image::open(place.path(file))?.into_rgb8()) };
+    run("b.json", "other", &wide)?;
+    run("part.json", "part", &wide)?;
+    std::fs::rename(place.path("a.json"), place.path("gone.json"))?;
+    place.run(&replay)?.exits(0)?;
+    same_bytes(&place.path("one"), &place.path("again"), &files[1..])?;
+    // Objects decide, also those that only later windows have in them.
+    let (one, other) = (pixels("one/a-0-00000.png")?, pixels("other/b-0-00000.png")?);
+    assert_eq!(one.dimensions(), (24, 10));
+    assert_ne!(one, other);
+    assert_ne!(one, pixels("part/part-0-00000.png")?);
+
+    // At the training size the layout is told once, whole, as before.
+    let small = run("gone.json", "small", &[])?;
+    let recipe: Value =
+        serde_json::from_str(&chunk(&place.path("small").join(&small[0]), "synth")?)?;
+    assert!(recipe.to_string().contains("\"tokens\""), "{recipe}");
+    assert!(!recipe.to_string().contains("\"scene\""), "{recipe}");
+    let score = |layout: &str| -> Result<Value> {
+        let args = ["score", "one/a-0-00000.png", "--model", "model", "--full-size", "--json"];
+        let run = place.run(&[&args[..], &["--condition", layout]].concat())?.exits(0)?;
+        Ok(run.line("picture")?["bits_per_code"].clone())
+    };
+    assert_ne!(score("gone.json")?, score("b.json")?);
+    let args = ["generate", "--model", "model", "--condition", "b.json", "--width", "6"];
+    let run = place.run(&[&args[..], &["--output", "no"]].concat())?.exits(2)?;
+    assert!(run.err.contains("8x8"), "{}", run.err);
     Ok(())
 }

@@ -124,6 +124,7 @@ impl Place {
         }
         let config = TransformerConfig {
             architecture,
+            weights: None,
             first_stage: StageRef::at("../vqgan", codec.sha256()),
             codes: CODES as usize,
             grid: [SIDE, SIDE],

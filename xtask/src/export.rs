@@ -55,7 +55,7 @@ impl Export {
             Weights::Bf16 => Some(DType::BF16),
         };
         let trained = TransformerFolder::open(model)?;
-        let written = trained.copy(&self.output, dtype, true)?;
+        let written = trained.copy(&self.output, dtype, None, true)?;
         if written.config.first_stage.codec_sha256 != trained.config.first_stage.codec_sha256 {
             eprintln!(
                 "note: the first stage was rounded, and is another codec now: codes that the one \

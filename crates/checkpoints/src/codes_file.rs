@@ -98,6 +98,7 @@ impl CodesFile {
             name: TENSOR.to_string(),
             dtype: if narrow { Dtype::U16 } else { Dtype::U32 },
             shape: vec![self.items.len(), height, width],
+            blocks: None,
             write: Box::new(|writer| {
                 self.codes.iter().try_for_each(|&code| {
                     if narrow {

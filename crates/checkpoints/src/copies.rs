@@ -1,13 +1,17 @@
 //! Tensors of a file on their way into another, one at a time.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
+use crate::blocks::BlockMatrix;
 use crate::element;
 use crate::error::{Error, Result};
 use crate::tensor_file::{Derived, TensorFile};
 use crate::write::{Part, write_parts};
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
+use safetensors::Dtype;
 
 /// Tensors in terms of a file's. Each is read when its turn comes to be written,
 /// so that a model takes no more memory than its largest tensor.
@@ -19,6 +23,9 @@ pub struct Copies<'a> {
     /// What numbers become: f32, bf16 or f16. `None` keeps each as it is, bit for
     /// bit; integers are always kept.
     pub dtype: Option<DType>,
+    /// Matrices that are written in blocks, and in which, by their new names; made of the
+    /// numbers of the file, not of rounded ones. What is in blocks there stays so.
+    pub blocks: BTreeMap<String, GgmlDType>,
     /// Tensors that are in no file, written as they are.
     pub others: Vec<(String, Tensor)>,
 }
@@ -27,7 +34,7 @@ impl<'a> Copies<'a> {
     /// All tensors of `file` under their names.
     pub fn of_all(file: &'a TensorFile, dtype: Option<DType>) -> Self {
         let tensors = file.names().map(|name| Derived::renamed(name, name)).collect();
-        Self { file, tensors, dtype, others: Vec::new() }
+        Self { file, tensors, dtype, blocks: BTreeMap::new(), others: Vec::new() }
     }
 
     /// What will be written.
@@ -43,9 +50,14 @@ impl<'a> Copies<'a> {
             })?;
             let (shape, tensor) = (tensor.dims().to_vec(), tensor.clone());
             let write = move |writer: &mut dyn Write| element::write_tensor(&tensor, writer);
-            Ok(Part { name: name.clone(), dtype, shape, write: Box::new(write) })
+            Ok(Part { name: name.clone(), dtype, shape, blocks: None, write: Box::new(write) })
         });
-        self.tensors.iter().map(|tensor| self.part(tensor)).chain(own).collect()
+        let stored = self.file.blocks()?;
+        let part = |tensor| match self.blocks_part(tensor, &stored)? {
+            Some(part) => Ok(part),
+            None => self.part(tensor),
+        };
+        self.tensors.iter().map(part).chain(own).collect()
     }
 
     fn part(&self, Derived { name, shape, sources }: &Derived) -> Result<Part<'a>> {
@@ -94,7 +106,53 @@ impl<'a> Copies<'a> {
             }
             Ok(())
         };
-        Ok(Part { name: name.clone(), dtype, shape, write: Box::new(write) })
+        Ok(Part { name: name.clone(), dtype, shape, blocks: None, write: Box::new(write) })
+    }
+
+    /// A matrix that is or becomes one in blocks; none if it is and stays something else.
+    fn blocks_part(
+        &self,
+        Derived { name, shape, sources }: &Derived,
+        stored: &BTreeMap<String, BlockMatrix>,
+    ) -> Result<Option<Part<'a>>> {
+        let file = self.file;
+        let wanted = self.blocks.get(name).copied();
+        let held = sources.iter().find_map(|source| stored.get(source)).copied();
+        if wanted.is_none() && held.is_none() {
+            return Ok(None);
+        }
+        let refuse = |reason: String| {
+            Error::format(file.path(), format!("{name:.160} cannot be made: {reason}"))
+        };
+        let ([source], None) = (&sources[..], shape) else {
+            return Err(refuse("blocks are not put together, nor given another shape".to_owned()));
+        };
+        let matrix = match (held, wanted) {
+            (Some(held), Some(wanted)) if held.blocks() != wanted => {
+                return Err(refuse(format!(
+                    "it is in blocks of {:?} already, and {wanted:?} is not made of them",
+                    held.blocks()
+                )));
+            }
+            (Some(held), _) => held,
+            (None, wanted) => {
+                let wanted = wanted.ok_or_else(|| refuse("it is in no blocks".to_owned()))?;
+                file.blocks_of(source, wanted).map_err(refuse)?
+            }
+        };
+        let source = source.clone();
+        let write = move |writer: &mut dyn Write| match held {
+            Some(_) => file.copy_elements(&source, writer).map_err(io::Error::other),
+            None => file.write_blocks(&source, matrix.blocks(), writer),
+        };
+        let shape = matrix.dims().to_vec();
+        let (dtype, blocks) = (Dtype::U8, Some(matrix));
+        Ok(Some(Part { name: name.clone(), dtype, shape, blocks, write: Box::new(write) }))
+    }
+
+    /// Whether a matrix is written in blocks.
+    pub(crate) fn has_blocks(&self) -> Result<bool> {
+        Ok(!self.blocks.is_empty() || !self.file.blocks()?.is_empty())
     }
 }
 
@@ -132,7 +190,7 @@ mod tests {
         let tensors_of = || vec![Derived::renamed("x", "y"), Derived::renamed("n", "n")];
         for dtype in [None, Some(DType::F32), Some(DType::BF16), Some(DType::F16)] {
             let others = vec![("own".to_owned(), tensors[0].1.clone())];
-            let copies = Copies { file: &file, tensors: tensors_of(), dtype, others };
+            let copies = Copies { tensors: tensors_of(), others, ..Copies::of_all(&file, dtype) };
             copy_safetensors(&to, &[copies], [])?;
             let copied = TensorFile::open(&to)?;
             assert_eq!(copied.tensor_sha256("own")?, file.tensor_sha256("x")?);

@@ -24,6 +24,7 @@ pub mod model_folder;
 pub mod reference_config;
 
 mod atomic;
+mod blocks;
 mod copies;
 mod element;
 mod error;
@@ -43,6 +44,7 @@ mod write;
 mod zip_directory;
 
 pub use atomic::atomic_write;
+pub use blocks::BlockMatrix;
 pub use copies::{Copies, copy_safetensors};
 pub use error::{Error, Result};
 pub use expected::expected_tensors;

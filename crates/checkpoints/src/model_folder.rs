@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! config.json          kind, format_version, architecture, preprocessing, provenance
-//! model.safetensors    keys = code paths; metadata: format version, config hash
+//! model.safetensors    keys = code paths; metadata: format version, config hash, blocks
 //! README.md            model card
 //! tokenizer.json       of a model that reads text
 //! first_stage/         model folders of their own, of a transformer that brings
@@ -28,9 +28,11 @@ use crate::read_limited::read_limited;
 use crate::tensor_file::TensorFile;
 use crate::write::save_safetensors;
 
-/// The version of the folder's format that this crate writes, and the newest
-/// that it reads.
-pub const FORMAT_VERSION: u64 = 1;
+/// The newest version of the folder's format, which this crate reads. It writes the oldest
+/// that has what the folder holds: matrices in blocks are of version 2.
+pub const FORMAT_VERSION: u64 = 2;
+/// The version of a folder whose weights are all numbers.
+const NUMBERS_VERSION: u64 = 1;
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
@@ -154,7 +156,7 @@ impl ModelFolder {
             return Err(Error::Exists { path: dir.to_path_buf() });
         }
         let save = |path: &Path, metadata| save_safetensors(path, tensors, metadata);
-        write_to(dir, config, save, card, parts, false)
+        write_to(dir, config, (NUMBERS_VERSION, save), card, parts, false)
     }
 
     /// [`write`](Self::write), replacing a model folder that is there. A folder
@@ -190,7 +192,7 @@ impl ModelFolder {
             check_replaceable(dir, &STAGES)?;
         }
         let save = |path: &Path, metadata| save_safetensors(path, tensors, metadata);
-        write_to(dir, config, save, card, parts, there)
+        write_to(dir, config, (NUMBERS_VERSION, save), card, parts, there)
     }
 
     /// [`write_with`](Self::write_with), or [`replace_with`](Self::replace_with), of
@@ -214,22 +216,28 @@ impl ModelFolder {
         if there {
             check_replaceable(dir, &STAGES)?;
         }
+        let mut version = NUMBERS_VERSION;
+        for copies in copies {
+            if copies.has_blocks()? {
+                version = FORMAT_VERSION;
+            }
+        }
         let save = |path: &Path, metadata| copy_safetensors(path, copies, metadata);
-        write_to(dir, config, save, card, parts, there)
+        write_to(dir, config, (version, save), card, parts, there)
     }
 }
 
 fn write_to(
     dir: &Path,
     config: &Value,
-    save: impl FnOnce(&Path, [(String, String); 2]) -> Result<()>,
+    (version, save): (u64, impl FnOnce(&Path, [(String, String); 2]) -> Result<()>),
     card: &str,
     parts: Parts<'_>,
     replace: bool,
 ) -> Result<ModelFolder> {
     let mut config = config.clone();
     if let Value::Object(object) = &mut config {
-        object.insert("format_version".to_string(), FORMAT_VERSION.into());
+        object.insert("format_version".to_string(), version.into());
     }
     check(dir, &config)?;
     let mut text =
@@ -240,7 +248,7 @@ fn write_to(
 
     let (temporary, guard) = folder_beside(dir)?;
     let metadata = [
-        ("format_version".to_string(), FORMAT_VERSION.to_string()),
+        ("format_version".to_string(), version.to_string()),
         ("config_sha256".to_string(), hash(&config)),
     ];
     save(&temporary.join(WEIGHTS), metadata)?;

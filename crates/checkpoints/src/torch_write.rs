@@ -34,6 +34,11 @@ pub fn copy_torch(path: impl AsRef<Path>, section: &str, copies: &[Copies<'_>]) 
     let path = path.as_ref();
     let parts = copies.iter().map(Copies::parts).collect::<Result<Vec<_>>>()?;
     let parts: Vec<Part> = parts.into_iter().flatten().collect();
+    if let Some(part) = parts.iter().find(|part| part.blocks.is_some()) {
+        let reason =
+            format!("{:.160} is in blocks, which torch's checkpoints do not have", part.name);
+        return Err(Error::format(path, reason));
+    }
     let pickle = pickle(path, section, &parts)?;
     let sizes: u64 = parts.iter().map(bytes_of).sum();
     // Names, headers and padding take less than 512 bytes a tensor.

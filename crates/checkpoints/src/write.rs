@@ -9,6 +9,7 @@ use candle_core::Tensor;
 use safetensors::Dtype;
 
 use crate::atomic::atomic_write;
+use crate::blocks::{self, BLOCKS_KEY, BlockMatrix};
 use crate::element;
 use crate::error::{Error, Result};
 use crate::safetensors_file::{LENGTH_BYTES, MAX_HEADER_BYTES};
@@ -35,7 +36,8 @@ pub fn save_safetensors<'a, N: AsRef<str>>(
             return Err(Error::UnsupportedDType { path: path.to_path_buf(), name, dtype });
         };
         let write = |writer: &mut dyn Write| element::write_tensor(tensor, writer);
-        parts.push(Part { name, dtype, shape: tensor.dims().to_vec(), write: Box::new(write) });
+        let (shape, write) = (tensor.dims().to_vec(), Box::new(write));
+        parts.push(Part { name, dtype, shape, blocks: None, write });
     }
     write_parts(path, parts, metadata)
 }
@@ -48,6 +50,8 @@ pub(crate) struct Part<'a> {
     pub(crate) name: String,
     pub(crate) dtype: Dtype,
     pub(crate) shape: Vec<usize>,
+    /// The matrix that its bytes are, where they are one in blocks.
+    pub(crate) blocks: Option<BlockMatrix>,
     pub(crate) write: WriteElements<'a>,
 }
 
@@ -62,7 +66,13 @@ pub(crate) fn write_parts(
     if let Some(pair) = parts.windows(2).find(|pair| pair[0].name == pair[1].name) {
         return Err(Error::format(path, format!("two tensors are named {:?}", pair[0].name)));
     }
-    let header = header(path, &parts, metadata.into_iter().collect())?;
+    let mut metadata: BTreeMap<_, _> = metadata.into_iter().collect();
+    let matrices = || parts.iter().filter_map(|part| Some((&*part.name, part.blocks.as_ref()?)));
+    if matrices().next().is_some() {
+        let text = blocks::metadata(matrices()).map_err(|e| Error::format(path, e.to_string()))?;
+        metadata.insert(BLOCKS_KEY.to_owned(), text);
+    }
+    let header = header(path, &parts, metadata)?;
     Error::check_limit(
         path,
         "the safetensors header (bytes)",

@@ -51,7 +51,7 @@ fn main() -> Result<()> {
 
     let conditions = WindowConditions::Fixed(classes(&[UPRIGHT, LYING])?);
     let mut wide = WindowRequest::new(conditions, Stream::range(SEED, 0, 2), (8, 20));
-    wide.window = Window { height: SIDE, width: SIDE };
+    wide.window = Window { height: SIDE, width: SIDE, ..Window::default() };
     wide.sampling = sampling;
     wide.forbidden = vec![UPRIGHT, LYING];
     println!("8x20 codes by the sliding window:");

@@ -56,7 +56,7 @@ pub use permuter::{Order, Permuter};
 pub use sampling::{Chooser, Guidance, Sampling, Stream, filter_logits, probabilities};
 pub use score::{code_nats, window_nats};
 pub use sliding::{
-    Progress, Wavefront, Window, WindowConditions, WindowRequest, generate_raster,
-    generate_wavefront,
+    Middle, Progress, Scene, Scenes, Wavefront, Window, WindowConditions, WindowRequest,
+    generate_raster, generate_wavefront,
 };
-pub use weights::WeightFormat;
+pub use weights::{BlockMatrices, WeightFormat};

@@ -1,12 +1,14 @@
 //! Linear layers, with results that do not depend on the batch.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::quantized::QTensor;
+use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, Module, VarBuilder};
 
-use crate::{WeightFormat, cpu};
+use crate::{BlockMatrices, WeightFormat, cpu};
 
 /// Both references start weights from N(0, 0.02).
 pub(crate) const INIT: Init = Init::Randn { mean: 0.0, stdev: 0.02 };
@@ -26,15 +28,37 @@ enum Weight {
     Blocks(Arc<QTensor>),
 }
 
+/// Where the matrices of linear layers come from, and what they are kept as.
+#[derive(Clone, Copy)]
+pub(crate) enum Matrices<'a> {
+    /// From numbers.
+    Made(WeightFormat),
+    /// Those that are in blocks already, the others from numbers.
+    Stored(&'a BlockMatrices),
+    /// From numbers, as they are; what would be in blocks is noted, by name.
+    Noted(WeightFormat, &'a RefCell<BTreeMap<String, GgmlDType>>),
+}
+
+impl Matrices<'_> {
+    /// The same for the head.
+    pub(crate) fn of_head(self) -> Self {
+        match self {
+            Self::Made(format) => Self::Made(format.of_head()),
+            Self::Noted(format, names) => Self::Noted(format.of_head(), names),
+            Self::Stored(_) => self,
+        }
+    }
+}
+
 /// Keys `weight [out, in]`, `bias [out]`.
 pub(crate) fn linear(
     inputs: usize,
     outputs: usize,
-    format: WeightFormat,
+    matrices: Matrices<'_>,
     vb: VarBuilder,
 ) -> Result<Linear> {
     let bias = vb.get_with_hints(outputs, "bias", Init::Const(0.0))?;
-    Ok(Linear { bias: Some(bias), ..linear_no_bias(inputs, outputs, INIT, format, vb)? })
+    Ok(Linear { bias: Some(bias), ..linear_no_bias(inputs, outputs, INIT, matrices, vb)? })
 }
 
 /// Key `weight [out, in]`.
@@ -42,13 +66,26 @@ pub(crate) fn linear_no_bias(
     inputs: usize,
     outputs: usize,
     init: Init,
-    format: WeightFormat,
+    matrices: Matrices<'_>,
     vb: VarBuilder,
 ) -> Result<Linear> {
-    let weight = vb.get_with_hints((outputs, inputs), "weight", init)?;
-    let weight = match format.blocks().filter(|blocks| inputs.is_multiple_of(blocks.block_size())) {
-        Some(blocks) => Weight::Blocks(Arc::new(QTensor::quantize(&weight, blocks)?)),
-        None => Weight::Dense(weight),
+    let name = || vb.pp("weight").prefix();
+    let numbers = || vb.get_with_hints((outputs, inputs), "weight", init);
+    let weight = match matrices {
+        Matrices::Made(format) => match format.blocks_of(inputs) {
+            Some(blocks) => Weight::Blocks(Arc::new(QTensor::quantize(&numbers()?, blocks)?)),
+            None => Weight::Dense(numbers()?),
+        },
+        Matrices::Stored(stored) => match stored.get(&name(), (outputs, inputs))? {
+            Some(blocks) => Weight::Blocks(blocks),
+            None => Weight::Dense(numbers()?),
+        },
+        Matrices::Noted(format, names) => {
+            if let Some(blocks) = format.blocks_of(inputs) {
+                names.borrow_mut().insert(name(), blocks);
+            }
+            Weight::Dense(numbers()?)
+        }
     };
     Ok(Linear { weight, bias: None })
 }

@@ -69,6 +69,10 @@ pub fn window_nats(
                 WindowConditions::Grid(condition) if condition.dims() == grid.dims() => {
                     Conditions::Tokens(cut(condition.codes())?)
                 }
+                WindowConditions::Scenes(scenes) => {
+                    let told = scenes.tokens(0, window, (top, left), (height, width))?;
+                    Conditions::tokens(&[told], model.device())?
+                }
                 WindowConditions::Grid(condition) => {
                     return Err(Error::Request(format!(
                         "a condition grid of {:?} for codes of {:?}",

@@ -1,9 +1,11 @@
 //! What weights are kept as.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use candle_core::quantized::GgmlDType;
+use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +68,11 @@ impl WeightFormat {
         }
     }
 
+    /// The blocks that a matrix with rows of `len` numbers becomes.
+    pub(crate) fn blocks_of(self, len: usize) -> Option<GgmlDType> {
+        self.blocks().filter(|blocks| len.is_multiple_of(blocks.block_size()))
+    }
+
     /// The format of the head under this one.
     pub(crate) fn of_head(self) -> Self {
         if self == Self::Q4 { Self::Q8 } else { self }
@@ -116,5 +123,33 @@ impl FromStr for WeightFormat {
                 Self::ALL.map(Self::name).join(", ")
             ),
         })
+    }
+}
+
+/// Matrices of linear layers that are in blocks already: those of a file that stores them
+/// so.
+#[derive(Clone, Debug, Default)]
+pub struct BlockMatrices {
+    by_name: BTreeMap<String, Arc<QTensor>>,
+}
+
+impl BlockMatrices {
+    /// Matrices `[out, in]` on the CPU by the names of their weights
+    /// (`blocks.0.attn.key.weight`).
+    pub fn new(by_name: BTreeMap<String, Arc<QTensor>>) -> Self {
+        Self { by_name }
+    }
+
+    /// The matrix of that name, if it is one of these.
+    pub(crate) fn get(
+        &self,
+        name: &str,
+        shape: (usize, usize),
+    ) -> candle_core::Result<Option<Arc<QTensor>>> {
+        let Some(matrix) = self.by_name.get(name) else { return Ok(None) };
+        if matrix.shape().dims2()? != shape {
+            candle_core::bail!("{name} has shape {:?}; give it {shape:?}", matrix.shape().dims());
+        }
+        Ok(Some(Arc::clone(matrix)))
     }
 }

@@ -7,10 +7,10 @@ use candle_core::{DType, Device, Tensor};
 use codebook::CodeGrid;
 use common::weights;
 use cond_transformer::{
-    Chooser, Conditions, Error, Gpt, GptConfig, Guidance, KvCache, Llama, LlamaConfig, NextCode,
-    NoCode, Order, Permuter, PrefixConfig, Request, Sampling, Stream, Wavefront, Window,
-    WindowConditions, WindowRequest, filter_logits, generate, generate_grid, generate_raster,
-    generate_wavefront, probabilities,
+    Chooser, Conditions, Error, Gpt, GptConfig, Guidance, KvCache, LayoutTokens, Llama,
+    LlamaConfig, Middle, NextCode, NoCode, Object, Order, Permuter, Places, PrefixConfig, Rect,
+    Request, Sampling, Scene, Scenes, Stream, Wavefront, Window, WindowConditions, WindowRequest,
+    filter_logits, generate, generate_grid, generate_raster, generate_wavefront, probabilities,
 };
 use golden as _;
 
@@ -110,9 +110,38 @@ fn drawn_with_and_without_a_cache() -> Result<()> {
     Ok(())
 }
 
+/// Two scenes with an object in `place`, of which the second draws a part; 14 tokens.
+fn scenes([x, y, width, height]: [f64; 4]) -> WindowConditions {
+    let object = |category, place| Object {
+        category,
+        place,
+        group: false,
+        occluded: false,
+        depiction: false,
+        inside: false,
+    };
+    let place = Rect { x, y, width, height };
+    let objects = vec![object(2, place), object(5, Rect { y: 0.0, height: 0.4, ..place })];
+    let whole = Scene { objects: objects.clone(), crop: Rect::FULL };
+    let part = Scene { objects, crop: Rect { x: 0.0, y: 0.25, width: 1.0, height: 0.5 } };
+    WindowConditions::Scenes(Scenes {
+        scenes: vec![whole, part],
+        tokens: LayoutTokens {
+            categories: 8,
+            max_objects: 4,
+            vocabulary: 40,
+            places: Places::Boxes,
+            encode_crop: true,
+            tell_groups: false,
+            tell_attributes: false,
+        },
+        offset: 0,
+    })
+}
+
 #[test]
 fn raster_and_wavefront_draw_the_same() -> Result<()> {
-    let window = Window { height: 4, width: 4 };
+    let window = Window { height: 4, width: 4, ..Window::default() };
     let size = (7, 9);
     let grid = |seed: u64| -> Result<CodeGrid> {
         let stream = Stream { seed, sample: 0 };
@@ -122,7 +151,10 @@ fn raster_and_wavefront_draw_the_same() -> Result<()> {
     let (gpt, llama) = (gpt(32, 16)?, llama(DType::F32)?);
     let fixed = WindowConditions::Fixed(classes(&[1, 2])?);
     let absent = WindowConditions::Fixed(classes(&[5, 5])?);
-    let cases: [(&dyn NextCode, WindowConditions, Option<WindowConditions>); 3] = [
+    let (scenes, others) = (scenes([0.1, 0.2, 0.6, 0.3]), scenes([0.5, 0.5, 0.5, 0.5]));
+    let cases: [(&dyn NextCode, WindowConditions, Option<WindowConditions>); 5] = [
+        (&gpt, scenes.clone(), None),
+        (&gpt, scenes, Some(others)),
         (&gpt, WindowConditions::Grid(grid(1)?), Some(WindowConditions::Grid(grid(2)?))),
         (&llama, fixed.clone(), Some(absent)),
         (&llama, fixed, None),
@@ -130,6 +162,9 @@ fn raster_and_wavefront_draw_the_same() -> Result<()> {
     for (model, conditions, absent) in cases {
         let mut request = WindowRequest::new(conditions, Stream::range(4, 0, 2), size);
         request.window = window;
+        if matches!(request.conditions, WindowConditions::Scenes(_)) {
+            request.window.middle = Middle::Before;
+        }
         request.sampling = lively();
         request.guidance = absent.map(|absent| Guidance { scale: 1.5, interval: Some(40), absent });
         request.forbidden = vec![7];
@@ -163,7 +198,7 @@ fn a_window_that_cannot_move_draws_what_the_cache_draws() -> Result<()> {
     let cached = generate_grid(&model, &request, (4, 4), &order, &mut |_| ())?.to_vec()?;
     let mut request = WindowRequest::new(WindowConditions::Fixed(conditions), streams, (4, 4));
     request.sampling = lively();
-    request.window = Window { height: 4, width: 4 };
+    request.window = Window { height: 4, width: 4, ..Window::default() };
     assert_eq!(
         generate_wavefront(&model, &request, Wavefront::default(), &mut |_| ())?.to_vec()?,
         cached

@@ -14,6 +14,7 @@ use checkpoints::{
     Copies, Derived, TensorFile, atomic_write, check_names, copy_safetensors, copy_torch,
     sha256_file,
 };
+use cond_transformer::WeightFormat;
 use serde_json::{Value, json};
 use vq_autoencoder::{Layout, VqConfig};
 
@@ -25,6 +26,7 @@ use crate::model_config::model_config;
 use crate::model_spec::{Found, ModelSpec};
 use crate::weights;
 
+pub(crate) use self::ours::blocks_line;
 pub use self::transformer::{ConvertedTransformer, convert_transformer};
 
 /// Whose files are written.
@@ -48,6 +50,9 @@ pub struct ConvertOptions {
     pub target: Target,
     /// What numbers become; `None` keeps them bit for bit.
     pub dtype: Option<DType>,
+    /// What the matrices of a transformer's linear layers are stored in blocks of: q8 or q4.
+    /// For our folder; codecs have none.
+    pub weights: Option<WeightFormat>,
     /// Whether a model folder that is there is replaced.
     pub replace: bool,
     /// What the user called the model, for the provenance.
@@ -79,6 +84,15 @@ pub struct Converted {
 /// When there is no codec, its weights do not fit its configuration, the target has
 /// no such codec, something is in the way, or writing fails; nothing is half written.
 pub fn convert(spec: &ModelSpec, out: &Path, options: &ConvertOptions) -> Result<Converted> {
+    if let Some(format) = options.weights {
+        return Err(Error::model(
+            &spec.model,
+            format!(
+                "this is a codec, and {format} is for transformers: codecs stay f32, bf16 or f16 \
+                 (--numbers)"
+            ),
+        ));
+    }
     convert_found(&spec.find()?, out, options)
 }
 
@@ -106,7 +120,7 @@ fn convert_found(found: &Found, out: &Path, options: &ConvertOptions) -> Result<
         .filter(|name| plain.is_none() || *name != CODEBOOK)
         .map(|name| Derived::renamed(&format!("{prefix}{name}"), name));
     let (file, tensors) = (&found.weights.file, tensors.collect());
-    let copies = Copies { file, tensors, dtype: options.dtype, others };
+    let copies = Copies { tensors, others, ..Copies::of_all(file, options.dtype) };
     let sha256 = match &plain {
         None => identity(found, options.dtype)?,
         Some(plain) => plain.identity(found, options.dtype)?,

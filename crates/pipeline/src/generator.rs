@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use candle_core::{DType, Device};
 use checkpoints::TensorFile;
 use codebook::CodeGrid;
-use cond_transformer::{Order, Permuter};
+use cond_transformer::{Order, Permuter, WeightFormat};
 use image::RgbImage;
 use serde::Serialize;
 
@@ -65,6 +65,8 @@ pub struct GeneratorDescription {
     pub condition_codec_sha256: Option<String>,
     /// Weights of the transformer.
     pub parameters: u64,
+    /// What its weights are kept as; none: as the numbers that all is computed in.
+    pub kept_as: Option<WeightFormat>,
     /// Sides of a picture over sides of its code grid.
     pub factor: usize,
     /// Width and height in pixels of what it was trained on.
@@ -94,7 +96,8 @@ impl Generator {
             condition_stage,
             tokenizer,
         } = spec.find()?;
-        if let Some(format) = options.weights {
+        let kept_as = network::kept_as(&config, options.weights)?;
+        if let Some(format) = kept_as {
             network::check_format(&config.architecture, format, &options.device)?;
         }
         let mut codec_options = options.clone();
@@ -116,9 +119,10 @@ impl Generator {
 
         let file = TensorFile::open(&weights)?;
         let permuter = permuter(&config, &file)?;
-        let (tensors, report) = network::load(&file, prefix, &config.architecture)?;
+        let (tensors, report) = network::load(&file, prefix, &config)?;
         let sha256 = network::transformer_sha256(&config, permuter.forward(), &tensors)?;
-        let network = network::build(&config.architecture, tensors, options)?;
+        let options = LoadOptions { weights: kept_as, ..options.clone() };
+        let network = network::build(&config.architecture, tensors, &options)?;
         let place = weights.with_file_name("tokenizer.json");
         let tokenizer = tokenizer.map(|bytes| TextTokenizer::new(&bytes, &place)).transpose()?;
         let factor = codec.factor();
@@ -130,6 +134,7 @@ impl Generator {
             codec_sha256: codec.sha256().to_owned(),
             condition_codec_sha256: condition_codec.as_ref().map(|codec| codec.sha256().to_owned()),
             parameters: report.elements as u64,
+            kept_as,
             factor,
             size: ((width * factor) as u32, (height * factor) as u32),
             ignored_tensors: report.ignored_loss + report.ignored_buffers + report.ignored_parts,
@@ -195,7 +200,6 @@ impl Generator {
             ConditionConfig::Grid(grid) if grid.grid != self.config.grid => {
                 only("its condition has another grid than its codes")
             }
-            ConditionConfig::Layout(_) => only("its layouts are of one picture"),
             _ => Ok((rows, columns)),
         }
     }

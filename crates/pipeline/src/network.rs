@@ -1,16 +1,20 @@
 //! The two transformers behind one type, and their identity.
 
+mod format;
+mod weights;
+
 use std::collections::{BTreeMap, HashMap};
 
-use candle_core::{DType, Device, Shape, Tensor};
+use candle_core::Shape;
 use candle_nn::VarBuilder;
-use checkpoints::{KeyUse, LoadReport, TensorFile, expected_tensors, load_checked};
-use cond_transformer::{Conditions, Gpt, Llama, NextCode, WeightFormat};
-use sha2::{Digest, Sha256};
+use checkpoints::expected_tensors;
+use cond_transformer::{BlockMatrices, Conditions, Gpt, Llama, NextCode, WeightFormat};
 
+pub(crate) use self::format::{block_names, check_format, kept_as};
+pub(crate) use self::weights::{NetworkWeights, check, load, transformer_sha256};
 use crate::codec::LoadOptions;
 use crate::error::{Error, Result};
-use crate::transformer_config::{Architecture, TransformerConfig};
+use crate::transformer_config::Architecture;
 
 /// A transformer with its weights.
 pub(crate) enum Network {
@@ -36,6 +40,18 @@ impl Network {
         Ok(match architecture {
             Architecture::Gpt(config) => Self::Gpt(Gpt::with_format(config, format, vb)?),
             Architecture::Llama(config) => Self::Llama(Llama::with_format(config, format, vb)?),
+        })
+    }
+
+    /// With `matrices` in blocks.
+    fn with_blocks(
+        architecture: &Architecture,
+        matrices: &BlockMatrices,
+        vb: VarBuilder,
+    ) -> Result<Self> {
+        Ok(match architecture {
+            Architecture::Gpt(config) => Self::Gpt(Gpt::with_blocks(config, matrices, vb)?),
+            Architecture::Llama(config) => Self::Llama(Llama::with_blocks(config, matrices, vb)?),
         })
     }
 
@@ -68,87 +84,26 @@ pub(crate) fn expected(architecture: &Architecture) -> Result<BTreeMap<String, S
     Ok(expected_tensors(network)?)
 }
 
-/// The weights of a transformer by the network's names, in f32 on the CPU, of a
-/// file in which they stand behind `prefix`.
-pub(crate) fn load(
-    file: &TensorFile,
-    prefix: &str,
-    architecture: &Architecture,
-) -> Result<(BTreeMap<String, Tensor>, LoadReport)> {
-    let expected = expected(architecture)?
-        .into_iter()
-        .map(|(name, shape)| (format!("{prefix}{name}"), shape))
-        .collect();
-    let key_use = |name: &str| match name.strip_prefix(prefix) {
-        Some(name) => checkpoints::reference_key_use(name),
-        // The stages beside a reference transformer, and its permuter.
-        None => KeyUse::IgnorePart,
-    };
-    let (tensors, report) = load_checked(file, &expected, DType::F32, &Device::Cpu, &key_use)?;
-    let strip = |name: String| name.strip_prefix(prefix).map(str::to_owned).unwrap_or(name);
-    Ok((tensors.into_iter().map(|(name, tensor)| (strip(name), tensor)).collect(), report))
-}
-
-/// Refuses weights of `format` for what cannot have them, before anything is read.
-pub(crate) fn check_format(
-    architecture: &Architecture,
-    format: WeightFormat,
-    device: &Device,
-) -> Result<()> {
-    format.validate(device)?;
-    let width = match architecture {
-        Architecture::Gpt(config) => config.n_embd,
-        Architecture::Llama(config) => config.dim,
-    };
-    match format.block() {
-        Some(block) if !width.is_multiple_of(block) => Err(Error::Condition(format!(
-            "this transformer cannot have weights of {format}: their rows are cut into blocks of \
-             {block}, and its rows have {width} numbers; take bf16 or f16"
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// The network with `tensors` as `options` want them, where they want them.
+/// The network with `weights` as `options` want them, where they want them. Matrices that
+/// are in blocks stay so.
 pub(crate) fn build(
     architecture: &Architecture,
-    tensors: BTreeMap<String, Tensor>,
+    weights: NetworkWeights,
     options: &LoadOptions,
 ) -> Result<Network> {
-    let LoadOptions { device, weights, .. } = options;
-    let dtype = weights.map_or(options.dtype, WeightFormat::dtype);
-    let tensors = tensors
+    let device = &options.device;
+    let dtype = options.weights.map_or(options.dtype, WeightFormat::dtype);
+    let numbers = weights
+        .numbers
         .into_iter()
         .map(|(name, tensor)| Ok((name, tensor.to_dtype(dtype)?.to_device(device)?)))
         .collect::<Result<HashMap<_, _>>>()?;
-    let vb = VarBuilder::from_tensors(tensors, dtype, device);
-    match *weights {
+    let vb = VarBuilder::from_tensors(numbers, dtype, device);
+    match options.weights {
+        _ if !weights.blocks.is_empty() => {
+            Network::with_blocks(architecture, &BlockMatrices::new(weights.blocks), vb)
+        }
         None => Network::new(architecture, vb),
         Some(format) => Network::with_format(architecture, format, vb),
     }
-}
-
-/// The SHA-256, in lowercase hexadecimal, of what decides which codes a
-/// transformer draws: its wiring, the order of its codes, and its weights, over
-/// the values and not over the file (as a codec's).
-///
-/// Hashed are the line `synth-transformer 1 ARCHITECTURE CODES GRID ORDER`
-/// (JSON), then for every tensor, sorted by name, the line `NAME [SHAPE]` and its
-/// elements as little-endian f32.
-pub(crate) fn transformer_sha256(
-    config: &TransformerConfig,
-    order: &[u32],
-    tensors: &BTreeMap<String, Tensor>,
-) -> Result<String> {
-    let wiring = serde_json::to_string(&(&config.architecture, config.codes, config.grid, order))
-        .map_err(|e| Error::model("config.json", e.to_string()))?;
-    let mut hash = Sha256::new();
-    hash.update(format!("synth-transformer 1 {wiring}\n").as_bytes());
-    for (name, tensor) in tensors {
-        hash.update(format!("{name} {:?}\n", tensor.dims()).as_bytes());
-        let values = tensor.flatten_all()?.to_vec1::<f32>()?;
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        hash.update(&bytes);
-    }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -11,7 +11,9 @@ mod condition;
 
 use std::path::{Path, PathBuf};
 
-use cond_transformer::{GptConfig, LlamaConfig, Order, Permuter, PrefixConfig, Sampling};
+use cond_transformer::{
+    GptConfig, LlamaConfig, Order, Permuter, PrefixConfig, Sampling, WeightFormat,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -31,6 +33,10 @@ pub const TRANSFORMER_KIND: &str = "code_transformer";
 pub struct TransformerConfig {
     /// The network.
     pub architecture: Architecture,
+    /// What the matrices of its linear layers are stored in blocks of: q8 or q4. None: they
+    /// are stored as numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<WeightFormat>,
     /// The codec whose codes it draws.
     pub first_stage: StageRef,
     /// Codes of the first stage. Tokens at and beyond it are never drawn.
@@ -77,6 +83,14 @@ impl Architecture {
         match self {
             Self::Gpt(config) => config.block_size,
             Self::Llama(config) => config.prefix_positions() + config.block_size,
+        }
+    }
+
+    /// Numbers of a position.
+    pub(crate) fn width(&self) -> usize {
+        match self {
+            Self::Gpt(config) => config.n_embd,
+            Self::Llama(config) => config.dim,
         }
     }
 
@@ -228,6 +242,7 @@ impl TransformerConfig {
 
     fn check(&self) -> std::result::Result<(), String> {
         self.architecture.validate().map_err(|e| format!("architecture: {e}"))?;
+        self.check_weights()?;
         self.first_stage.validate("first_stage")?;
         let vocabulary = self.architecture.vocabulary();
         if self.codes == 0 || self.codes > vocabulary {
@@ -255,6 +270,22 @@ impl TransformerConfig {
             ));
         }
         Ok(())
+    }
+
+    /// Checks that matrices of this network can be in such blocks.
+    fn check_weights(&self) -> std::result::Result<(), String> {
+        let Some(format) = self.weights else { return Ok(()) };
+        let width = self.architecture.width();
+        match format.block() {
+            None => Err(format!(
+                "weights {format}: only q8 and q4 are stored in blocks; numbers in a file say \
+                 themselves what they are"
+            )),
+            Some(block) if !width.is_multiple_of(block) => Err(format!(
+                "weights {format}: rows of {width} numbers are not cut into blocks of {block}"
+            )),
+            Some(_) => Ok(()),
+        }
     }
 
     /// Checks that the network takes this kind of condition.

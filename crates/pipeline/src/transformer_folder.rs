@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
 use checkpoints::model_folder::{ModelFolder, Parts};
-use checkpoints::{Copies, TensorFile, read_limited};
+use checkpoints::{Copies, TensorFile, read_limited, sha256_file};
+use cond_transformer::WeightFormat;
 use serde_json::Value;
 
 use crate::convert;
 use crate::error::{Error, Result};
 use crate::generator::MAX_TOKENIZER_BYTES;
 use crate::model_spec::ModelSpec;
+use crate::network;
 use crate::transformer_config::{ConditionConfig, GridCondition, StageRef, TransformerConfig};
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -80,7 +82,8 @@ impl TransformerFolder {
 impl TransformerFolder {
     /// Copies the model to the folder `out`, with its codecs inside, wherever they were:
     /// a folder to hand on. Numbers become `dtype`, codecs' too; `None` keeps every bit.
-    /// They are read back as f32 whatever they are stored as.
+    /// They are read back as f32 whatever they are stored as. Matrices of linear layers of
+    /// the transformer are stored in blocks of `weights`, q8 or q4, if that is asked for.
     ///
     /// A codec that was rounded is another one by its identity, and the copy names that
     /// one; the provenance then has `trained_with_codec_sha256`.
@@ -89,7 +92,13 @@ impl TransformerFolder {
     /// When a codec is not in a model folder of ours or not the one that is named, when
     /// what is at `out` is no model folder or not to be replaced, or writing fails; then
     /// nothing has changed.
-    pub fn copy(&self, out: impl AsRef<Path>, dtype: Option<DType>, replace: bool) -> Result<Self> {
+    pub fn copy(
+        &self,
+        out: impl AsRef<Path>,
+        dtype: Option<DType>,
+        weights: Option<WeightFormat>,
+        replace: bool,
+    ) -> Result<Self> {
         let mut config = self.config.clone();
         let trained = config.first_stage.codec_sha256.clone();
         let first_stage = self.inside(&mut config.first_stage, "first_stage", dtype)?;
@@ -112,15 +121,27 @@ impl TransformerFolder {
                 card += &line;
             }
         }
+        let file = TensorFile::open(&self.weights)?;
+        let mut copies = Copies::of_all(&file, dtype);
+        if let Some(format) = weights.filter(|_| config.weights.is_none()) {
+            copies.blocks = network::block_names(&config.architecture, format)?;
+            config.weights = weights;
+            card += &convert::blocks_line(format);
+            if let Value::Object(provenance) = &mut config.provenance {
+                provenance.insert("weights".to_owned(), format.name().into());
+                provenance.insert(
+                    "weights_made_of_sha256".to_owned(),
+                    sha256_file(&self.weights)?.into(),
+                );
+            }
+        }
         let parts = Parts {
             tokenizer: self.tokenizer.as_deref(),
             first_stage: Some(&first_stage),
             condition_stage: condition_stage.as_deref(),
             stage_dtype: dtype,
         };
-        let file = TensorFile::open(&self.weights)?;
-        let copies = [Copies::of_all(&file, dtype)];
-        let folder = ModelFolder::copy(out, &config.to_value()?, &copies, &card, parts, replace)?;
+        let folder = ModelFolder::copy(out, &config.to_value()?, &[copies], &card, parts, replace)?;
         Self::open(folder.dir)
     }
 
@@ -174,6 +195,7 @@ mod tests {
                 n_embd: 4,
                 n_unmasked: 0,
             }),
+            weights: None,
             first_stage: StageRef::at("first_stage", "0".repeat(64)),
             codes: 10,
             grid: [2, 2],

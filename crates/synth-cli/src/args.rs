@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
-use pipeline::{ModelSpec, Weights};
+use pipeline::{ModelSpec, WeightFormat, Weights};
 
+use generate::block_formats;
 pub use generate::{
     CompletionArgs, ConditionArgs, GenerateArgs, GeneratorArgs, SamplingArgs, ScoreArgs, TopK,
 };
@@ -235,6 +236,11 @@ pub struct ConvertArgs {
     #[arg(long, help_heading = OUTPUT, value_name = "DTYPE", default_value = "keep",
           value_parser = PossibleValuesParser::new(["keep", "f32", "bf16", "f16"]))]
     pub numbers: String,
+    /// What the matrices of a transformer's linear layers are stored in blocks of, for
+    /// drawing on a CPU, as `generate --weights` rounds them; its other numbers and its
+    /// codecs are as --numbers says [default: none]
+    #[arg(long, help_heading = OUTPUT, value_name = "FORMAT", value_parser = block_formats())]
+    pub weights: Option<WeightFormat>,
     /// Replace a model that is there
     #[arg(long, help_heading = OUTPUT)]
     pub force: bool,

@@ -77,7 +77,7 @@ fn a_changed_configuration_is_noticed_and_a_reformatted_one_is_not() -> anyhow::
         ("{}", "kind"),
         ("[", "JSON"),
         (r#"{"kind": "vqgan"}"#, "format_version"),
-        (r#"{"kind": "vqgan", "format_version": 2}"#, "newer"),
+        (r#"{"kind": "vqgan", "format_version": 3}"#, "newer"),
         (r#"{"kind": "vqgan", "format_version": 1}"#, "architecture"),
     ] {
         fs::write(path.join(CONFIG), text)?;

@@ -4,12 +4,12 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use super::GptConfig;
+use crate::Result;
 use crate::attention::split_heads;
 use crate::cpu;
 use crate::decoder;
-use crate::linear::{Linear, linear};
+use crate::linear::{Linear, Matrices, linear};
 use crate::norm::{LayerNorm, layer_norm};
-use crate::{Result, WeightFormat};
 
 /// torch's default for `nn.LayerNorm`.
 pub(super) const LAYER_NORM_EPS: f64 = 1e-5;
@@ -32,7 +32,7 @@ pub(super) struct Block {
 impl Block {
     pub(super) fn new(
         config: &GptConfig,
-        format: WeightFormat,
+        matrices: Matrices<'_>,
         vb: VarBuilder,
     ) -> candle_core::Result<Self> {
         let width = config.n_embd;
@@ -40,12 +40,12 @@ impl Block {
         Ok(Self {
             ln1: layer_norm(width, LAYER_NORM_EPS, vb.pp("ln1"))?,
             ln2: layer_norm(width, LAYER_NORM_EPS, vb.pp("ln2"))?,
-            key: linear(width, width, format, attn.pp("key"))?,
-            query: linear(width, width, format, attn.pp("query"))?,
-            value: linear(width, width, format, attn.pp("value"))?,
-            proj: linear(width, width, format, attn.pp("proj"))?,
-            expand: linear(width, 4 * width, format, mlp.pp("0"))?,
-            contract: linear(4 * width, width, format, mlp.pp("2"))?,
+            key: linear(width, width, matrices, attn.pp("key"))?,
+            query: linear(width, width, matrices, attn.pp("query"))?,
+            value: linear(width, width, matrices, attn.pp("value"))?,
+            proj: linear(width, width, matrices, attn.pp("proj"))?,
+            expand: linear(width, 4 * width, matrices, mlp.pp("0"))?,
+            contract: linear(4 * width, width, matrices, mlp.pp("2"))?,
             heads: config.n_head,
             width,
         })

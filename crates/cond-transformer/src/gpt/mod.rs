@@ -6,6 +6,10 @@ mod continuation;
 mod learn;
 mod next_code;
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Embedding, Module, VarBuilder};
 
@@ -15,9 +19,9 @@ pub(crate) use config::{limits, within};
 use self::block::{Block, LAYER_NORM_EPS};
 use crate::condition::check_tokens;
 use crate::decoder::Pass;
-use crate::linear::{INIT, Linear, linear_no_bias};
+use crate::linear::{INIT, Linear, Matrices, linear_no_bias};
 use crate::norm::{LayerNorm, layer_norm};
-use crate::{Conditions, Error, KvCache, Result, WeightFormat};
+use crate::{BlockMatrices, Conditions, Error, KvCache, Result, WeightFormat};
 
 /// A decoder with learned positions: condition tokens and codes share one
 /// vocabulary and one embedding table, and differ by their positions only.
@@ -43,7 +47,7 @@ impl Gpt {
     /// # Errors
     /// If the configuration is out of bounds or a tensor is missing.
     pub fn new(config: &GptConfig, vb: VarBuilder) -> Result<Self> {
-        Self::read(config, WeightFormat::F32, vb)
+        Self::read(config, Matrices::Made(WeightFormat::F32), vb)
     }
 
     /// [`Self::new`] with weights kept as `format`, whatever they are stored as: matrix by
@@ -53,11 +57,39 @@ impl Gpt {
     /// As [`Self::new`], or for blocks elsewhere than on the CPU.
     pub fn with_format(config: &GptConfig, format: WeightFormat, vb: VarBuilder) -> Result<Self> {
         format.validate(vb.device())?;
-        Self::read(config, format, vb.to_dtype(format.dtype()))
+        Self::read(config, Matrices::Made(format), vb.to_dtype(format.dtype()))
     }
 
-    /// In the dtype of `vb`, or blocks of `format`.
-    fn read(config: &GptConfig, format: WeightFormat, vb: VarBuilder) -> Result<Self> {
+    /// [`Self::new`] with `matrices` in blocks, all else from `vb`, in f32.
+    ///
+    /// # Errors
+    /// As [`Self::with_format`], or for a matrix of another shape.
+    pub fn with_blocks(
+        config: &GptConfig,
+        matrices: &BlockMatrices,
+        vb: VarBuilder,
+    ) -> Result<Self> {
+        WeightFormat::Q8.validate(vb.device())?;
+        Self::read(config, Matrices::Stored(matrices), vb.to_dtype(DType::F32))
+    }
+
+    /// The names of the matrices that [`Self::with_format`] keeps in blocks, and in which.
+    /// It asks `vb` for all weights, and looks at none.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn block_names(
+        config: &GptConfig,
+        format: WeightFormat,
+        vb: VarBuilder,
+    ) -> Result<BTreeMap<String, GgmlDType>> {
+        let names = RefCell::default();
+        Self::read(config, Matrices::Noted(format, &names), vb)?;
+        Ok(names.into_inner())
+    }
+
+    /// In the dtype of `vb`, but for matrices in blocks.
+    fn read(config: &GptConfig, matrices: Matrices<'_>, vb: VarBuilder) -> Result<Self> {
         config.validate()?;
         let GptConfig { vocab_size, block_size, n_layer, n_embd, .. } = *config;
         let table = vb.pp("tok_emb").get_with_hints((vocab_size, n_embd), "weight", INIT)?;
@@ -68,10 +100,10 @@ impl Gpt {
             tok_emb: Embedding::new(table, n_embd),
             pos_emb: vb.get_with_hints((1, block_size, n_embd), "pos_emb", zero)?,
             blocks: (0..n_layer)
-                .map(|i| Block::new(config, format, blocks.pp(i)))
+                .map(|i| Block::new(config, matrices, blocks.pp(i)))
                 .collect::<candle_core::Result<_>>()?,
             ln_f: layer_norm(n_embd, LAYER_NORM_EPS, vb.pp("ln_f"))?,
-            head: linear_no_bias(n_embd, vocab_size, INIT, format.of_head(), vb.pp("head"))?,
+            head: linear_no_bias(n_embd, vocab_size, INIT, matrices.of_head(), vb.pp("head"))?,
             device: vb.device().clone(),
         })
     }

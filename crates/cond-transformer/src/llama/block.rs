@@ -4,12 +4,12 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use super::{LlamaConfig, rotary};
+use crate::Result;
 use crate::attention::split_heads;
 use crate::cpu;
 use crate::decoder;
-use crate::linear::{INIT, Linear, linear_no_bias};
+use crate::linear::{INIT, Linear, Matrices, linear_no_bias};
 use crate::norm::{RmsNorm, rms_norm};
-use crate::{Result, WeightFormat};
 
 /// `x + attention(norm(x))`, then `x + w2(silu(w1 norm(x)) * w3 norm(x))` (SwiGLU).
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ pub(super) struct Block {
 impl Block {
     pub(super) fn new(
         config: &LlamaConfig,
-        format: WeightFormat,
+        matrices: Matrices<'_>,
         vb: VarBuilder,
     ) -> candle_core::Result<Self> {
         let LlamaConfig { dim, n_head, norm_eps, .. } = *config;
@@ -43,13 +43,13 @@ impl Block {
                 dim,
                 (n_head + 2 * kv_heads) * head_dim,
                 INIT,
-                format,
+                matrices,
                 attention.pp("wqkv"),
             )?,
-            wo: linear_no_bias(dim, dim, INIT, format, attention.pp("wo"))?,
-            w1: linear_no_bias(dim, hidden, INIT, format, feed_forward.pp("w1"))?,
-            w2: linear_no_bias(hidden, dim, INIT, format, feed_forward.pp("w2"))?,
-            w3: linear_no_bias(dim, hidden, INIT, format, feed_forward.pp("w3"))?,
+            wo: linear_no_bias(dim, dim, INIT, matrices, attention.pp("wo"))?,
+            w1: linear_no_bias(dim, hidden, INIT, matrices, feed_forward.pp("w1"))?,
+            w2: linear_no_bias(hidden, dim, INIT, matrices, feed_forward.pp("w2"))?,
+            w3: linear_no_bias(dim, hidden, INIT, matrices, feed_forward.pp("w3"))?,
             heads: n_head,
             kv_heads,
             head_dim,

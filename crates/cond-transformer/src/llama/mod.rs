@@ -7,6 +7,10 @@ mod next_code;
 mod prefix;
 mod rotary;
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Embedding, Module, VarBuilder};
 
@@ -16,9 +20,9 @@ use self::block::Block;
 use self::prefix::Prefix;
 use crate::condition::check_tokens;
 use crate::decoder::Pass;
-use crate::linear::{INIT, Linear, linear_no_bias};
+use crate::linear::{INIT, Linear, Matrices, linear_no_bias};
 use crate::norm::{RmsNorm, rms_norm};
-use crate::{Conditions, Error, KvCache, Result, WeightFormat};
+use crate::{BlockMatrices, Conditions, Error, KvCache, Result, WeightFormat};
 
 /// A decoder with rotary positions on a grid, RMS norm, SwiGLU, no biases, behind
 /// the embedding of a class or of a caption.
@@ -41,7 +45,7 @@ impl Llama {
     /// # Errors
     /// If the configuration is out of bounds or a tensor is missing.
     pub fn new(config: &LlamaConfig, vb: VarBuilder) -> Result<Self> {
-        Self::read(config, WeightFormat::F32, vb)
+        Self::read(config, Matrices::Made(WeightFormat::F32), vb)
     }
 
     /// [`Self::new`] with weights kept as `format`, whatever they are stored as: matrix by
@@ -51,11 +55,39 @@ impl Llama {
     /// As [`Self::new`], or for blocks elsewhere than on the CPU.
     pub fn with_format(config: &LlamaConfig, format: WeightFormat, vb: VarBuilder) -> Result<Self> {
         format.validate(vb.device())?;
-        Self::read(config, format, vb.to_dtype(format.dtype()))
+        Self::read(config, Matrices::Made(format), vb.to_dtype(format.dtype()))
     }
 
-    /// In the dtype of `vb`, or blocks of `format`.
-    fn read(config: &LlamaConfig, format: WeightFormat, vb: VarBuilder) -> Result<Self> {
+    /// [`Self::new`] with `matrices` in blocks, all else from `vb`, in f32.
+    ///
+    /// # Errors
+    /// As [`Self::with_format`], or for a matrix of another shape.
+    pub fn with_blocks(
+        config: &LlamaConfig,
+        matrices: &BlockMatrices,
+        vb: VarBuilder,
+    ) -> Result<Self> {
+        WeightFormat::Q8.validate(vb.device())?;
+        Self::read(config, Matrices::Stored(matrices), vb.to_dtype(DType::F32))
+    }
+
+    /// The names of the matrices that [`Self::with_format`] keeps in blocks, and in which.
+    /// It asks `vb` for all weights, and looks at none.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn block_names(
+        config: &LlamaConfig,
+        format: WeightFormat,
+        vb: VarBuilder,
+    ) -> Result<BTreeMap<String, GgmlDType>> {
+        let names = RefCell::default();
+        Self::read(config, Matrices::Noted(format, &names), vb)?;
+        Ok(names.into_inner())
+    }
+
+    /// In the dtype of `vb`, but for matrices in blocks.
+    fn read(config: &LlamaConfig, matrices: Matrices<'_>, vb: VarBuilder) -> Result<Self> {
         config.validate()?;
         let LlamaConfig { vocab_size, dim, n_layer, norm_eps, .. } = *config;
         let table = vb.pp("tok_embeddings").get_with_hints((vocab_size, dim), "weight", INIT)?;
@@ -66,10 +98,10 @@ impl Llama {
             prefix: Prefix::new(config, vb.pp("cls_embedding"))?,
             tok_embeddings: Embedding::new(table, dim),
             layers: (0..n_layer)
-                .map(|i| Block::new(config, format, layers.pp(i)))
+                .map(|i| Block::new(config, matrices, layers.pp(i)))
                 .collect::<candle_core::Result<_>>()?,
             norm: rms_norm(dim, norm_eps, vb.pp("norm"))?,
-            output: linear_no_bias(dim, vocab_size, zero, format.of_head(), vb.pp("output"))?,
+            output: linear_no_bias(dim, vocab_size, zero, matrices.of_head(), vb.pp("output"))?,
             rotary: rotary::table(config, vb.device())?,
             device: vb.device().clone(),
         })

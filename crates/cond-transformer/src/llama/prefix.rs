@@ -5,7 +5,7 @@ use candle_nn::{Embedding, Init, Module, VarBuilder};
 
 use super::{LlamaConfig, PrefixConfig};
 use crate::condition::check_tokens;
-use crate::linear::{INIT, Linear, linear_no_bias};
+use crate::linear::{INIT, Linear, Matrices, linear_no_bias};
 use crate::{Conditions, Error, Result, WeightFormat};
 
 /// How a condition becomes positions in front of the codes.
@@ -29,7 +29,7 @@ impl Prefix {
             PrefixConfig::Caption { dim, positions } => {
                 let project = vb.pp("cap_proj");
                 // Read once a caption, not once a code.
-                let dense = WeightFormat::F32;
+                let dense = Matrices::Made(WeightFormat::F32);
                 let spread = Init::Randn { mean: 0.0, stdev: (dim as f64).powf(-0.5) };
                 Self::Caption {
                     fc1: linear_no_bias(dim, width, INIT, dense, project.pp("fc1"))?,

@@ -2,11 +2,13 @@
 
 mod raster;
 mod reuse;
+mod scene;
 mod task;
 mod wavefront;
 mod window;
 
 pub use raster::generate_raster;
+pub use scene::{Scene, Scenes};
 pub use task::{Progress, WindowConditions, WindowRequest};
 pub use wavefront::{Wavefront, generate_wavefront};
-pub use window::Window;
+pub use window::{Middle, Window};

@@ -3,8 +3,8 @@
 use candle_core::{Device, Tensor};
 use codebook::CodeGrid;
 
-use super::Window;
 use super::reuse::KeptWindows;
+use super::{Scenes, Window};
 use crate::generate::check_forced;
 use crate::{Chooser, Conditions, Error, Guidance, NextCode, Result, Sampling, Stream};
 
@@ -15,6 +15,8 @@ pub enum WindowConditions {
     Fixed(Conditions),
     /// A code grid as large as what is drawn, cut by the same window.
     Grid(CodeGrid),
+    /// Objects, of which the window is told what lies in it.
+    Scenes(Scenes),
 }
 
 /// What to draw with a sliding window. As [`Request`](crate::Request), for grids
@@ -90,6 +92,7 @@ enum Front {
     Fixed(Conditions),
     /// Row-major codes of each sample.
     Grid(Vec<Vec<u32>>),
+    Scenes(Scenes),
 }
 
 impl Front {
@@ -100,6 +103,7 @@ impl Front {
                 let (batch, height, width) = grid.dims();
                 (batch, (height, width) == size)
             }
+            WindowConditions::Scenes(scenes) => (scenes.scenes.len(), true),
         };
         if batch != samples || !fits {
             return Err(Error::Request(format!(
@@ -113,6 +117,7 @@ impl Front {
             WindowConditions::Grid(grid) => {
                 Self::Grid(grid.to_vec()?.chunks(size.0 * size.1).map(<[u32]>::to_vec).collect())
             }
+            WindowConditions::Scenes(scenes) => Self::Scenes(scenes.clone()),
         })
     }
 
@@ -120,6 +125,7 @@ impl Front {
         match self {
             Self::Fixed(conditions) => conditions.positions(),
             Self::Grid(_) => Ok(window.height * window.width),
+            Self::Scenes(scenes) => Ok(scenes.tokens.positions()),
         }
     }
 }
@@ -369,6 +375,13 @@ impl<'a> Drawing<'a> {
                         .collect::<Vec<u32>>()
                 });
                 Conditions::tokens(&cut.collect::<Vec<_>>(), device)
+            }
+            Front::Scenes(scenes) => {
+                let (window, size) = (self.request.window, self.request.size);
+                let told = sites
+                    .iter()
+                    .map(|&site| scenes.tokens(site.sample, window, self.corner(site), size));
+                Conditions::tokens(&told.collect::<Result<Vec<_>>>()?, device)
             }
         }
     }

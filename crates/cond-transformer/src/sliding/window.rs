@@ -12,12 +12,36 @@ pub struct Window {
     pub height: usize,
     /// Columns.
     pub width: usize,
+    /// Which of its cells is the middle.
+    #[serde(default)]
+    pub middle: Middle,
+}
+
+/// Which cell of a side is its middle: where a position lies in the window, away from the
+/// edges of the grid.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Middle {
+    /// 8 of 16, counted from 0 (`make_samples.py`).
+    #[default]
+    After,
+    /// 7 of 16 (`make_scene_samples.py`).
+    Before,
+}
+
+impl Middle {
+    fn of(self, window: usize) -> usize {
+        match self {
+            Self::After => window / 2,
+            Self::Before => window.saturating_sub(1) / 2,
+        }
+    }
 }
 
 impl Default for Window {
     /// 16x16, as in the reference.
     fn default() -> Self {
-        Self { height: 16, width: 16 }
+        Self { height: 16, width: 16, middle: Middle::default() }
     }
 }
 
@@ -36,7 +60,7 @@ impl Window {
 
     /// The row of the window's top edge for a code in `row` of `height`.
     pub fn top(&self, row: usize, height: usize) -> usize {
-        row - local(row, height, self.height)
+        row - local(row, height, self.height, self.middle)
     }
 
     /// Whether no later position of a grid of `size` has the window of `(row, column)`.
@@ -49,14 +73,14 @@ impl Window {
 
     /// The column of the window's left edge for a code in `column` of `width`.
     pub fn left(&self, column: usize, width: usize) -> usize {
-        column - local(column, width, self.width)
+        column - local(column, width, self.width, self.middle)
     }
 }
 
 /// The place inside a window of `window` cells of position `at` among `len`: the
 /// middle, but closer to an edge where the grid ends (`scripts/make_samples.py`).
-fn local(at: usize, len: usize, window: usize) -> usize {
-    let middle = window / 2;
+fn local(at: usize, len: usize, window: usize, middle: Middle) -> usize {
+    let middle = middle.of(window);
     if at <= middle {
         at
     } else if len - at < window - middle {
@@ -75,17 +99,24 @@ mod tests {
         for (window, len) in
             [(16, 16), (16, 17), (16, 24), (16, 40), (5, 5), (5, 9), (1, 3), (2, 5)]
         {
-            let size = Window { height: window, width: window };
-            let mut last = 0;
-            for at in 0..len {
-                let left = size.left(at, len);
-                assert!(
-                    left <= at && at < left + window && left + window <= len,
-                    "{window} {len} {at}"
-                );
-                assert!(left >= last && left <= last + 1, "the window moves one step at a time");
-                last = left;
+            for middle in [Middle::After, Middle::Before] {
+                let size = Window { height: window, width: window, middle };
+                stays_inside(size, len);
             }
+        }
+    }
+
+    fn stays_inside(size: Window, len: usize) {
+        let window = size.width;
+        let mut last = 0;
+        for at in 0..len {
+            let left = size.left(at, len);
+            assert!(
+                left <= at && at < left + window && left + window <= len,
+                "{window} {len} {at}"
+            );
+            assert!(left >= last && left <= last + 1, "the window moves one step at a time");
+            last = left;
         }
     }
 

@@ -1,14 +1,17 @@
 //! Anybody's transformer as our model folder, its codecs inside.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use checkpoints::model_folder::{ModelFolder, Parts};
 use checkpoints::{Copies, Derived, TensorFile};
+use cond_transformer::WeightFormat;
 use serde_json::{Value, json};
 
 use super::{ConvertOptions, Target, convert_found, converted_from, dtype_name};
 use crate::error::{Error, Result};
 use crate::generator::{FoundGenerator, Stage};
+use crate::network;
 use crate::transformer_config::{ConditionConfig, StageRef, TransformerConfig};
 
 /// Writes the folder; `names` are the network's.
@@ -29,7 +32,12 @@ pub(super) fn write(
     let scratch = Scratch::beside(out)?;
     let stage = |name: &str, stage: &Stage| -> Result<(PathBuf, StageRef)> {
         let folder = scratch.0.join(name);
-        let options = ConvertOptions { target: Target::Ours, replace: false, ..options.clone() };
+        let options = ConvertOptions {
+            target: Target::Ours,
+            replace: false,
+            weights: None,
+            ..options.clone()
+        };
         let sha256 = convert_found(&stage.found, &folder, &options)?.sha256;
         Ok((folder, StageRef::at(name, sha256)))
     };
@@ -48,10 +56,18 @@ pub(super) fn write(
         "converted_from": converted_from(file, options)?,
         "numbers": options.dtype.map_or("as in the source", dtype_name),
     });
+    config.weights = config.weights.or(options.weights);
+    if let Some(format) = config.weights {
+        config.provenance["weights"] = format.name().into();
+    }
+    let blocks = match config.weights {
+        Some(format) => network::block_names(&config.architecture, format)?,
+        None => BTreeMap::new(),
+    };
     let tensors =
         names.iter().map(|name| Derived::renamed(&format!("{}{name}", found.prefix), name));
     let copies =
-        Copies { file, tensors: tensors.collect(), dtype: options.dtype, others: Vec::new() };
+        Copies { tensors: tensors.collect(), blocks, ..Copies::of_all(file, options.dtype) };
     let parts = Parts {
         tokenizer: found.tokenizer.as_deref(),
         first_stage: Some(&first),
@@ -75,7 +91,7 @@ fn card(config: &TransformerConfig) -> String {
          | file | {name}, SHA-256 {sha256} |\n\
          | format | {format} |\n\
          | numbers | {numbers} |\n\n\
-         ```sh\nsynth-cli generate --model .\n```\n",
+         ```sh\nsynth-cli generate --model .\n```\n{blocks}",
         name = plain(&from["file"]),
         h = config.grid[0],
         w = config.grid[1],
@@ -84,6 +100,16 @@ fn card(config: &TransformerConfig) -> String {
         sha256 = plain(&from["sha256"]),
         format = plain(&from["format"]),
         numbers = plain(&config.provenance["numbers"]),
+        blocks = config.weights.map(blocks_line).unwrap_or_default(),
+    )
+}
+
+/// What a card says of matrices in blocks.
+pub(crate) fn blocks_line(format: WeightFormat) -> String {
+    format!(
+        "\nMatrices of linear layers are stored as {format} (blocks of {bits} bits), for drawing on \
+         a CPU. What goes on learning needs the model that they were made of.\n",
+        bits = if format == WeightFormat::Q4 { 4 } else { 8 },
     )
 }
 

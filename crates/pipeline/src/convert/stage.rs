@@ -86,7 +86,7 @@ impl<'a> Stage<'a> {
         let mut others: Vec<_> =
             self.codebook.iter().map(|rows| (format!("{place}{CODEBOOK}"), rows.clone())).collect();
         others.extend(colours(&self.config)?.map(|colours| (format!("{place}{COLOURS}"), colours)));
-        Ok(Copies { file: &source.file, tensors, dtype, others })
+        Ok(Copies { tensors, others, ..Copies::of_all(&source.file, dtype) })
     }
 }
 

@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use checkpoints::{
-    Copies, Derived, TensorFile, atomic_write, check_names, copy_safetensors, copy_torch,
-};
+use candle_core::Device;
+use checkpoints::{Copies, Derived, TensorFile, atomic_write, copy_safetensors, copy_torch};
 use cond_transformer::{GptConfig, LlamaConfig, Order, PrefixConfig};
 
 use super::stage::Stage;
@@ -16,7 +15,6 @@ use crate::generator::{
 use crate::network;
 use crate::transformer_config::{Architecture, ConditionConfig, StageRef};
 use crate::transformer_folder::TransformerFolder;
-use crate::weights;
 
 /// What was written.
 #[derive(Debug, Clone)]
@@ -44,6 +42,7 @@ pub fn convert_transformer(
     let found = spec.find()?;
     let file = TensorFile::open(&found.weights)?;
     let (tensors, parameters) = names(&found, &file)?;
+    check_weights(&found, options)?;
     match (options.target, &found.config.architecture) {
         (Target::Ours, _) => {
             // Ours is copied with its card and all that it says of its training.
@@ -51,7 +50,8 @@ pub fn convert_transformer(
             let files = match spec.first_stage.is_none() && TransformerFolder::is_one(dir) {
                 true => {
                     let folder = TransformerFolder::open(dir)?;
-                    let folder = folder.copy(out, options.dtype, options.replace)?;
+                    let folder =
+                        folder.copy(out, options.dtype, options.weights, options.replace)?;
                     vec![folder.weights, folder.dir.join("config.json")]
                 }
                 false => ours::write(&found, &file, &tensors, out, options)?,
@@ -76,13 +76,34 @@ pub fn convert_transformer(
 
 /// The network's names of the weights, which are all there, and how many numbers they are.
 fn names(found: &FoundGenerator, file: &TensorFile) -> Result<(Vec<String>, u64)> {
-    let prefix = found.prefix;
-    let expected = network::expected(&found.config.architecture)?;
-    let names = expected.keys().cloned().collect();
-    let parameters = expected.values().map(|shape| shape.elem_count() as u64).sum();
-    let prefixed = expected.into_iter().map(|(name, shape)| (format!("{prefix}{name}"), shape));
-    check_names(file, &prefixed.collect(), &|name| weights::key_use(prefix, name))?;
-    Ok((names, parameters))
+    let checked = network::check(file, found.prefix, &found.config)?;
+    Ok((checked.names().cloned().collect(), checked.report.elements as u64))
+}
+
+/// Refuses matrices in blocks where the target has none, or the model has others.
+fn check_weights(found: &FoundGenerator, options: &ConvertOptions) -> Result<()> {
+    let Some(format) = network::kept_as(&found.config, options.weights)? else { return Ok(()) };
+    if options.target != Target::Ours {
+        return Err(Error::model(
+            &found.weights,
+            match found.config.weights {
+                Some(_) => format!(
+                    "its weights are stored as {format}, which only our format has: convert the \
+                     model that they were made of"
+                ),
+                None => {
+                    format!("{format} is for our format (--to ours); others have no such blocks")
+                }
+            },
+        ));
+    }
+    if format.block().is_none() {
+        return Err(Error::model(
+            &found.weights,
+            format!("{format} is no format of blocks: those are q8 and q4; --numbers {format}"),
+        ));
+    }
+    network::check_format(&found.config.architecture, format, &Device::Cpu)
 }
 
 /// A run folder, as the reference's programs look for one.
@@ -139,8 +160,8 @@ fn to_taming(
         Derived::renamed(&format!("{}{name}", found.prefix), format!("{TRANSFORMER}{name}"))
     });
     let others = taming::buffers(&config, gpt)?;
-    let mut copies =
-        vec![Copies { file, tensors: tensors.collect(), dtype: options.dtype, others }];
+    let tensors = tensors.collect();
+    let mut copies = vec![Copies { tensors, others, ..Copies::of_all(file, options.dtype) }];
     copies.push(first.copies(FIRST_STAGE, options.dtype)?);
     match &condition {
         Some(stage) => copies.push(stage.copies(CONDITION_STAGE, options.dtype)?),
@@ -194,7 +215,7 @@ fn to_llamagen(
         .iter()
         .map(|name| Derived::renamed(&format!("{}{name}", found.prefix), name))
         .collect();
-    let copies = [Copies { file, tensors, dtype: options.dtype, others: Vec::new() }];
+    let copies = [Copies { tensors, ..Copies::of_all(file, options.dtype) }];
     let codec = convert_found(&found.first_stage.found, &out.join("first_stage"), options)?;
     copy_torch(&files[0], "model", &copies)?;
     copy_safetensors(&files[1], &copies, [("format".to_owned(), "pt".to_owned())])?;

@@ -3,12 +3,13 @@
 
 use codebook::CodeGrid;
 use cond_transformer::{
-    Guidance, Progress, Request, Sampling, Stream, Wavefront, Window, WindowConditions,
+    Guidance, Middle, Progress, Request, Sampling, Stream, Wavefront, Window, WindowConditions,
     WindowRequest, generate_grid, generate_wavefront,
 };
 
 use super::{Front, Generator};
 use crate::error::Result;
+use crate::transformer_config::ConditionConfig;
 
 /// What to draw: one grid for each of `fronts`.
 #[derive(Clone, Debug)]
@@ -129,8 +130,13 @@ impl Generator {
         Ok(generate_wavefront(self.network.model(), &sliding, request.wavefront, progress)?)
     }
 
-    /// The window: the grid that the model was trained on.
+    /// The window: the grid that the model was trained on. Its middle is where the
+    /// reference has it for this kind of condition.
     pub(super) fn window(&self) -> Window {
-        Window { height: self.config.grid[0], width: self.config.grid[1] }
+        let middle = match self.config.condition {
+            ConditionConfig::Layout(_) => Middle::Before,
+            _ => Middle::After,
+        };
+        Window { height: self.config.grid[0], width: self.config.grid[1], middle }
     }
 }

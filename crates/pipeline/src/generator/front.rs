@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use codebook::CodeGrid;
-use cond_transformer::{Conditions, Coordinates, WindowConditions};
+use cond_transformer::{Conditions, Coordinates, Scene, Scenes, WindowConditions};
 use serde::{Deserialize, Serialize};
 
 use super::Generator;
@@ -31,6 +31,9 @@ pub enum Front {
         /// The tokens.
         tokens: Vec<u32>,
     },
+    /// Objects of a picture larger than what the model was trained on, of which each
+    /// window is told what lies in it.
+    Scene(Scene),
     /// Embeddings of a caption.
     Caption {
         /// Width of an embedding.
@@ -169,7 +172,7 @@ impl Generator {
             (Front::Grid { height, width, tokens }, Some(null)) => {
                 Ok(Front::Grid { height: *height, width: *width, tokens: vec![null; tokens.len()] })
             }
-            (_, None) => Err(Error::Condition(
+            (Front::Scene(_), _) | (_, None) => Err(Error::Condition(
                 "this model was not trained to draw without its condition, so it cannot be \
                  guided: leave --cfg-scale out"
                     .to_owned(),
@@ -220,9 +223,11 @@ impl Generator {
         fronts: &[Front],
         size: (usize, usize),
     ) -> Result<WindowConditions> {
-        let Some(Front::Grid { .. }) = fronts.first() else {
-            return Ok(WindowConditions::Fixed(self.conditions(fronts)?));
-        };
+        match fronts.first() {
+            Some(Front::Grid { .. }) => {}
+            Some(Front::Scene(_)) => return self.scenes(fronts),
+            _ => return Ok(WindowConditions::Fixed(self.conditions(fronts)?)),
+        }
         let mut all = Vec::with_capacity(fronts.len() * size.0 * size.1);
         for front in fronts {
             match front {
@@ -239,5 +244,21 @@ impl Generator {
         }
         let shape = (fronts.len(), size.0, size.1);
         Ok(WindowConditions::Grid(CodeGrid::from_vec(all, shape, &Device::Cpu)?))
+    }
+
+    /// The layouts of a batch, of which windows are told their parts.
+    fn scenes(&self, fronts: &[Front]) -> Result<WindowConditions> {
+        let ConditionConfig::Layout(condition) = &self.config.condition else {
+            return Err(self.wrong_kind("a layout"));
+        };
+        let scenes = fronts.iter().map(|front| match front {
+            Front::Scene(scene) => Ok(scene.clone()),
+            _ => Err(Error::Condition("conditions of several kinds in one batch".to_owned())),
+        });
+        Ok(WindowConditions::Scenes(Scenes {
+            scenes: scenes.collect::<Result<_>>()?,
+            tokens: condition.tokens.clone(),
+            offset: condition.offset,
+        }))
     }
 }

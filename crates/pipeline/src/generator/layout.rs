@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cond_transformer::{Object, Rect};
+use cond_transformer::{Object, Rect, Scene};
 use serde::Deserialize;
 
 use super::{Front, Generator};
@@ -54,25 +54,29 @@ fn rect([x, y, width, height]: [f64; 4]) -> Rect {
 impl Generator {
     /// The condition of a layout: JSON such as
     /// `{"objects": [{"category": "dog", "box": [0.1, 0.2, 0.5, 0.5]}]}`, read from
-    /// `path`.
+    /// `path`, for a picture of `grid` = (rows, columns).
     ///
     /// # Errors
     /// When it is no such JSON, names a category that the model does not have (with
     /// the nearest), or has more objects than the model is told of.
-    pub fn front_of_layout(&self, text: &[u8], path: &Path) -> Result<Front> {
+    pub fn front_of_layout(&self, text: &[u8], path: &Path, grid: (usize, usize)) -> Result<Front> {
         let ConditionConfig::Layout(condition) = &self.config.condition else {
             return Err(self.wrong_kind("a layout"));
         };
-        tokens_of_layout(condition, text)
-            .map(Front::Tokens)
-            .map_err(|reason| Error::Condition(format!("{}: {reason}", path.display())))
+        let (scene, tokens) = scene_of_layout(condition, text)
+            .map_err(|reason| Error::Condition(format!("{}: {reason}", path.display())))?;
+        Ok(match [grid.0, grid.1] == self.config.grid {
+            true => Front::Tokens(tokens),
+            false => Front::Scene(scene),
+        })
     }
 }
 
-fn tokens_of_layout(
+/// What is drawn, and the tokens of all of it.
+fn scene_of_layout(
     condition: &LayoutCondition,
     text: &[u8],
-) -> std::result::Result<Vec<u32>, String> {
+) -> std::result::Result<(Scene, Vec<u32>), String> {
     if text.len() > MAX_BYTES {
         return Err(format!("{} bytes are no layout", text.len()));
     }
@@ -102,7 +106,8 @@ fn tokens_of_layout(
     let crop = file.crop.map_or(Rect::FULL, rect);
     let tokens =
         condition.tokens.encode(&objects, crop, false).map_err(|error| error.to_string())?;
-    Ok(tokens.into_iter().map(|token| token + condition.offset).collect())
+    let tokens = tokens.into_iter().map(|token| token + condition.offset).collect();
+    Ok((Scene { objects, crop }, tokens))
 }
 
 #[cfg(test)]
@@ -124,7 +129,8 @@ mod tests {
         };
         let names = ["cat", "dog"].map(str::to_owned).to_vec();
         let condition = LayoutCondition { names, tokens, offset: 100 };
-        let read = |text: &str| tokens_of_layout(&condition, text.as_bytes());
+        let read =
+            |text: &str| scene_of_layout(&condition, text.as_bytes()).map(|(_, tokens)| tokens);
         let by_name = read(r#"{"objects": [{"category": "dog", "box": [0, 0, 1, 1]}]}"#);
         assert_eq!(by_name, Ok(vec![101, 100, 124, 125, 125, 125]));
         assert_eq!(by_name, read(r#"{"objects": [{"category": 1, "box": [0, 0, 1, 1]}]}"#));

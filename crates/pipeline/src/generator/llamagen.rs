@@ -78,6 +78,7 @@ pub(crate) fn preset(name: &str) -> Option<TransformerConfig> {
             norm_eps: 1e-5,
             prefix,
         }),
+        weights: None,
         first_stage: StageRef::at("first_stage", UNKNOWN),
         codes: CODES,
         grid: [side, side],

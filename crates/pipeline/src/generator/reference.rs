@@ -144,6 +144,7 @@ impl ReferenceTransformer {
                 n_embd: gpt.n_embd,
                 n_unmasked: gpt.n_unmasked,
             }),
+            weights: None,
             first_stage: StageRef::at("first_stage", UNKNOWN),
             codes: first_stage.quantizer.len(),
             grid,

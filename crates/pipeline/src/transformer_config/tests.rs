@@ -26,6 +26,28 @@ fn llama(prefix: Value, condition: Value) -> Value {
     value
 }
 
+#[test]
+fn matrices_are_stored_in_blocks_or_as_numbers() -> anyhow::Result<()> {
+    let path = Path::new("config.json");
+    let mut value = gpt(json!({ "kind": "start", "token": 32 }));
+    assert_eq!(TransformerConfig::from_value(&value, path)?.to_value()?.get("weights"), None);
+    value["architecture"]["n_embd"] = json!(64);
+    for (weights, block) in [("q8", true), ("q4", true), ("f16", false), ("f32", false)] {
+        value["weights"] = json!(weights);
+        let read = TransformerConfig::from_value(&value, path);
+        assert_eq!(read.is_ok(), block, "{weights}");
+        if let Ok(config) = read {
+            assert_eq!(config.to_value()?["weights"], json!(weights));
+        }
+    }
+    for (weights, width) in [(json!("q8"), 40), (json!("q2"), 64), (json!(8), 64)] {
+        value["weights"] = weights;
+        value["architecture"]["n_embd"] = json!(width);
+        assert!(TransformerConfig::from_value(&value, path).is_err(), "{value}");
+    }
+    Ok(())
+}
+
 /// One of every kind, as people write it.
 fn every_kind() -> Vec<Value> {
     let codec = json!({ "hub": "owner/depth@v1", "codec_sha256": SHA });

@@ -211,7 +211,17 @@ pub struct ScoreArgs {
 
 /// `--weights`: the names of formats.
 fn formats() -> impl TypedValueParser<Value = WeightFormat> {
-    PossibleValuesParser::new(WeightFormat::ALL.map(WeightFormat::name))
+    named(|_| true)
+}
+
+/// `--weights` of `convert`: the names of formats of blocks.
+pub fn block_formats() -> impl TypedValueParser<Value = WeightFormat> {
+    named(|format| format.block().is_some())
+}
+
+fn named(wanted: fn(WeightFormat) -> bool) -> impl TypedValueParser<Value = WeightFormat> {
+    let formats = WeightFormat::ALL.into_iter().filter(|&format| wanted(format));
+    PossibleValuesParser::new(formats.map(WeightFormat::name))
         .try_map(|name| name.parse::<WeightFormat>())
 }
 

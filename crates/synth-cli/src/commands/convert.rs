@@ -43,6 +43,7 @@ pub fn run(session: &Session, args: &ConvertArgs) -> Result<Outcome> {
             "keep" => None,
             name => Some(parse_dtype(name)?),
         },
+        weights: args.weights,
         replace: args.force,
         source: args.model.to_string_lossy().into_owned(),
     };

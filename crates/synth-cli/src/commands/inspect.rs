@@ -178,6 +178,10 @@ fn weights(
     if let Some(section) = about.section {
         facts.insert(2, ("section", json!(section)));
     }
+    let blocks = file.blocks()?;
+    if !blocks.is_empty() {
+        facts.push(("matrices_in_blocks", json!(blocks.len())));
+    }
     if session.json {
         facts.push(("parts", json!(about.parts)));
     }

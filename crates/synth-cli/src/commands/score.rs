@@ -91,17 +91,12 @@ fn score(
         let chance = (generator.config().codes as f64).log2();
         let picture = scores.map(generator.codec().factor(), chance);
         make_folder_of(map)?;
-        save_png(map, &picture, &text_chunks(path, args, generator, &scores), args.force)?;
+        save_png(map, &picture, &text_chunks(path, generator, &scores), args.force)?;
     }
     Ok(Scored { size, scores, map: map.map(Path::to_path_buf) })
 }
 
-fn text_chunks(
-    path: &Path,
-    args: &ScoreArgs,
-    generator: &Generator,
-    scores: &Scores,
-) -> Vec<(String, String)> {
+fn text_chunks(path: &Path, generator: &Generator, scores: &Scores) -> Vec<(String, String)> {
     let source = shown(&path.to_string_lossy());
     let people = format!(
         "{source}: {:.4} bits a code; black 0, white {:.1} or more",
@@ -113,7 +108,7 @@ fn text_chunks(
         "source": source,
         "sha256": generator.sha256(),
         "codec_sha256": generator.codec().sha256(),
-        "weights": args.model.weights,
+        "weights": generator.describe().kept_as,
         "bits_per_code": scores.mean(),
         "grid": [scores.grid.1, scores.grid.0],
         "bits": scores.bits,

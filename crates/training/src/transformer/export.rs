@@ -53,6 +53,7 @@ impl Export<'_> {
         let sampling = &config.sampling;
         TransformerConfig {
             architecture: self.architecture.clone(),
+            weights: None,
             first_stage: StageRef::at("first_stage", self.codec.sha256()),
             codes: self.codec.describe().codes,
             grid: [self.grid.0, self.grid.1],

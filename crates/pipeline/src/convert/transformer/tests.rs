@@ -14,7 +14,7 @@ use crate::transformer_config::{
     TransformerConfig,
 };
 use crate::transformer_folder::TransformerParts;
-use crate::{DrawRequest, Front, Generator, LoadOptions, PictureCondition, convert};
+use crate::{DrawRequest, Front, Generator, LoadOptions, PictureCondition, convert, weights};
 
 /// Codes of the first stage, and of the codec of label maps.
 const CODES: usize = 16;
@@ -64,6 +64,7 @@ fn ours(
     }
     let config = TransformerConfig {
         architecture,
+        weights: None,
         first_stage: StageRef::at("first_stage", sha256),
         codes: CODES,
         grid: [4, 4],
@@ -314,3 +315,5 @@ fn what_the_reference_does_not_have_is_said() -> Result<()> {
     assert!(copied.parameters > 0 && TransformerFolder::is_one(&out));
     Ok(())
 }
+
+mod quantized;

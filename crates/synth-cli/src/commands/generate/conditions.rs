@@ -105,7 +105,7 @@ impl Subject {
             Self::Class(class) => Ok(generator.front_of_class(class)?),
             Self::Text(text) => Ok(generator.front_of_text(text)?),
             Self::Caption(_, front) => Ok(front.clone()),
-            Self::File(path) => file_front(generator, path),
+            Self::File(path) => file_front(generator, path, grid),
             Self::Picture(path, picture) => {
                 let named = || path.display().to_string();
                 let picture = match fit && !generator.condition_is_scaled() {
@@ -164,11 +164,11 @@ fn class_name(generator: &Generator, text: &str) -> String {
     }
 }
 
-fn file_front(generator: &Generator, path: &Path) -> Result<Front> {
+fn file_front(generator: &Generator, path: &Path, drawn: (usize, usize)) -> Result<Front> {
     match path.extension().and_then(|e| e.to_str()).map(str::to_lowercase).as_deref() {
         Some("json") => {
             let text = std::fs::read(path).with_context(|| path.display().to_string())?;
-            Ok(generator.front_of_layout(&text, path)?)
+            Ok(generator.front_of_layout(&text, path, drawn)?)
         }
         Some("safetensors") => Ok(generator.front_of_captions(path)?),
         _ => {

@@ -172,7 +172,7 @@ impl Template<'_> {
                     ..Candidate::default()
                 }),
                 dtype: self.session.dtype_name().to_owned(),
-                weights: self.args.model.weights,
+                weights: self.generator.describe().kept_as,
                 device: self.session.device_name().to_owned(),
             },
             original: original.flatten(),

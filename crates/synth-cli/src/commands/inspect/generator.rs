@@ -29,6 +29,7 @@ pub fn facts(generator: &Generator) -> Result<Facts> {
     }
     facts.extend([
         ("parameters", json!(about.parameters)),
+        ("kept_as", json!(about.kept_as)),
         ("factor", json!(about.factor)),
         ("codes", json!(config.codes)),
         ("size", json!([about.size.0, about.size.1])),
