@@ -180,13 +180,13 @@ mod tests {
 
     #[test]
     fn seeds_are_read_or_refused() -> std::io::Result<()> {
-        let seeds = |target: &str| {
+        let seeds = |target: &str| -> std::io::Result<Vec<Vec<u8>>> {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target);
             std::fs::read_dir(folder)?.map(|entry| std::fs::read(entry?.path())).collect()
         };
-        let files: Vec<Vec<u8>> = seeds("safetensors")?;
+        let files = seeds("safetensors")?;
         files.iter().for_each(|data| read_checkpoint(&file("seed.safetensors", data)));
-        let configs: Vec<Vec<u8>> = seeds("model_config")?;
+        let configs = seeds("model_config")?;
         configs.iter().for_each(|data| read_model_config(data));
         assert!(!files.is_empty() && !configs.is_empty());
         Ok(())
