@@ -63,7 +63,7 @@ pub fn close(name: &str, actual: &Tensor, expected: &Tensor, share: f64) -> Resu
     for (i, (&a, &e)) in actual.iter().zip(&expected).enumerate() {
         ensure!(a.is_nan() == e.is_nan(), "{name}: {a} instead of {e} at {i}");
         let error = if a == e || a.is_nan() { 0.0 } else { (a - e).abs() };
-        if !(error <= worst.0) {
+        if error.is_nan() || error > worst.0 {
             worst = (error, i, a, e);
         }
     }
@@ -89,12 +89,14 @@ pub fn compare(case: &str, gpu: &Found, cpu: &Found, share: f64) -> Result<()> {
     Ok(())
 }
 
+type OnTape<'a> = dyn Fn(&[Tensor], &Tensor, &mut Tape) -> Result<Tensor> + 'a;
+
 /// A layer made of parameters, in candle's graph and on a tape.
 pub struct Layer<'a> {
     /// From parameters and input.
     pub plain: &'a dyn Fn(&[Tensor], &Tensor) -> Result<Tensor>,
     /// From parameters and input, on a tape.
-    pub taped: &'a dyn Fn(&[Tensor], &Tensor, &mut Tape) -> Result<Tensor>,
+    pub taped: &'a OnTape<'a>,
 }
 
 impl Layer<'_> {

@@ -42,7 +42,8 @@ fn check(device: &Device, dtype: DType, silu: bool, shapes: &[([usize; 4], usize
                     })
                 },
             };
-            let parameters: [&[usize]; 2] = [&[shape[1]]; 2];
+            let channels = [shape[1]];
+            let parameters: [&[usize]; 2] = [&channels; 2];
             layer.check("group norm", device, dtype, (&shape, view), &parameters)?;
         }
     }
