@@ -15,12 +15,21 @@ const OP: &str = "bce-with-logits";
 /// taming-transformers, `modules/losses/segmentation.py`.
 ///
 /// # Errors
-/// If the shapes differ or are empty, or a tensor is not f32 on the CPU.
+/// If the shapes differ or are empty, or a tensor is not f32.
 pub(crate) fn binary_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     if logits.shape() != targets.shape() || logits.elem_count() == 0 {
         bail!("{OP}: logits {:?} and targets {:?}", logits.dims(), targets.dims());
     }
+    if !logits.device().is_cpu() {
+        return by_formula(logits, targets);
+    }
     logits.contiguous()?.apply_op2(&targets.contiguous()?, BceWithLogits)
+}
+
+/// The same from candle's ops, for other devices.
+fn by_formula(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let softplus = (layers::abs(logits)?.neg()?.exp()? + 1.0)?.log()?;
+    ((layers::relu(logits)? - (logits * targets)?)? + softplus)?.mean_all()
 }
 
 struct BceWithLogits;
@@ -102,6 +111,23 @@ mod tests {
         let value = x.max(0.0) - x * y + (-x.abs()).exp().ln_1p();
         let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
         (value, (1.0 - y) * sigmoid(x) - y * sigmoid(-x))
+    }
+
+    #[test]
+    fn the_formula_is_the_same() -> anyhow::Result<()> {
+        let x = Var::new(&[-30f32, -2.0, -0.5, 0.5, 3.0, 25.0], &Device::Cpu)?;
+        let y = Tensor::new(&[0f32, 1.0, 0.25, 0.0, 1.0, 0.0], &Device::Cpu)?;
+        let (fast, plain) = (binary_cross_entropy(&x, &y)?, by_formula(&x, &y)?);
+        let apart = (fast.to_scalar::<f32>()? - plain.to_scalar::<f32>()?).abs();
+        assert!(apart < 1e-5, "{apart}");
+        let gradient = |loss: &Tensor| -> anyhow::Result<Vec<f32>> {
+            let store = loss.backward()?;
+            Ok(store.get(&x).expect("x is a variable").to_vec1()?)
+        };
+        for (a, b) in gradient(&fast)?.into_iter().zip(gradient(&plain)?) {
+            assert!((a - b).abs() < 1e-6, "{a} {b}");
+        }
+        Ok(())
     }
 
     #[test]
