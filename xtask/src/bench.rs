@@ -75,6 +75,9 @@ pub struct Bench {
     /// Where everybody computes; cuda needs a build with the feature of that name
     #[arg(long, value_enum, default_value_t = Place::Cpu)]
     device: Place,
+    /// On a GPU: let ours round factors to TF32, as torch does in convolutions anyway
+    #[arg(long)]
+    tf32: bool,
     /// Print our memory before and after the work whose memory is compared, and nothing
     /// else
     #[arg(long, hide = true)]
@@ -255,6 +258,7 @@ impl Bench {
         }
         if self.device == Place::Cuda || self.subject == Subject::Gpu {
             device::set_cuda().context("no CUDA to measure (see docs/gpu.md)")?;
+            ::layers::cuda::allow_tf32(self.tf32);
         }
         if self.subject == Subject::Gpu {
             let subjects = [Subject::Codebook, Subject::Vqgan, Subject::Train, Subject::Generate];
