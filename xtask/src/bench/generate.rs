@@ -133,7 +133,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn drawn(entry: Entry, model: Shared, batch: usize) -> Case {
-    let classes: Vec<u32> = (0..batch as u32).map(|i| 7 + 101 * i).collect();
+    let classes: Vec<u32> = (0..batch as u32).map(|i| (7 + 101 * i) % CLASSES as u32).collect();
     let request = json!({
         "minGPT": gpt(LENGTH), "LlamaGen": llama_request(), "conditions": &classes,
         "length": LENGTH, "top_k": TOP_K,
