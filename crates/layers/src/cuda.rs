@@ -16,10 +16,16 @@ use candle_core::Tensor;
 #[cfg(feature = "cuda")]
 mod launch;
 #[cfg(feature = "cuda")]
+mod map;
+#[cfg(feature = "cuda")]
 mod operand;
 
 #[cfg(feature = "cuda")]
-pub(crate) use launch::{Args, Module, PLANE_PART, function, grid, index, parts, threads};
+pub(crate) use launch::{
+    Args, Function, Module, PLANE_PART, function, grid, index, parts, threads,
+};
+#[cfg(feature = "cuda")]
+pub(crate) use map::map;
 #[cfg(feature = "cuda")]
 pub(crate) use operand::{Element, Operand, by_dtype, tensor, with_operands};
 

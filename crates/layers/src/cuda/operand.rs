@@ -87,6 +87,15 @@ impl<'a> Operand<'a> {
         }
     }
 
+    /// The elements of a tensor of u32.
+    pub fn numbers(&self) -> Result<CudaView<'a, u32>> {
+        let data = self.storage.as_cuda_slice::<u32>()?;
+        match data.try_slice(self.start..self.end) {
+            Some(view) => Ok(view),
+            None => candle_core::bail!("{}..{} of {}", self.start, self.end, data.len()),
+        }
+    }
+
     /// Whether it begins at a multiple of `elements`: allocations do, of any number of
     /// them that is of interest here, but views of a tensor may not.
     pub fn is_aligned(&self, elements: usize) -> bool {
