@@ -25,7 +25,7 @@ mod linear;
 mod rotary;
 mod row_norm;
 #[cfg(feature = "cuda")]
-mod scores;
+pub(crate) mod scores;
 
 pub use classify::{Classified, classify};
 pub use dropout::Dropout;

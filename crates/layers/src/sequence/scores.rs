@@ -7,7 +7,7 @@ use crate::cuda::{self, Args, Element, Module, Operand, by_dtype};
 
 /// Weights of attention from scores `[.., T, T]` by rows, scaled first; the first
 /// `unmasked` positions see each other, all others what lies before them.
-pub(super) fn attention_weights(scores: &Tensor, unmasked: usize, scale: f32) -> Result<Tensor> {
+pub(crate) fn attention_weights(scores: &Tensor, unmasked: usize, scale: f32) -> Result<Tensor> {
     let len = scores.dim(D::Minus1)?;
     let rows = scores.elem_count() / len.max(1);
     cuda::with_operands([scores], |[data]| {
@@ -30,7 +30,7 @@ pub(super) fn attention_weights(scores: &Tensor, unmasked: usize, scale: f32) ->
 }
 
 /// The gradient to the scores of [`attention_weights`] for that of the weights.
-pub(super) fn attention_weights_back(
+pub(crate) fn attention_weights_back(
     weights: &Tensor,
     gradients: &Tensor,
     scale: f32,
