@@ -24,6 +24,7 @@ pub fn gpu(name: &str) -> Option<(Device, RwLockReadGuard<'static, ()>)> {
 /// Runs `test` where there is a GPU and says how it went.
 pub fn on_gpu(name: &str, test: impl FnOnce(&Device) -> Result<()>) -> Result<()> {
     let Some((device, _exact)) = gpu(name) else { return Ok(()) };
+    layers::cuda::keep_memory(&device)?;
     test(&device).with_context(|| format!("FAILED {name}"))?;
     println!("ok {name}");
     Ok(())
