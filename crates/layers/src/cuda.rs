@@ -31,7 +31,7 @@ pub(crate) use launch::{
 #[cfg(feature = "cuda")]
 pub(crate) use map::map;
 #[cfg(feature = "cuda")]
-pub(crate) use operand::{Element, Operand, by_dtype, tensor, with_operands};
+pub(crate) use operand::{Element, Operand, aligned, by_dtype, tensor, with_operands};
 
 static TF32: AtomicBool = AtomicBool::new(false);
 

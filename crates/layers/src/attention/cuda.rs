@@ -1,6 +1,8 @@
-//! Attention on NVIDIA GPUs: products by cuBLAS, soft-max by a kernel of ours.
+//! Attention on NVIDIA GPUs: products by cuBLAS, soft-max by a kernel of ours. In f32
+//! whatever the storage: scores may be large, and their rounding errors are those of
+//! weights.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use crate::sequence::scores::{attention_weights, attention_weights_back};
 
@@ -17,8 +19,9 @@ fn weigh(queries: &Tensor, keys: &Tensor) -> Result<Tensor> {
 
 /// `values softmax(queries^T keys C^-1/2)^T`: `[B, C, N]`.
 pub(super) fn attend(queries: &Tensor, keys: &Tensor, values: &Tensor) -> Result<Tensor> {
-    let [queries, keys, values] = contiguous([queries, keys, values])?;
-    values.matmul(&weigh(&queries, &keys)?.transpose(1, 2)?)
+    let dtype = queries.dtype();
+    let [queries, keys, values] = [prepare(queries)?, prepare(keys)?, prepare(values)?];
+    values.matmul(&weigh(&queries, &keys)?.transpose(1, 2)?)?.to_dtype(dtype)
 }
 
 /// The gradients to queries, keys and values for that of [`attend`]'s output.
@@ -28,19 +31,19 @@ pub(super) fn gradients(
     values: &Tensor,
     mixed: &Tensor,
 ) -> Result<[Tensor; 3]> {
-    let [queries, keys, values] = contiguous([queries, keys, values])?;
-    let mixed = mixed.detach().contiguous()?;
+    let dtype = queries.dtype();
+    let [queries, keys, values] = [prepare(queries)?, prepare(keys)?, prepare(values)?];
+    let mixed = prepare(mixed)?;
     let weights = weigh(&queries, &keys)?;
     let dv = mixed.matmul(&weights)?;
     let gradients = mixed.transpose(1, 2)?.matmul(&values)?;
     let gradients = attention_weights_back(&weights, &gradients, scale(&queries)?)?;
     let dq = keys.matmul(&gradients.transpose(1, 2)?)?;
     let dk = queries.matmul(&gradients)?;
-    Ok([dq, dk, dv])
+    Ok([dq.to_dtype(dtype)?, dk.to_dtype(dtype)?, dv.to_dtype(dtype)?])
 }
 
 /// What cuBLAS takes, without a graph.
-fn contiguous(tensors: [&Tensor; 3]) -> Result<[Tensor; 3]> {
-    let [a, b, c] = tensors.map(|t| t.detach().contiguous());
-    Ok([a?, b?, c?])
+fn prepare(x: &Tensor) -> Result<Tensor> {
+    x.detach().contiguous()?.to_dtype(DType::F32)
 }

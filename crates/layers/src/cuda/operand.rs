@@ -127,6 +127,16 @@ pub(crate) fn with_operands<const N: usize, T>(
     }
 }
 
+/// `x` for libraries that load several elements at once: without gaps, and beginning at a
+/// multiple of 16 bytes.
+pub(crate) fn aligned(x: &Tensor) -> Result<Tensor> {
+    /// Elements of the smallest type in 16 bytes.
+    const ELEMENTS: usize = 8;
+    let x = x.contiguous()?;
+    let offset = x.layout().start_offset();
+    if offset.is_multiple_of(ELEMENTS) { Ok(x) } else { x.force_contiguous() }
+}
+
 /// A tensor, without a graph, of what a kernel wrote.
 pub(crate) fn tensor<T: Element>(
     data: CudaSlice<T>,

@@ -188,7 +188,11 @@ impl Layer<'_> {
             let x = view.of(&to(noise(&view.whole(shape), 1)?)?)?;
             let given: Result<Vec<Tensor>> = (10..)
                 .zip(parameters)
-                .map(|(seed, shape)| to((noise(shape, seed)? + 0.5)?))
+                .map(|(seed, shape)| {
+                    // Outputs of about the size of inputs.
+                    let inputs = shape[1..].iter().product::<usize>() as f64;
+                    to(((noise(shape, seed)? + 0.5)? / inputs.sqrt())?)
+                })
                 .collect();
             let found = self.run(&x, &given?, graph);
             sides.push(found.with_context(|| format!("{case} {shape:?} {view:?} {as_dtype:?}"))?);
