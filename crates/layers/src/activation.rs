@@ -39,6 +39,16 @@ pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
 /// # Errors
 /// As there.
 pub fn leaky_relu_taped(x: &Tensor, slope: f64, tape: &mut Tape) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if crate::cuda::supports(&[x]) {
+        let (x, slope) = (x.detach(), slope as f32);
+        let [y] = crate::cuda::map("leaky", [&x], slope)?;
+        tape.push(move |dy, plus, _| {
+            let [dx] = crate::cuda::map("leaky_back", [&x, dy], slope)?;
+            sum(dx, plus).map(Some)
+        });
+        return Ok(y);
+    }
     if !cpu::supports(x) {
         return tape.record(x, |x| leaky_relu(x, slope));
     }

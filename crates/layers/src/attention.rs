@@ -7,6 +7,8 @@ use crate::conv::{Conv2d, Conv2dConfig, conv2d};
 use crate::group_norm::{GroupNorm, group_norm};
 use crate::tape::{Tape, Taped, sum};
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod fast;
 
 /// The reference's `AttnBlock`: single-head attention over all positions, scaled
@@ -50,7 +52,7 @@ impl AttnBlock {
         let (b, c, h, w) = x.dims4()?;
         let q = self.q.forward(normed)?.reshape((b, c, h * w))?;
         let tensors = [&q, &seen.keys, &seen.values];
-        if tensors.into_iter().all(|t| crate::cpu::supports(t) && !t.track_op()) {
+        if crate::device::has_kernels(&tensors) && !tensors.into_iter().any(Tensor::track_op) {
             let mixed = fast::attend(&q, &seen.keys, &seen.values)?.reshape((b, c, h, w))?;
             return self.proj_out.forward_add(&mixed, x);
         }
@@ -82,7 +84,7 @@ impl Module for AttnBlock {
 impl Taped for AttnBlock {
     fn forward_taped(&self, x: &Tensor, tape: &mut Tape) -> Result<Tensor> {
         let (b, c, h, w) = x.dims4()?;
-        if !crate::cpu::supports(x) {
+        if !crate::device::has_kernels(&[x, self.q.weight()]) {
             return tape.record(x, |x| self.forward(x));
         }
         let [mut norm, mut q, mut k, mut v, mut proj] = std::array::from_fn(|_| tape.branch());

@@ -1,11 +1,13 @@
 //! Batch norm (Ioffe & Szegedy 2015) by the statistics of a batch, with the leaky ReLU
-//! that follows it in a PatchGAN, on a tape: for f32 on the CPU.
+//! that follows it in a PatchGAN, on a tape: for f32 on the CPU and on NVIDIA GPUs.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use crate::cpu;
 use crate::tape::Tape;
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod kernels;
 
 /// A batch norm with its activation: `leaky(weight * (x - mean) / sqrt(variance + eps)
@@ -33,14 +35,15 @@ pub struct BatchStatistics {
 impl BatchNormLeaky {
     /// Whether [`forward_taped`](Self::forward_taped) takes `x`.
     pub fn supports(&self, x: &Tensor) -> bool {
-        [x, &self.weight, &self.bias].into_iter().all(cpu::supports)
+        let tensors = [x, &self.weight, &self.bias];
+        crate::device::has_kernels(&tensors) && x.dtype() == DType::F32
     }
 
     /// `[B, C, H, W]` to the same shape, and the statistics of `x`.
     ///
     /// # Errors
     /// When `x` has other than `C` channels or fewer than two values in each, is not
-    /// f32 on the CPU, or a parameter was computed from variables.
+    /// [supported](Self::supports), or a parameter was computed from variables.
     pub fn forward_taped(&self, x: &Tensor, tape: &mut Tape) -> Result<(Tensor, BatchStatistics)> {
         let (b, c, h, w) = x.dims4()?;
         let n = b * h * w;
@@ -52,6 +55,10 @@ impl BatchNormLeaky {
             )
         }
         let shape = kernels::Shape { batch: b, channels: c, pixels: h * w };
+        #[cfg(feature = "cuda")]
+        if self.supports(x) && x.device().is_cuda() {
+            return self.on_gpu(shape, x, tape);
+        }
         let found = cpu::with_slices([x], |[x]| kernels::moments(shape, x))?;
         let unbiased = n as f64 / (n - 1) as f64;
         let column = |of: &dyn Fn(&(f64, f64)) -> f64| {
@@ -93,6 +100,33 @@ impl BatchNormLeaky {
                 gradients.add(&norm.bias, Tensor::from_vec(dbias, c, dy.device())?)?;
             }
             Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
+        });
+        Ok((y, statistics))
+    }
+
+    /// The same on an NVIDIA GPU.
+    #[cfg(feature = "cuda")]
+    fn on_gpu(
+        &self,
+        shape: kernels::Shape,
+        x: &Tensor,
+        tape: &mut Tape,
+    ) -> Result<(Tensor, BatchStatistics)> {
+        let (norm, x) = (self.clone(), x.detach());
+        let (y, stats, statistics) = cuda::forward(shape, &norm, &x)?;
+        let trains = (tape.wants(&self.weight)?, tape.wants(&self.bias)?);
+        tape.push(move |dy, plus, gradients| {
+            if [Some(dy), plus].into_iter().flatten().any(|t| t.shape() != x.shape()) {
+                candle_core::bail!("batch_norm: a gradient {:?} for {:?}", dy.shape(), x.shape())
+            }
+            let [dx, dweight, dbias] = cuda::backward(shape, &norm, &x, &stats, dy, plus)?;
+            if trains.0 {
+                gradients.add(&norm.weight, dweight)?;
+            }
+            if trains.1 {
+                gradients.add(&norm.bias, dbias)?;
+            }
+            Ok(Some(dx))
         });
         Ok((y, statistics))
     }

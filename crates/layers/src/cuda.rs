@@ -11,17 +11,27 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+#[cfg(feature = "cuda")]
 use candle_core::Tensor;
+use candle_core::{Device, Result};
 
 #[cfg(feature = "cuda")]
 mod launch;
 #[cfg(feature = "cuda")]
+mod map;
+#[cfg(feature = "cuda")]
+mod memory;
+#[cfg(feature = "cuda")]
 mod operand;
 
 #[cfg(feature = "cuda")]
-pub(crate) use launch::{Args, Module, PLANE_PART, function, grid, index, parts, threads};
+pub(crate) use launch::{
+    Args, Function, Module, PLANE_PART, function, grid, index, parts, threads,
+};
 #[cfg(feature = "cuda")]
-pub(crate) use operand::{Element, Operand, by_dtype, tensor, with_operands};
+pub(crate) use map::map;
+#[cfg(feature = "cuda")]
+pub(crate) use operand::{Element, Operand, aligned, by_dtype, tensor, with_operands};
 
 static TF32: AtomicBool = AtomicBool::new(false);
 
@@ -37,6 +47,22 @@ pub fn allow_tf32(allowed: bool) {
 /// What [`allow_tf32`] was last told.
 pub fn tf32_is_allowed() -> bool {
     TF32.load(Ordering::Relaxed)
+}
+
+/// Lets an NVIDIA GPU's driver keep freed memory for the next tensors, as the allocators
+/// of other frameworks do, rather than hand it back to the system whenever the device is
+/// waited for, after which every tensor of a training step is mapped anew. Holds for the
+/// device and process; to be called once. Does nothing on other devices.
+///
+/// # Errors
+/// What the driver says.
+pub fn keep_memory(device: &Device) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device {
+        return memory::keep(device);
+    }
+    let _ = device;
+    Ok(())
 }
 
 /// Whether the CUDA kernels can take these tensors together.

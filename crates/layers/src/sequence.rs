@@ -1,6 +1,7 @@
 //! What transformers over sequences are made of, for training: every layer on a
-//! [`Tape`](crate::Tape), f32 on the CPU by kernels of its own, everything else by the
-//! formula in candle's graph, which is also what tests compare the kernels with.
+//! [`Tape`](crate::Tape), f32 on the CPU and what NVIDIA GPUs take by kernels of its own,
+//! everything else by the formula in candle's graph, which is also what tests compare the
+//! kernels with.
 //!
 //! | file | what |
 //! |---|---|
@@ -14,6 +15,8 @@
 //! | `dropout` | dropout whose mask is a function of a key |
 
 mod classify;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod dropout;
 mod embed;
 mod gelu;
@@ -21,6 +24,8 @@ mod heads;
 mod linear;
 mod rotary;
 mod row_norm;
+#[cfg(feature = "cuda")]
+pub(crate) mod scores;
 
 pub use classify::{Classified, classify};
 pub use dropout::Dropout;

@@ -1,5 +1,5 @@
-//! Attention of f32 tokens on the CPU: a block of queries at a time, so that its
-//! scores stay in the cache.
+//! Attention of tokens where there are kernels; of f32 on the CPU a block of queries at a
+//! time, so that its scores stay in the cache.
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
@@ -82,6 +82,10 @@ fn weigh(shape: Shape, queries: &[f32], keys: &[f32], first: usize, weights: &mu
 /// `values softmax(queries^T keys C^-1/2)^T`: `[B, C, N]`.
 pub(super) fn attend(queries: &Tensor, keys: &Tensor, values: &Tensor) -> Result<Tensor> {
     let shape = Shape::new(queries, keys, values)?;
+    #[cfg(feature = "cuda")]
+    if queries.device().is_cuda() {
+        return super::cuda::attend(queries, keys, values);
+    }
     let mixed = cpu::with_slices([queries, keys, values], |[queries, keys, values]| {
         let mut mixed = vec![0.0; shape.batch * shape.channels * shape.queries];
         let target = SharedMut::new(&mut mixed);
@@ -114,6 +118,10 @@ pub(super) fn gradients(
     let shape = Shape::new(queries, keys, values)?;
     if mixed.dims() != queries.dims() {
         candle_core::bail!("attention: a gradient {:?} for {:?}", mixed.shape(), queries.shape())
+    }
+    #[cfg(feature = "cuda")]
+    if queries.device().is_cuda() {
+        return super::cuda::gradients(queries, keys, values, mixed);
     }
     let tensors = [queries, keys, values, mixed];
     let [dq, dk, dv] = cpu::with_slices(tensors, |slices| backward(shape, slices))?;

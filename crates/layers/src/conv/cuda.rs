@@ -20,9 +20,9 @@ pub(super) fn forward_untracked(
     conv: &Conv2d,
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
+    let (x, weight) = (&cuda::aligned(x)?, &cuda::aligned(&conv.weight)?);
     // Tensors that are there stand in for those that are not.
-    let bias = conv.bias.as_ref().unwrap_or(&conv.weight);
-    let tensors = [x, &conv.weight, bias, residual.unwrap_or(x)];
+    let tensors = [x, weight, conv.bias.as_ref().unwrap_or(weight), residual.unwrap_or(x)];
     cuda::with_operands(tensors, |[x_data, weight, bias, other]| {
         let bias = conv.bias.as_ref().map(|_| bias);
         let residual = residual.map(|_| other);
@@ -55,6 +55,7 @@ pub(super) fn forward_op(
 
 /// The gradient to the input, `[B, in, H, W]`, for `grad` `[B, out, H', W']`.
 pub(super) fn input_gradient(g: &Geometry, weight: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    let (weight, grad) = (&cuda::aligned(weight)?, &cuda::aligned(grad)?);
     cuda::with_operands([weight, grad], |[weight, dy]| {
         let device = dy.device();
         by_dtype!(grad.dtype(), T => {
@@ -67,6 +68,7 @@ pub(super) fn input_gradient(g: &Geometry, weight: &Tensor, grad: &Tensor) -> Re
 /// The gradient to the weight, `[out, in, kh, kw]`, for an input `x` and `grad`
 /// `[B, out, H', W']`.
 pub(super) fn weight_gradient(g: &Geometry, x: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    let (x, grad) = (&cuda::aligned(x)?, &cuda::aligned(grad)?);
     cuda::with_operands([x, grad], |[x, dy]| {
         let device = dy.device();
         by_dtype!(grad.dtype(), T => {

@@ -15,13 +15,15 @@ use candle_core::cuda_backend::cudarc::cudnn::sys::{
     cudnnMathType_t as MathType, cudnnTensorFormat_t as Format,
 };
 use candle_core::cuda_backend::cudarc::cudnn::{
-    ConvBackwardData, ConvBackwardFilter, ConvDescriptor, ConvForward, Cudnn, FilterDescriptor,
-    TensorDescriptor,
+    ConvBackwardData, ConvBackwardFilter, ConvDescriptor, ConvForward, Cudnn, CudnnError,
+    FilterDescriptor, TensorDescriptor,
 };
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
-use candle_core::{CudaDevice, Error, Result};
+use candle_core::{CudaDevice, Error};
 
 use crate::cuda::{Element, tf32_is_allowed};
+
+type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// More workspace than an algorithm may have, in bytes: those that want it (FFTs of large
 /// pictures) are hardly faster than those that do without.
@@ -125,6 +127,24 @@ fn workspace(device: &CudaDevice, bytes: usize) -> Result<Option<CudaSlice<u8>>>
     (bytes > 0).then(|| unsafe { device.alloc::<u8>(bytes) }).transpose()
 }
 
+/// What heuristics `picked`, with the bytes of workspace it takes, or the `other` where that
+/// one does not add in a fixed order or wants too much, if the other can do it.
+fn choose<A: Copy>(
+    picked: A,
+    other: A,
+    ordered: bool,
+    bytes: impl Fn(A) -> Result<usize, CudnnError>,
+) -> Result<(A, usize), CudnnError> {
+    let own = bytes(picked)?;
+    if ordered && own <= MOST_WORKSPACE {
+        return Ok((picked, own));
+    }
+    match bytes(other) {
+        Ok(others) if !ordered || others < own => Ok((other, others)),
+        _ => Ok((picked, own)),
+    }
+}
+
 /// The convolution of `x` with `weight`, written to `y`.
 pub(super) fn forward<T: Element>(
     device: &CudaDevice,
@@ -139,12 +159,9 @@ pub(super) fn forward<T: Element>(
         let (algorithm, bytes) = match handle.forward.get(&d.key) {
             Some(&chosen) => chosen,
             None => {
+                let other = ForwardAlgorithm::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM;
                 let picked = op.pick_algorithm()?;
-                let mut chosen = (picked, op.get_workspace_size(picked)?);
-                if chosen.1 > MOST_WORKSPACE {
-                    let lean = ForwardAlgorithm::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM;
-                    chosen = (lean, op.get_workspace_size(lean)?);
-                }
+                let chosen = choose(picked, other, true, |a| op.get_workspace_size(a))?;
                 handle.forward.insert(d.key, chosen);
                 chosen
             }
@@ -174,16 +191,11 @@ pub(super) fn input_gradient<T: Element>(
             Some(&chosen) => chosen,
             None => {
                 use DataAlgorithm as A;
-                let fixed = A::CUDNN_CONVOLUTION_BWD_DATA_ALGO_1;
+                let picked = op.pick_algorithm()?;
                 // Algorithm 0 adds in whatever order.
-                let picked = match op.pick_algorithm()? {
-                    A::CUDNN_CONVOLUTION_BWD_DATA_ALGO_0 => fixed,
-                    picked => picked,
-                };
-                let mut chosen = (picked, op.get_workspace_size(picked)?);
-                if chosen.1 > MOST_WORKSPACE {
-                    chosen = (fixed, op.get_workspace_size(fixed)?);
-                }
+                let ordered = picked != A::CUDNN_CONVOLUTION_BWD_DATA_ALGO_0;
+                let other = A::CUDNN_CONVOLUTION_BWD_DATA_ALGO_1;
+                let chosen = choose(picked, other, ordered, |a| op.get_workspace_size(a))?;
                 handle.data.insert(d.key, chosen);
                 chosen
             }
@@ -215,17 +227,12 @@ pub(super) fn weight_gradient<T: Element>(
             Some(&chosen) => chosen,
             None => {
                 use FilterAlgorithm as A;
-                let fixed = A::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1;
+                let picked = op.pick_algorithm()?;
                 // Algorithms 0 and 3 add in whatever order.
-                let picked = match op.pick_algorithm()? {
-                    A::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_0
-                    | A::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_3 => fixed,
-                    picked => picked,
-                };
-                let mut chosen = (picked, op.get_workspace_size(picked)?);
-                if chosen.1 > MOST_WORKSPACE {
-                    chosen = (fixed, op.get_workspace_size(fixed)?);
-                }
+                let ordered = picked != A::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_0
+                    && picked != A::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_3;
+                let other = A::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1;
+                let chosen = choose(picked, other, ordered, |a| op.get_workspace_size(a))?;
                 handle.filter.insert(d.key, chosen);
                 chosen
             }

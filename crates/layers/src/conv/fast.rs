@@ -19,13 +19,22 @@ pub(super) fn conv2d(
     bias: Option<&Tensor>,
     config: Conv2dConfig,
 ) -> Result<Tensor> {
-    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    let (x, weight) = (dense(x)?, dense(weight)?);
     let trains = [Some(&x), Some(&weight), bias].into_iter().flatten().any(Tensor::track_op);
     let op = ConvOp { config, trains };
     match bias {
         Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, op),
         None => x.apply_op2(&weight, op),
     }
+}
+
+/// `x` as the kernels of its device take it.
+fn dense(x: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return crate::cuda::aligned(x);
+    }
+    x.contiguous()
 }
 
 /// Channels from which on convolutions that gradients go through are done by

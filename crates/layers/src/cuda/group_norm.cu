@@ -53,7 +53,7 @@ __device__ __forceinline__ float2 whole(const float2 *partial, uint32_t parts, u
         total = {(float)min(part, len - threadIdx.x * part), own.x, own.y};
     }
     total = block_total(total);
-    return make_float2(total.mean, 1.0f / sqrtf(total.m2 / total.n + eps));
+    return make_float2(total.mean, rsqrtf(total.m2 / total.n + eps));
 }
 
 // The norm. `parts` 0: `partial` has mean and reciprocal deviation of each group of any

@@ -16,8 +16,12 @@ mod ptx {
 pub(crate) struct Module(&'static str, &'static str);
 
 impl Module {
+    pub const BATCH_NORM: Self = Self("layers-batch-norm", ptx::BATCH_NORM);
     pub const GROUP_NORM: Self = Self("layers-group-norm", ptx::GROUP_NORM);
     pub const PLANES: Self = Self("layers-planes", ptx::PLANES);
+    pub const POINTWISE: Self = Self("layers-pointwise", ptx::POINTWISE);
+    pub const ROWS: Self = Self("layers-rows", ptx::ROWS);
+    pub const SEQUENCE: Self = Self("layers-sequence", ptx::SEQUENCE);
 }
 
 /// Most threads of a block, as in `common.cuh`.

@@ -87,6 +87,15 @@ impl<'a> Operand<'a> {
         }
     }
 
+    /// The elements of a tensor of u32.
+    pub fn numbers(&self) -> Result<CudaView<'a, u32>> {
+        let data = self.storage.as_cuda_slice::<u32>()?;
+        match data.try_slice(self.start..self.end) {
+            Some(view) => Ok(view),
+            None => candle_core::bail!("{}..{} of {}", self.start, self.end, data.len()),
+        }
+    }
+
     /// Whether it begins at a multiple of `elements`: allocations do, of any number of
     /// them that is of interest here, but views of a tensor may not.
     pub fn is_aligned(&self, elements: usize) -> bool {
@@ -116,6 +125,16 @@ pub(crate) fn with_operands<const N: usize, T>(
         Ok(operands) => f(operands),
         Err(_) => candle_core::bail!("a CUDA kernel got the wrong number of tensors"),
     }
+}
+
+/// `x` for libraries that load several elements at once: without gaps, and beginning at a
+/// multiple of 16 bytes.
+pub(crate) fn aligned(x: &Tensor) -> Result<Tensor> {
+    /// Elements of the smallest type in 16 bytes.
+    const ELEMENTS: usize = 8;
+    let x = x.contiguous()?;
+    let offset = x.layout().start_offset();
+    if offset.is_multiple_of(ELEMENTS) { Ok(x) } else { x.force_contiguous() }
 }
 
 /// A tensor, without a graph, of what a kernel wrote.

@@ -43,6 +43,10 @@ pub fn classify(x: &Tensor, weight: &Tensor, targets: &[u32], learns: bool) -> R
     if let Some(target) = targets.iter().find(|&&target| target as usize >= classes) {
         candle_core::bail!("classify: target {target} of {classes} classes")
     }
+    #[cfg(feature = "cuda")]
+    if crate::cuda::supports(&[x, weight]) {
+        return on_gpu(&x.detach(), &weight.detach(), targets, learns);
+    }
     if !cpu::supports(x) || !cpu::supports(weight) {
         return formula(x, weight, targets, learns);
     }
@@ -75,6 +79,35 @@ pub fn classify(x: &Tensor, weight: &Tensor, targets: &[u32], learns: bool) -> R
         None
     };
     Ok(Classified { nll: total / rows as f64, gradients })
+}
+
+/// The same on an NVIDIA GPU, which is waited for at the end, for the likelihood.
+#[cfg(feature = "cuda")]
+fn on_gpu(x: &Tensor, weight: &Tensor, targets: &[u32], learns: bool) -> Result<Classified> {
+    /// Logits at a time: few enough for memory, enough to keep the device busy.
+    const LOGITS: usize = 1 << 26;
+    let (rows, classes) = (x.dim(0)?, weight.dim(0)?);
+    let targets = Tensor::new(targets, x.device())?;
+    let chunk = (LOGITS / classes).max(LEAST_ROWS);
+    let (mut nll, mut dx, mut dw) = (Vec::new(), Vec::new(), None);
+    for first in (0..rows).step_by(chunk) {
+        let count = chunk.min(rows - first);
+        let x = x.narrow(0, first, count)?.contiguous()?;
+        let logits = x.matmul(&weight.t()?)?;
+        let share = learns.then_some(1.0 / rows as f32);
+        let targets = targets.narrow(0, first, count)?;
+        let (own, gradients) = super::scores::surprise(&logits, &targets, share)?;
+        drop(logits);
+        nll.push(own);
+        if let Some(gradients) = gradients {
+            dx.push(gradients.matmul(weight)?);
+            let own = gradients.t()?.matmul(&x)?;
+            dw = Some(crate::tape::sum(own, dw.as_ref())?);
+        }
+    }
+    let nll = Tensor::cat(&nll, 0)?.to_dtype(DType::F64)?.mean_all()?.to_scalar::<f64>()?;
+    let gradients = dw.map(|dw| -> Result<_> { Ok((Tensor::cat(&dx, 0)?, dw)) }).transpose()?;
+    Ok(Classified { nll, gradients })
 }
 
 /// The same by the formula, with candle's gradients.

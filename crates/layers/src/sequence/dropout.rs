@@ -86,6 +86,12 @@ impl Dropout {
     /// When `x` is not a float tensor.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let x = x.detach();
+        #[cfg(feature = "cuda")]
+        if crate::cuda::supports(&[&x]) && x.rank() > 0 {
+            let key = ChaCha8Rng::seed_from_u64(self.seed).get_seed();
+            let (threshold, scale) = (self.threshold(), self.scale());
+            return super::scores::leave_out(&x, key, self.stream, threshold, scale);
+        }
         if !cpu::supports(&x) || x.rank() == 0 {
             let mask = self.mask_tensor(x.dims(), &Device::Cpu)?;
             let mask = mask.to_dtype(x.dtype())?.to_device(x.device())?;

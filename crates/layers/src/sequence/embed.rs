@@ -14,10 +14,15 @@ const COLUMNS: usize = 64;
 /// whose first layer this is.
 ///
 /// # Errors
-/// When a token has no row, or the table was computed from variables.
+/// When a token has no row, or the table was computed from variables. On an NVIDIA GPU
+/// tokens are not looked at, so as not to wait for them: one without a row gives NaN.
 pub fn embed_taped(tokens: &Tensor, table: &Tensor, tape: &mut Tape) -> Result<Tensor> {
     let (len, width) = table.dims2()?;
     let flat = tokens.flatten_all()?;
+    #[cfg(feature = "cuda")]
+    if crate::cuda::supports(&[table]) && tokens.device().is_cuda() {
+        return on_gpu(tokens, &flat, table, tape);
+    }
     let rows = flat.to_vec1::<u32>()?;
     if let Some(token) = rows.iter().find(|&&token| token as usize >= len) {
         candle_core::bail!("embedding: token {token} has no row in a table of {len}")
@@ -30,6 +35,24 @@ pub fn embed_taped(tokens: &Tensor, table: &Tensor, tape: &mut Tape) -> Result<T
         tape.push(move |dy, _, gradients| {
             let dy = dy.reshape((rows.len(), width))?;
             gradients.add(&table, scatter(&rows, &dy, (len, width))?)?;
+            Ok(None)
+        });
+    }
+    Ok(y)
+}
+
+/// The same on an NVIDIA GPU, which is not waited for.
+#[cfg(feature = "cuda")]
+fn on_gpu(tokens: &Tensor, flat: &Tensor, table: &Tensor, tape: &mut Tape) -> Result<Tensor> {
+    let (len, width) = table.dims2()?;
+    let mut shape = tokens.dims().to_vec();
+    shape.push(width);
+    let y = super::cuda::embed(&table.detach(), flat)?.reshape(shape)?;
+    if tape.wants(table)? {
+        let (table, flat) = (table.clone(), flat.clone());
+        tape.push(move |dy, _, gradients| {
+            let dy = dy.reshape((flat.elem_count(), width))?;
+            gradients.add(&table, super::cuda::embed_back(&dy, &flat, len)?)?;
             Ok(None)
         });
     }
@@ -69,11 +92,22 @@ pub fn add_positions_taped(x: &Tensor, positions: &Tensor, tape: &mut Tape) -> R
     let positions = tape.wants(positions)?.then(|| positions.clone());
     tape.push(move |dy, plus, gradients| {
         if let Some(positions) = positions {
-            let sums = dy.sum_keepdim(0)?;
+            let sums = sum_over_batch(dy)?;
             let rest = positions.dim(1)? - len;
             gradients.add(&positions, sums.pad_with_zeros(1, 0, rest)?)?;
         }
         crate::tape::sum(dy.clone(), plus).map(Some)
     });
     Ok(y)
+}
+
+/// `[B, T, C]` to `[1, T, C]`.
+fn sum_over_batch(dy: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if crate::cuda::supports(&[dy]) {
+        let (batch, len, width) = dy.dims3()?;
+        let rows = dy.reshape((batch, len * width))?;
+        return super::cuda::column_sums(&rows)?.reshape((1, len, width));
+    }
+    dy.sum_keepdim(0)
 }

@@ -19,6 +19,17 @@ const CHUNK: usize = 1 << 13;
 /// # Errors
 /// When `x` is not a float tensor.
 pub fn gelu_taped(x: &Tensor, tape: &mut Tape) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if crate::cuda::supports(&[x]) {
+        let x = x.detach();
+        let [y] = crate::cuda::map("gelu", [&x], 0.0)?;
+        tape.push(move |dy, plus, _| {
+            check(&x, dy)?;
+            let [dx] = crate::cuda::map("gelu_back", [&x, dy], 0.0)?;
+            sum(dx, plus).map(Some)
+        });
+        return Ok(y);
+    }
     if !cpu::supports(x) {
         return tape.record(x, Tensor::gelu_erf);
     }
@@ -44,6 +55,16 @@ pub fn gate_taped(
 ) -> Result<(Tensor, Box<dyn FnOnce(&Tensor) -> Result<(Tensor, Tensor)> + Send>)> {
     check(a, b)?;
     let (a, b) = (a.detach(), b.detach());
+    #[cfg(feature = "cuda")]
+    if crate::cuda::supports(&[&a, &b]) {
+        let [y] = crate::cuda::map("gate", [&a, &b], 0.0)?;
+        let back = move |dy: &Tensor| {
+            check(&a, dy)?;
+            let [da, db] = crate::cuda::map("gate_back", [&a, &b, dy], 0.0)?;
+            Ok((da, db))
+        };
+        return Ok((y, Box::new(back)));
+    }
     if !cpu::supports(&a) || !cpu::supports(&b) {
         let y = (a.silu()? * &b)?;
         let back = move |dy: &Tensor| {

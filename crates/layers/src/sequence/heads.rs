@@ -2,12 +2,15 @@
 //! queries at a time, keys behind it not looked at, weights computed anew on the way
 //! back (Dao et al. 2022).
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod fast;
 
 use candle_core::{D, Result, Tensor};
 
 use super::Dropout;
 use crate::cpu;
+use crate::device::has_kernels;
 
 /// Which heads there are, and who sees whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,12 +73,12 @@ impl Sizes {
 impl Heads {
     /// Whether the kernels do it.
     pub fn fast(queries: &Tensor) -> bool {
-        cpu::supports(queries)
+        has_kernels(&[queries])
     }
 
     /// What the heads read: for queries `[B, T, H D]`, keys and values `[B, T, H' D]`,
-    /// `dropout(softmax(q k^T / sqrt(D))) v`, `[B, T, H D]`. Without a graph; f32 on
-    /// the CPU.
+    /// `dropout(softmax(q k^T / sqrt(D))) v`, `[B, T, H D]`. Without a graph; where
+    /// it is [`fast`](Self::fast).
     ///
     /// # Errors
     /// When the shapes do not fit.
@@ -87,6 +90,11 @@ impl Heads {
         dropout: &Dropout,
     ) -> Result<Tensor> {
         let sizes = Sizes::new(self, queries, keys, values)?;
+        #[cfg(feature = "cuda")]
+        if crate::cuda::supports(&[queries, keys, values]) {
+            let tensors = [queries, keys, values].map(Tensor::detach);
+            return cuda::forward(sizes, tensors.each_ref(), dropout);
+        }
         let read = cpu::with_slices([queries, keys, values], |tensors| {
             fast::forward(sizes, tensors, dropout)
         })?;
@@ -108,6 +116,12 @@ impl Heads {
         let sizes = Sizes::new(self, queries, keys, values)?;
         if read.dims() != queries.dims() {
             candle_core::bail!("attention: a gradient {:?} for {:?}", read.shape(), queries.shape())
+        }
+        #[cfg(feature = "cuda")]
+        if crate::cuda::supports(&[queries, keys, values, read]) {
+            let tensors = [queries, keys, values, read].map(Tensor::detach);
+            let [queries, keys, values] = cuda::backward(sizes, tensors.each_ref(), dropout)?;
+            return Ok(HeadsGradients { queries, keys, values });
         }
         let [dq, dk, dv] = cpu::with_slices([queries, keys, values, read], |tensors| {
             fast::backward(sizes, tensors, dropout)

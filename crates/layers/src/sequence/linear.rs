@@ -4,6 +4,7 @@ use candle_core::{D, Result, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu;
+use crate::device::has_kernels;
 use crate::matrix::product;
 use crate::shared_mut::SharedMut;
 use crate::tape::{Gradients, Tape};
@@ -46,7 +47,7 @@ impl Linear {
     }
 
     fn fast(&self, x: &Tensor) -> bool {
-        cpu::supports(x) && cpu::supports(&self.weight)
+        has_kernels(&[x, &self.weight, self.bias.as_ref().unwrap_or(&self.weight)])
     }
 
     /// `[.., in]` to `[.., out]` as the formula reads, in candle's graph.
@@ -82,6 +83,13 @@ impl Linear {
         if !self.fast(x) {
             let y = self.formula(&x.detach())?.detach();
             return residual.map_or(Ok(y.clone()), |residual| y + residual);
+        }
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let rows = x.detach().reshape((count, inputs))?;
+            let y = rows.matmul(&self.weight.detach().t()?)?;
+            let residual = residual.map(|r| r.detach().reshape((count, outputs))).transpose()?;
+            return super::cuda::add_row(y, self.bias.as_ref(), residual.as_ref())?.reshape(shape);
         }
         // `x` stands in for what is not there.
         let tensors = [x, &self.weight, self.bias.as_ref().unwrap_or(x), residual.unwrap_or(x)];
@@ -131,7 +139,7 @@ impl Linear {
     }
 
     /// Adds the gradients of weight and bias, those of them that are `trained`, for an
-    /// input `x` and the gradient `dy` of the output. Both f32 on the CPU.
+    /// input `x` and the gradient `dy` of the output, both of which kernels can take.
     ///
     /// # Errors
     /// When the shapes do not fit.
@@ -146,6 +154,18 @@ impl Linear {
         let (count, width) = rows(x)?;
         if width != inputs || rows(dy)? != (count, outputs) {
             candle_core::bail!("linear: a gradient {:?} for {:?}", dy.shape(), x.shape())
+        }
+        #[cfg(feature = "cuda")]
+        if crate::cuda::supports(&[x, dy]) {
+            let (x, dy) = (x.detach(), dy.detach());
+            let (x, dy) = (x.reshape((count, inputs))?, dy.reshape((count, outputs))?);
+            if trained.0 {
+                gradients.add(&self.weight, dy.t()?.matmul(&x)?)?;
+            }
+            if let Some(bias) = self.bias.as_ref().filter(|_| trained.1) {
+                gradients.add(bias, super::cuda::column_sums(&dy)?)?;
+            }
+            return Ok(());
         }
         if trained.0 {
             let dw = cpu::with_slices([x, dy], |[x, dy]| {
@@ -165,7 +185,7 @@ impl Linear {
 }
 
 /// `sum of dy W` over layers with one input, plus `plus`: the gradient of that input.
-/// All f32 on the CPU.
+/// All of which kernels can take.
 ///
 /// # Errors
 /// When the shapes do not fit.
@@ -175,6 +195,16 @@ pub fn input_gradient(layers: &[(&Tensor, &Tensor)], plus: Option<&Tensor>) -> R
     };
     let inputs = weight.dim(1)?;
     let (count, shape) = (rows(first)?.0, with_width(first, inputs)?);
+    #[cfg(feature = "cuda")]
+    if crate::cuda::supports(&[first, weight]) {
+        let mut dx = plus.map(Tensor::detach);
+        for (dy, weight) in layers {
+            let dy = dy.detach().reshape((count, weight.dim(0)?))?;
+            let own = dy.matmul(&weight.detach())?.reshape(shape.clone())?;
+            dx = Some(crate::tape::sum(own, dx.as_ref())?);
+        }
+        return dx.ok_or_else(|| candle_core::Error::Msg("linear: no gradient".into()));
+    }
     let mut dx = match plus {
         Some(plus) if plus.dims() != shape => {
             candle_core::bail!("linear: a gradient {:?} for {shape:?}", plus.shape())

@@ -18,6 +18,10 @@ pub fn rotate(x: &Tensor, cosine: &Tensor, sine: &Tensor, back: bool) -> Result<
     if positions != len || sine.dims() != cosine.dims() || half == 0 || width % (2 * half) != 0 {
         candle_core::bail!("rotary: angles {:?} for {:?}", cosine.shape(), x.shape())
     }
+    #[cfg(feature = "cuda")]
+    if crate::cuda::supports(&[x, cosine, sine]) && !x.track_op() {
+        return super::cuda::rotate(x, cosine, sine, back);
+    }
     if !cpu::supports(x) || !cpu::supports(cosine) {
         return formula(x, cosine, sine, back);
     }

