@@ -24,6 +24,8 @@ fn cuda() -> Result<(), Box<dyn std::error::Error>> {
         .watch(["src/cuda"])
         .arg("-std=c++17")
         .arg("-O3")
+        // Its cache of what is up to date does not notice files that are gone.
+        .no_incremental()
         .build_ptx()?
         .write(out.join("kernels.rs"))?;
     Ok(())

@@ -10,6 +10,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .watch(["src/cuda/common.cuh"])
         .arg("-std=c++17")
         .arg("-O3")
+        // Its cache of what is up to date does not notice files that are gone.
+        .no_incremental()
         .build_ptx()?
         .write(format!("{out}/ptx.rs"))?;
     Ok(())
