@@ -15,7 +15,8 @@ pub fn gpu(name: &str) -> Option<(Device, RwLockReadGuard<'static, ()>)> {
     match Device::new_cuda(0) {
         Ok(device) => Some((device, EXACT.read().unwrap_or_else(|e| e.into_inner()))),
         Err(error) => {
-            println!("skipped: no CUDA device ({name}: {error})");
+            let why = error.to_string();
+            println!("skipped: no CUDA device ({name}: {})", why.lines().next().unwrap_or(""));
             None
         }
     }
