@@ -28,7 +28,10 @@ pub fn parse_device(name: &str) -> Result<Device> {
             }
             // A stream of its own: candle's default is one for each thread, and threads that
             // share tensors would not wait for each other.
-            Device::new_cuda_with_stream(index.unwrap_or(0)).map_err(|e| refuse(e.to_string()))
+            let device = Device::new_cuda_with_stream(index.unwrap_or(0));
+            let device = device.map_err(|e| refuse(e.to_string()))?;
+            layers::cuda::keep_memory(&device).map_err(|e| refuse(e.to_string()))?;
+            Ok(device)
         }
         ("metal", index) => {
             if !candle_core::utils::metal_is_available() {
