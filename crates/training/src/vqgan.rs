@@ -49,6 +49,7 @@ pub fn train_vqgan(
 struct FirstStage<'a> {
     config: &'a TrainConfig,
     input: Input,
+    device: Device,
     trainer: VqTrainer,
     average: Option<Average<VqModel>>,
     revival: Revival,
@@ -120,7 +121,7 @@ impl<'a> FirstStage<'a> {
             &config.validation,
             config.model.factor(),
             config.batch,
-            |batch, dataset| input.of_batch(batch, dataset),
+            |batch, dataset| Ok(input.of_batch(batch, dataset)?.to_device(device)?),
         )?;
         for message in catalog.warnings().iter().chain(&unreadable) {
             observer.see(&Event::Warning { message });
@@ -151,6 +152,7 @@ impl<'a> FirstStage<'a> {
             revival,
             guards,
             held_out,
+            device: device.clone(),
             validation: None,
             written: None,
         })
@@ -184,7 +186,8 @@ impl Stage for FirstStage<'_> {
         let batch = self.batches.next().context("the pictures have come to an end")??;
         self.warn_of_unreadable(log);
         let lr = lr * self.config.lr_factor();
-        let input = self.input.for_model(&self.input.of_batch(&batch, &self.crops)?)?;
+        let input = self.input.of_batch(&batch, &self.crops)?.to_device(&self.device)?;
+        let input = self.input.for_model(&input)?;
         let outcome = self.trainer.step(&input, lr, progress.step)?;
         progress.position = batch.next;
         progress.updates = self.trainer.optimizer.step();
