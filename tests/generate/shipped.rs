@@ -35,3 +35,26 @@ fn words_decide_what_the_shipped_model_draws() -> Result<()> {
     assert!(fish[2] > fish[0] + 40.0, "fish: {fish:?}");
     Ok(())
 }
+
+#[test]
+fn a_class_decides_what_the_shipped_flowers_are() -> Result<()> {
+    let place = Place::new()?;
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/models/flowers");
+    let args = ["generate", "--model", model, "--seed", "1", "--output", "out", "--count", "2"];
+    let classes = ["--class", "sunflower", "--class", "tulip"];
+    place.run(&[&args[..], &classes].concat())?.exits(0)?;
+    let mut mean = [[0.0; 3]; 2];
+    for (class, name) in ["sunflower", "tulip"].into_iter().enumerate() {
+        for index in 0..2 {
+            let file = format!("out/{name}-1-{:05}.png", 2 * class + index);
+            let picture = image::open(place.path(&file))?.to_rgb8();
+            assert_eq!(picture.dimensions(), (128, 128));
+            let seen = colour(&picture);
+            (0..3).for_each(|i| mean[class][i] += seen[i] / 2.0);
+        }
+    }
+    // Yellow has green in it, red has not.
+    let [sunflower, tulip] = mean.map(|[red, green, _]| green - red);
+    assert!(sunflower > tulip + 30.0, "sunflowers {sunflower:.0}, tulips {tulip:.0}");
+    Ok(())
+}

@@ -245,8 +245,8 @@ fn a_folder_to_hand_on_is_stored_in_f16_and_read_as_f32() -> Result<()> {
     let summary = train(&config(dir.path(), "run", settings)?, None)?;
     let trained = TransformerFolder::open(&summary.model)?;
     let out = dir.path().join("out");
-    let half = trained.copy(&out, Some(DType::F16), false)?;
-    let whole = trained.copy(dir.path().join("whole"), None, false)?;
+    let half = trained.copy(&out, Some(DType::F16), None, false)?;
+    let whole = trained.copy(dir.path().join("whole"), None, None, false)?;
     assert_eq!(whole.config.architecture, trained.config.architecture);
     assert_eq!(whole.config.first_stage, trained.config.first_stage);
 
@@ -289,9 +289,9 @@ fn a_folder_to_hand_on_is_stored_in_f16_and_read_as_f32() -> Result<()> {
     assert_eq!(half.decode(&codes, half.training_size())?.len(), 1);
     // A folder is replaced only when asked, also by itself.
     let half = TransformerFolder::open(&out)?;
-    let error = half.copy(&out, None, false).err().map(|e| e.to_string()).unwrap_or_default();
+    let error = half.copy(&out, None, None, false).err().map(|e| e.to_string()).unwrap_or_default();
     assert!(error.contains("exists already"), "{error}");
-    let again = half.copy(&out, None, true)?;
+    let again = half.copy(&out, None, None, true)?;
     assert_eq!(again.config, half.config);
     Ok(())
 }
