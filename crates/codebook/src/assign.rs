@@ -4,7 +4,6 @@ use candle_core::Tensor;
 
 use crate::feature_map::FeatureMap;
 use crate::losses::straight_through;
-use crate::nearest::nearest_codes_unseen;
 use crate::{CodeGrid, Error, Losses, Quantized, Result, nearest_codes};
 
 /// A feature map whose vectors have found their rows.
@@ -29,7 +28,7 @@ impl Assignment {
             });
         }
         let codebook = codebook.to_dtype(map.vectors.dtype())?;
-        let codes = nearest_codes_unseen(&map.vectors, &codebook)?;
+        let codes = nearest_codes(&map.vectors, &codebook)?;
         let rows = codebook.index_select(&codes, 0)?;
         Ok(Self { map, codes, rows })
     }

@@ -18,7 +18,7 @@ const MAX_DIM: usize = 1 << 16;
 
 /// The nearest of `codebook` `[K, D]` for each of `vectors` `[N, D]`, both contiguous and
 /// f32, or both f64; and whether a distance was not a finite number (its code is
-/// `u32::MAX` then), for the caller to look at, or not.
+/// `u32::MAX` then), for the caller to look at.
 pub(crate) fn nearest(
     vectors: &CudaStorage,
     vectors_layout: &Layout,

@@ -78,38 +78,6 @@ impl CustomOp2 for NearestCode {
     }
 }
 
-/// [`NearestCode`] without waiting for a GPU: where a vector has no finite distance its
-/// code is `u32::MAX` there. On a CPU the two are the same.
-struct NearestCodeUnseen;
-
-impl CustomOp2 for NearestCodeUnseen {
-    fn name(&self) -> &'static str {
-        OP
-    }
-
-    fn cpu_fwd(
-        &self,
-        vectors: &CpuStorage,
-        vectors_layout: &Layout,
-        codebook: &CpuStorage,
-        codebook_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        NearestCode.cpu_fwd(vectors, vectors_layout, codebook, codebook_layout)
-    }
-
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        vectors: &CudaStorage,
-        vectors_layout: &Layout,
-        codebook: &CudaStorage,
-        codebook_layout: &Layout,
-    ) -> candle_core::Result<(CudaStorage, Shape)> {
-        let (codes, _) = crate::cuda::nearest(vectors, vectors_layout, codebook, codebook_layout)?;
-        Ok((codes, Shape::from(vectors_layout.shape().dims2()?.0)))
-    }
-}
-
 /// The nearest row of `codebook` `[K, D]` for each of `vectors` `[N, D]`:
 /// indices `[N]`, u32; ties go to the lowest index.
 ///
@@ -121,23 +89,11 @@ impl CustomOp2 for NearestCodeUnseen {
 /// If the shapes do not fit, the codebook has no rows, or a NaN or an infinity
 /// is in either.
 pub fn nearest_codes(vectors: &Tensor, codebook: &Tensor) -> Result<Tensor> {
-    search_with(vectors, codebook, &NearestCode)
-}
-
-/// [`nearest_codes`] for a training step, which does not wait for a GPU to find out
-/// whether all distances were finite: there, the code of a vector that has no nearest is
-/// `u32::MAX`, whose row is zeros in candle's lookup, and the loss, which has the vector
-/// in it, says that something is wrong.
-pub(crate) fn nearest_codes_unseen(vectors: &Tensor, codebook: &Tensor) -> Result<Tensor> {
-    search_with(vectors, codebook, &NearestCodeUnseen)
-}
-
-fn search_with<T: CustomOp2>(vectors: &Tensor, codebook: &Tensor, op: &T) -> Result<Tensor> {
     let (vectors, codebook) = prepare(vectors, codebook)?;
     if vectors.dim(0)? == 0 {
         return Ok(Tensor::zeros(0, DType::U32, vectors.device())?);
     }
-    vectors.apply_op2_no_bwd(&codebook, op).map_err(|error| {
+    vectors.apply_op2_no_bwd(&codebook, &NearestCode).map_err(|error| {
         // Only a failed search pays for finding out which value it failed on.
         first_not_finite(&vectors, "vectors")
             .or_else(|| first_not_finite(&codebook, "codebook rows"))
