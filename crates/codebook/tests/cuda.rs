@@ -154,7 +154,7 @@ proptest! {
         offset in prop::sample::select(vec![0.0, 1.0, 1000.0]),
         seed: u64,
     ) {
-        if let Some(gpu) = Device::new_cuda_with_stream(0).ok() {
+        if let Ok(gpu) = Device::new_cuda_with_stream(0) {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             let mut made = |len| -> Result<Tensor> {
                 Ok(((table(&mut rng, len, dim, levels)? + offset)? * scale)?)

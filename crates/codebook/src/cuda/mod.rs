@@ -77,10 +77,10 @@ fn int(size: usize) -> Result<i32> {
 }
 
 /// The elements of a contiguous storage.
-fn view<'a, T: CudaDType>(storage: &'a CudaStorage, layout: &Layout) -> Result<CudaView<'a, T>>
-where
-    T: DeviceRepr,
-{
+fn view<'a, T: CudaDType + DeviceRepr>(
+    storage: &'a CudaStorage,
+    layout: &Layout,
+) -> Result<CudaView<'a, T>> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(storage.as_cuda_slice::<T>()?.slice(start..end)),
         None => bail!("a CUDA kernel got a non-contiguous tensor {layout:?}"),
