@@ -9,6 +9,8 @@ use std::io::Write;
 use std::path::Path;
 
 use safetensors::Dtype;
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, DateTime, ZipWriter};
 
 use crate::atomic::atomic_write;
 use crate::copies::Copies;
@@ -19,17 +21,16 @@ use crate::write::Part;
 /// The folder of all entries; torch takes any.
 const FOLDER: &str = "archive";
 /// Storages begin at multiples of this, as torch's own do, so that they can be mapped.
-const ALIGNMENT: u64 = 64;
-/// The most bytes of an archive without 64-bit extensions.
-const SMALL_ZIP_BYTES: u64 = u32::MAX as u64;
+const ALIGNMENT: u16 = 64;
+/// Entries from this size on need the 64-bit extensions of the format.
+const ZIP64_BYTES: u64 = u32::MAX as u64;
 
 /// Writes `copies` as a torch checkpoint whose tensors are in `section`
 /// (`state_dict`, `model`).
 ///
 /// # Errors
-/// When a tensor is missing or of a type that torch of 1.6 does not have; when the
-/// whole is larger than the format allows without extensions (4 GiB); when writing
-/// fails.
+/// When a tensor is missing, in blocks, or of a type that torch of 1.6 does not have;
+/// when writing fails.
 pub fn copy_torch(path: impl AsRef<Path>, section: &str, copies: &[Copies<'_>]) -> Result<()> {
     let path = path.as_ref();
     let parts = copies.iter().map(Copies::parts).collect::<Result<Vec<_>>>()?;
@@ -40,27 +41,30 @@ pub fn copy_torch(path: impl AsRef<Path>, section: &str, copies: &[Copies<'_>]) 
         return Err(Error::format(path, reason));
     }
     let pickle = pickle(path, section, &parts)?;
-    let sizes: u64 = parts.iter().map(bytes_of).sum();
-    // Names, headers and padding take less than 512 bytes a tensor.
-    let estimate = sizes + pickle.len() as u64 + 512 * (parts.len() as u64 + 8);
-    if estimate > SMALL_ZIP_BYTES {
-        let reason = format!(
-            "would have {estimate} bytes, and torch checkpoints written here have at most \
-             {SMALL_ZIP_BYTES}: use bf16, or the safetensors file"
-        );
-        return Err(Error::format(path, reason));
-    }
     atomic_write(path, |writer| {
-        let mut zip = Zip { writer, at: 0, directory: Vec::new(), entries: 0 };
-        zip.entry("data.pkl", pickle.len() as u64, &|out| out.write_all(&pickle))?;
-        zip.entry("byteorder", 6, &|out| out.write_all(b"little"))?;
+        let mut zip = ZipWriter::new_stream(writer);
+        let mut entry = |name: &str, bytes: u64, write: &WriteContent| {
+            let options = SimpleFileOptions::default()
+                .compression_method(CompressionMethod::Stored)
+                .last_modified_time(DateTime::default())
+                .with_alignment(ALIGNMENT)
+                .large_file(bytes >= ZIP64_BYTES);
+            zip.start_file(format!("{FOLDER}/{name}"), options)?;
+            write(&mut zip)
+        };
+        entry("data.pkl", pickle.len() as u64, &|out| out.write_all(&pickle))?;
+        entry("byteorder", 6, &|out| out.write_all(b"little"))?;
         for (i, part) in parts.iter().enumerate() {
-            zip.entry(&format!("data/{i}"), bytes_of(part), &|out| (part.write)(out))?;
+            entry(&format!("data/{i}"), bytes_of(part), &|out| (part.write)(out))?;
         }
-        zip.entry("version", 2, &|out| out.write_all(b"3\n"))?;
-        zip.finish()
+        entry("version", 2, &|out| out.write_all(b"3\n"))?;
+        zip.finish()?;
+        Ok(())
     })
 }
+
+/// Writes the content of an entry.
+type WriteContent<'a> = dyn Fn(&mut dyn Write) -> std::io::Result<()> + 'a;
 
 fn elements(part: &Part) -> u64 {
     part.shape.iter().map(|&side| side as u64).product()
@@ -136,92 +140,6 @@ impl Pickle {
     fn int(&mut self, value: u64) {
         self.raw(b"\x8a\x08");
         self.raw(&value.to_le_bytes());
-    }
-}
-
-/// A zip archive of stored entries, written from the beginning to the end. The
-/// checksum of an entry follows it (APPNOTE.TXT 4.3.9), since it is not known before.
-struct Zip<'a> {
-    writer: &'a mut dyn Write,
-    at: u64,
-    directory: Vec<u8>,
-    entries: u16,
-}
-
-impl Zip<'_> {
-    fn put(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.at += bytes.len() as u64;
-        self.writer.write_all(bytes)
-    }
-
-    fn entry(
-        &mut self,
-        name: &str,
-        bytes: u64,
-        write: &dyn Fn(&mut dyn Write) -> std::io::Result<()>,
-    ) -> std::io::Result<()> {
-        let name = format!("{FOLDER}/{name}");
-        let start = self.at as u32;
-        // An extra field of zeros brings the content to an aligned place.
-        let unpadded = self.at + 30 + name.len() as u64 + 4;
-        let padding = (ALIGNMENT - unpadded % ALIGNMENT) % ALIGNMENT;
-        let name_bytes = (name.len() as u16).to_le_bytes();
-        let extra =
-            [b"FB", &(padding as u16).to_le_bytes()[..], &vec![0; padding as usize]].concat();
-        let extra_bytes = (extra.len() as u16).to_le_bytes();
-        let common = |checksum: u32, size: u64| {
-            let size = (size as u32).to_le_bytes();
-            [&b"\x08\0\0\0\0\0\0\0"[..], &checksum.to_le_bytes(), &size, &size].concat()
-        };
-        self.put(&[b"PK\x03\x04\x14\0", &common(0, 0)[..], &name_bytes, &extra_bytes].concat())?;
-        self.put(name.as_bytes())?;
-        self.put(&extra)?;
-        let mut checked = Checksum { writer: self.writer, crc: crc32fast::Hasher::new(), bytes: 0 };
-        write(&mut checked)?;
-        let (written, checksum) = (checked.bytes, checked.crc.finalize());
-        if written != bytes {
-            let what = format!("{name} has {written} bytes, not {bytes}");
-            return Err(std::io::Error::other(what));
-        }
-        self.at += bytes;
-        let size = (bytes as u32).to_le_bytes();
-        self.put(&[b"PK\x07\x08", &checksum.to_le_bytes()[..], &size, &size].concat())?;
-        self.directory.extend(b"PK\x01\x02\x14\0\x14\0");
-        self.directory.extend(common(checksum, bytes));
-        self.directory.extend([&name_bytes[..], &[0; 12], &start.to_le_bytes()].concat());
-        self.directory.extend(name.as_bytes());
-        self.entries = self.entries.checked_add(1).ok_or_else(|| {
-            std::io::Error::other("more tensors than a zip archive without extensions holds")
-        })?;
-        Ok(())
-    }
-
-    fn finish(mut self) -> std::io::Result<()> {
-        let (start, directory) = (self.at as u32, std::mem::take(&mut self.directory));
-        let size = (directory.len() as u32).to_le_bytes();
-        let count = self.entries.to_le_bytes();
-        self.put(&directory)?;
-        self.put(&[b"PK\x05\x06\0\0\0\0", &count[..], &count, &size].concat())?;
-        self.put(&[&start.to_le_bytes()[..], b"\0\0"].concat())
-    }
-}
-
-struct Checksum<'a> {
-    writer: &'a mut dyn Write,
-    crc: crc32fast::Hasher,
-    bytes: u64,
-}
-
-impl Write for Checksum<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let n = self.writer.write(bytes)?;
-        self.crc.update(&bytes[..n]);
-        self.bytes += n as u64;
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.writer.flush()
     }
 }
 

@@ -28,7 +28,7 @@ fn main() -> Result<()> {
     println!("{}; opened in {:.0} ms", catalog.description(), begun.elapsed().as_secs_f64() * 1e3);
 
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let scales = ResizeRule::Scales { largest: size + size / 4, whole: 0.0 };
+    let scales = ResizeRule::Scales { smallest: 0, largest: size + size / 4, whole: 0.0 };
     for (name, resize) in
         [("taming", ResizeRule::Taming), ("adm", ResizeRule::Adm), ("scales", scales)]
     {

@@ -42,9 +42,13 @@ pub enum ResizeRule {
     /// draws its scale, 0.8 to 1.
     Adm,
     /// Squares out of pictures at many scales, for first stages that must work at any: the
-    /// smaller side is drawn from `size..=largest`, anti-aliased with a triangle. Centre
+    /// smaller side is drawn from `smallest..=largest`, anti-aliased with a triangle. Centre
     /// crops are of `largest`-sized pictures.
     Scales {
+        /// The smallest smaller side, in pixels; what is below `size` (0, the default) is
+        /// `size`. With `largest`, all crops are of pictures of that one size.
+        #[serde(default)]
+        smallest: u32,
         /// The largest smaller side, in pixels; at least `size`.
         largest: u32,
         /// The share of examples whose smaller side is `size` exactly: (nearly) whole
@@ -102,10 +106,13 @@ impl ViewConfig {
         if self.size == 0 {
             return refuse("the size of examples is 0".to_string());
         }
-        if let ResizeRule::Scales { largest, whole } = self.resize {
+        if let ResizeRule::Scales { smallest, largest, whole } = self.resize {
             if largest < self.size {
                 let size = self.size;
                 return refuse(format!("the largest side {largest} is below the size {size}"));
+            }
+            if smallest > largest {
+                return refuse(format!("the smallest side {smallest} is above {largest}, the largest"));
             }
             if !(0.0..=1.0).contains(&whole) {
                 return refuse(format!("the share of whole pictures {whole} is not in 0..=1"));

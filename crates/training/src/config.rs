@@ -165,6 +165,12 @@ impl RunConfig for TrainConfig {
             "pictures.largest = {} is below pictures.side = {side}",
             self.pictures.largest
         );
+        ensure!(
+            self.pictures.smallest <= self.pictures.largest,
+            "pictures.smallest = {} is above pictures.largest = {}",
+            self.pictures.smallest,
+            self.pictures.largest
+        );
         ensure!(self.batch > 0, "batch = 0: an update needs at least one picture");
         ensure!(self.accumulate > 0, "accumulate = 0: an update needs at least one batch");
         ensure!(self.steps > 0, "steps = 0: nothing to train");

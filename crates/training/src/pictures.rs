@@ -139,7 +139,10 @@ pub(crate) fn held_out_centres(
 
 fn rule(config: &PicturesConfig, largest: u32) -> ResizeRule {
     match config.resize {
-        Resizing::Scales => ResizeRule::Scales { largest, whole: config.whole.clamp(0.0, 1.0) },
+        Resizing::Scales => {
+            let smallest = (config.smallest as u32).min(largest);
+            ResizeRule::Scales { smallest, largest, whole: config.whole.clamp(0.0, 1.0) }
+        }
         Resizing::Taming => ResizeRule::Taming,
         Resizing::Adm => ResizeRule::Adm,
     }

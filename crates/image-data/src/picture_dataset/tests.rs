@@ -28,7 +28,7 @@ const RULES: [ResizeRule; 4] = [
     ResizeRule::Taming,
     ResizeRule::TamingCubic,
     ResizeRule::Adm,
-    ResizeRule::Scales { largest: 16, whole: 0.3 },
+    ResizeRule::Scales { smallest: 0, largest: 16, whole: 0.3 },
 ];
 
 #[test]
@@ -139,7 +139,9 @@ proptest! {
         let dir = tempfile::tempdir().map_err(|e| fail(e.into()))?;
         write_pair(dir.path(), (width, height)).map_err(fail)?;
         let resize = match RULES[rule] {
-            ResizeRule::Scales { whole, .. } => ResizeRule::Scales { largest: size + 9, whole },
+            ResizeRule::Scales { whole, .. } => {
+                ResizeRule::Scales { smallest: 0, largest: size + 9, whole }
+            },
             rule => rule,
         };
         let view = ViewConfig { crop: Crop::Random, flip: true, resize, ..ViewConfig::new(size) };
@@ -203,7 +205,9 @@ fn views_have_defaults_and_limits() -> Result<()> {
     let dir = tempfile::tempdir()?;
     write(dir.path(), "0.png", 7)?;
     assert!(open(dir.path(), ViewConfig::new(0)).is_err());
-    let resize = ResizeRule::Scales { largest: 7, whole: 0.0 };
-    assert!(open(dir.path(), ViewConfig { resize, ..ViewConfig::new(8) }).is_err());
+    for (smallest, largest) in [(0, 7), (9, 8)] {
+        let resize = ResizeRule::Scales { smallest, largest, whole: 0.0 };
+        assert!(open(dir.path(), ViewConfig { resize, ..ViewConfig::new(8) }).is_err());
+    }
     Ok(())
 }

@@ -55,9 +55,10 @@ impl Geometry {
                 let side = adm::random_side(size, ADM_FRACTIONS, rng)?;
                 resized_extent(extent, side, view.resize)?
             }
-            (_, ResizeRule::Scales { largest, whole }) => {
+            (_, ResizeRule::Scales { smallest, largest, whole }) => {
                 let is_whole = f64::from(rng.next_u32()) < whole * 2_f64.powi(32);
-                let drawn = size + below(rng, u64::from(largest - size) + 1) as u32;
+                let smallest = smallest.max(size);
+                let drawn = smallest + below(rng, u64::from(largest - smallest) + 1) as u32;
                 resized_extent(extent, if is_whole { size } else { drawn }, view.resize)?
             }
         };

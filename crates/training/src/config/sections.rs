@@ -58,9 +58,12 @@ pub struct PicturesConfig {
     /// Side of the square crops the model sees, in pixels.
     pub side: usize,
     /// Before the crop a picture is resized so that its shorter side is drawn
-    /// from `side..=largest`: with `largest = side` it is always (nearly) the
+    /// from `smallest..=largest`: with `largest = side` it is always (nearly) the
     /// whole picture.
     pub largest: usize,
+    /// See `largest`; below `side` (0, the default) it is `side`. With
+    /// `smallest = largest` crops are pieces of pictures of one size.
+    pub smallest: usize,
     /// Fraction of examples whose shorter side is exactly `side`: whole
     /// pictures among the details.
     pub whole: f64,
@@ -79,6 +82,7 @@ impl Default for PicturesConfig {
         Self {
             side: 32,
             largest: 32,
+            smallest: 0,
             whole: 0.0,
             flip: true,
             resize: Resizing::default(),

@@ -252,6 +252,12 @@ impl RunConfig for TransformerTrainConfig {
             self.pictures.largest,
             self.pictures.side
         );
+        ensure!(
+            self.pictures.smallest <= self.pictures.largest,
+            "pictures.smallest = {} is above pictures.largest = {}",
+            self.pictures.smallest,
+            self.pictures.largest
+        );
         let lr = self.optimizer.schedule.lr;
         ensure!(lr.is_finite() && lr > 0.0, "optimizer.schedule.lr = {lr} is not positive");
         let ema = self.optimizer.ema;
