@@ -3,7 +3,7 @@
 # they alone use, nothing for the rest (candle is not compiled again for this). All options
 # are stable: no nightly compiler is needed.
 instrumented='checkpoints image_data pipeline vq_autoencoder synth_fuzz serde_saphyr granit_parser png
-  tokenizers'
+  text_tokens tokenizers spm_precompiled'
 flags='-Cpasses=sancov-module -Ccodegen-units=1 --cfg fuzzing
   -Cllvm-args=-sanitizer-coverage-level=4
   -Cllvm-args=-sanitizer-coverage-inline-8bit-counters

@@ -107,7 +107,7 @@ pub fn read_model_config(data: &[u8]) {
 
 /// Reads a tokenizer, and has it read texts of all kinds.
 pub fn read_tokenizer(data: &[u8]) {
-    let Ok(tokenizer) = pipeline::TextTokenizer::new(data, Path::new("tokenizer.json")) else {
+    let Ok(tokenizer) = text_tokens::TextTokenizer::new(data, Path::new("tokenizer.json")) else {
         return;
     };
     for text in ["", "A red cat, 12 \u{1f389} e\u{301}", "日本\u{fdfa}\0 \r\n\t", "aaaaaaaaaaaaaaaaaaaab"] {

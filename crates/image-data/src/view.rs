@@ -112,7 +112,9 @@ impl ViewConfig {
                 return refuse(format!("the largest side {largest} is below the size {size}"));
             }
             if smallest > largest {
-                return refuse(format!("the smallest side {smallest} is above {largest}, the largest"));
+                return refuse(format!(
+                    "the smallest side {smallest} is above {largest}, the largest"
+                ));
             }
             if !(0.0..=1.0).contains(&whole) {
                 return refuse(format!("the share of whole pictures {whole} is not in 0..=1"));

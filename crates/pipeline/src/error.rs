@@ -80,6 +80,9 @@ pub enum Error {
     /// The text encoder could not be loaded, or refused a caption.
     #[error(transparent)]
     Text(#[from] text_encoder::Error),
+    /// The tokenizer could not be loaded, or has no ids for a prompt.
+    #[error(transparent)]
+    Tokens(#[from] text_tokens::Error),
     /// The network refused its configuration or its input.
     #[error(transparent)]
     Autoencoder(#[from] vq_autoencoder::Error),

@@ -11,7 +11,6 @@ mod picture_condition;
 mod reference;
 mod reference_extra;
 mod score;
-mod text;
 
 use std::path::PathBuf;
 
@@ -28,12 +27,12 @@ pub use find::GeneratorSpec;
 pub use front::Front;
 pub use picture_condition::{PictureCondition, fit_mask, fit_picture};
 pub use score::Scores;
-pub(crate) use text::MAX_TOKENIZER_BYTES;
-pub use text::TextTokenizer;
 
 pub(crate) use self::find::{FoundGenerator, Stage};
 pub(crate) use self::reference::{CONDITION_STAGE, FIRST_STAGE, TRANSFORMER, UNKNOWN};
 pub(crate) use self::reference_extra::Extra;
+use text_tokens::TextTokenizer;
+
 use crate::codec::{Codec, LoadOptions};
 use crate::error::{Error, Result};
 use crate::network::{self, Network};

@@ -60,7 +60,7 @@ pub use error::{Error, Result};
 pub use families::Family;
 pub use generator::{
     Completion, DrawRequest, Front, Generator, GeneratorDescription, GeneratorSpec,
-    GuidanceOptions, Keep, PictureCondition, Scores, TextTokenizer, fit_mask, fit_picture, paste,
+    GuidanceOptions, Keep, PictureCondition, Scores, fit_mask, fit_picture, paste,
 };
 pub use hub;
 pub use image::RgbImage;

@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use crate::convert;
 use crate::error::{Error, Result};
-use crate::generator::MAX_TOKENIZER_BYTES;
 use crate::model_spec::ModelSpec;
 use crate::network;
 use crate::transformer_config::{ConditionConfig, GridCondition, StageRef, TransformerConfig};
+use text_tokens::MAX_TOKENIZER_BYTES;
 
 const TOKENIZER: &str = "tokenizer.json";
 

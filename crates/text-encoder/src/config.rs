@@ -28,6 +28,9 @@ pub(crate) struct EncoderConfig {
     pub(crate) relative_attention_max_distance: usize,
     #[serde(default = "epsilon")]
     pub(crate) layer_norm_epsilon: f64,
+    /// What ends every caption.
+    #[serde(default = "end")]
+    pub(crate) eos_token_id: u32,
     #[serde(default = "relu")]
     feed_forward_proj: String,
 }
@@ -46,6 +49,11 @@ fn max_distance() -> usize {
 
 fn epsilon() -> f64 {
     1e-6
+}
+
+/// `</s>` of every published T5.
+fn end() -> u32 {
+    1
 }
 
 fn relu() -> String {

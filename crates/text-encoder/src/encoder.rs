@@ -5,15 +5,13 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use checkpoints::{KeyUse, TensorFile, expected_tensors, load_checked, read_limited};
-use tokenizers::{Tokenizer, TruncationParams};
+use text_tokens::{MAX_TOKENIZER_BYTES, TextTokenizer};
 
 use crate::caption::clean_caption;
 use crate::config::EncoderConfig;
 use crate::error::{Error, Result};
 use crate::t5::T5Encoder;
 
-/// The largest `tokenizer.json`; T5's has 2.4 MB.
-const MAX_TOKENIZER_BYTES: u64 = 32 << 20;
 /// Where the weights of a folder are, best first.
 const WEIGHTS: [&str; 4] = [
     "model.safetensors",
@@ -54,9 +52,11 @@ pub struct Embedded {
 /// weights, usually bf16: its embeddings have three digits of these.)
 pub struct TextEncoder {
     folder: PathBuf,
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     model: T5Encoder,
     vocabulary: usize,
+    /// The id that ends a caption.
+    end: u32,
     wanted: Wanted,
 }
 
@@ -89,25 +89,22 @@ impl TextEncoder {
                 ),
             ));
         }
-        let tokenizer = tokenizer(folder, wanted.positions)?;
+        let tokenizer = tokenizer(folder)?;
         let model = network(folder, &config, device)?;
-        let vocabulary = config.vocab_size;
-        Ok(Self { folder: folder.to_path_buf(), tokenizer, model, vocabulary, wanted })
+        let (vocabulary, end) = (config.vocab_size, config.eos_token_id);
+        Ok(Self { folder: folder.to_path_buf(), tokenizer, model, vocabulary, end, wanted })
     }
 
     /// The embeddings of a caption, cleaned first.
     ///
     /// # Errors
-    /// When it has no tokens, or computing fails.
+    /// When the tokenizer has no ids for it, or computing fails.
     pub fn embed(&self, caption: &str) -> Result<Embedded> {
-        let encoding = self
-            .tokenizer
-            .encode(clean_caption(caption), true)
-            .map_err(|error| Error::Caption(error.to_string()))?;
-        let ids = encoding.get_ids();
-        if ids.is_empty() {
-            return Err(Error::Caption("not even one that ends it".to_owned()));
-        }
+        let mut ids = self.tokenizer.encode(&clean_caption(caption))?;
+        let Wanted { positions, dim } = self.wanted;
+        let left_out = ids.len().saturating_sub(positions.saturating_sub(1));
+        ids.truncate(ids.len() - left_out);
+        ids.push(self.end);
         if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocabulary) {
             return Err(Error::folder(
                 self.folder.join("tokenizer.json"),
@@ -118,12 +115,7 @@ impl TextEncoder {
                 ),
             ));
         }
-        let own = |encoding: &tokenizers::Encoding| {
-            encoding.get_special_tokens_mask().iter().filter(|&&special| special == 0).count()
-        };
-        let left_out = encoding.get_overflowing().iter().map(own).sum();
-        let Wanted { positions, dim } = self.wanted;
-        let tokens = Tensor::new(ids, self.model.device())?;
+        let tokens = Tensor::new(ids.as_slice(), self.model.device())?;
         // No filling, no mask: the crate's documentation says why this is the same.
         let states = self.model.forward(&tokens)?;
         let states = states.flatten_all()?.to_vec1::<f32>()?;
@@ -135,8 +127,7 @@ impl TextEncoder {
     }
 }
 
-/// The tokenizer, which cuts off what has no place in `positions`.
-fn tokenizer(folder: &Path, positions: usize) -> Result<Tokenizer> {
+fn tokenizer(folder: &Path) -> Result<TextTokenizer> {
     let path = folder.join("tokenizer.json");
     if path.symlink_metadata().is_err() {
         return Err(Error::folder(
@@ -147,14 +138,7 @@ fn tokenizer(folder: &Path, positions: usize) -> Result<Tokenizer> {
         ));
     }
     let bytes = read_limited(&path, "the tokenizer (bytes)", MAX_TOKENIZER_BYTES)?;
-    let refuse = |error: tokenizers::Error| {
-        Error::folder(&path, format!("not a tokenizer of the `tokenizers` library: {error}"))
-    };
-    let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(refuse)?;
-    tokenizer.with_padding(None);
-    let truncation = TruncationParams { max_length: positions, ..TruncationParams::default() };
-    tokenizer.with_truncation(Some(truncation)).map_err(refuse)?;
-    Ok(tokenizer)
+    Ok(TextTokenizer::new(&bytes, &path)?)
 }
 
 fn network(folder: &Path, config: &EncoderConfig, device: &Device) -> Result<T5Encoder> {

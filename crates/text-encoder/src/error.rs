@@ -14,9 +14,9 @@ pub enum Error {
         /// What is wrong with it, and what to do.
         reason: String,
     },
-    /// A caption that has no tokens of this encoder.
-    #[error("the caption has no tokens: {0}")]
-    Caption(String),
+    /// The tokenizer could not be loaded, or has no ids for a caption.
+    #[error(transparent)]
+    Tokens(#[from] text_tokens::Error),
     /// The weights could not be read, or do not fit.
     #[error(transparent)]
     Checkpoint(#[from] checkpoints::Error),

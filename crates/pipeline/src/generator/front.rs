@@ -137,7 +137,7 @@ impl Generator {
     /// When the model has no tokenizer.
     pub fn pieces_of_text(&self, text: &str) -> Result<Vec<String>> {
         match &self.tokenizer {
-            Some(tokenizer) => tokenizer.pieces(text),
+            Some(tokenizer) => Ok(tokenizer.pieces(text)?),
             None => Err(self.wrong_kind("a text")),
         }
     }

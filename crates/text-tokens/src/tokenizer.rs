@@ -1,6 +1,4 @@
-//! Text to a tokenizer's ids.
-
-mod limits;
+//! A tokenizer out of the bytes of its file.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -9,11 +7,12 @@ use serde_json::Value;
 use tokenizers::{AddedToken, NormalizedString, Normalizer, Tokenizer};
 
 use crate::error::{Error, Result};
+use crate::limits;
 
 /// The largest `tokenizer.json`; that of a large multilingual model has 17 MB.
-pub(crate) const MAX_TOKENIZER_BYTES: u64 = 32 << 20;
+pub const MAX_TOKENIZER_BYTES: u64 = 32 << 20;
 
-/// The tokenizer of a text-conditional model (`tokenizer.json`).
+/// What turns text to ids.
 pub struct TextTokenizer {
     tokenizer: Tokenizer,
 }
@@ -21,22 +20,19 @@ pub struct TextTokenizer {
 impl TextTokenizer {
     /// Reads `bytes`, the content of the `tokenizer.json` at `path`.
     ///
-    /// The file may be anybody's, and the library `tokenizers` takes files to be its
-    /// owner's: so what it is given is checked before (`limits`), holds only what turns
-    /// text to ids, and a panic of it is an error like others.
+    /// Truncation, padding, templates and decoders in it count for nothing: the length of a
+    /// sequence, and what begins and ends it, are the model's own.
     ///
     /// # Errors
     /// When it describes no tokenizer, or one that is not accepted.
     pub fn new(bytes: &[u8], path: &Path) -> Result<Self> {
-        let broken = |reason: String| Error::model(path, format!("not a tokenizer: {reason}"));
+        let broken = |reason| Error::File { path: path.to_path_buf(), reason };
         if bytes.len() as u64 > MAX_TOKENIZER_BYTES {
             return Err(broken(format!("it has more than {MAX_TOKENIZER_BYTES} bytes")));
         }
         let mut value: Value =
             serde_json::from_slice(bytes).map_err(|e| broken(format!("not JSON: {e}")))?;
         limits::check(&value).map_err(broken)?;
-        // A prompt that is too long is said to be so, and is filled up by the model's own
-        // rule; special tokens are the model's own, and ids never become text again.
         for part in ["truncation", "padding", "post_processor", "decoder"] {
             value[part] = Value::Null;
         }
@@ -49,7 +45,7 @@ impl TextTokenizer {
         Ok(Self { tokenizer: tokenizer.map_err(broken)? })
     }
 
-    /// The ids of `text` alone, as in training.
+    /// The ids of `text` alone, without any that begin or end it.
     ///
     /// # Errors
     /// When the tokenizer has none for it.
@@ -67,7 +63,7 @@ impl TextTokenizer {
 
     fn encoding(&self, text: &str) -> Result<tokenizers::Encoding> {
         guarded(|| self.tokenizer.encode(text, false).map_err(|e| e.to_string()))
-            .map_err(|reason| Error::Condition(format!("the prompt has no tokens: {reason}")))
+            .map_err(|reason| Error::Text { reason })
     }
 }
 
@@ -99,4 +95,5 @@ fn guarded<T>(
 }
 
 #[cfg(test)]
+#[path = "tests.rs"]
 mod tests;

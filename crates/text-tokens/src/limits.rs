@@ -6,6 +6,8 @@
 
 use serde_json::Value;
 
+use crate::charsmap;
+
 /// Normalizers and pre-tokenizers together, and how deep sequences of them may lie.
 const MAX_STEPS: usize = 24;
 const MAX_DEPTH: usize = 4;
@@ -24,7 +26,7 @@ const MAX_WORD_CHARS: u64 = 1000;
 type Check<T = ()> = Result<T, String>;
 
 /// Checks everything that becomes part of a tokenizer.
-pub(super) fn check(tokenizer: &Value) -> Check {
+pub(crate) fn check(tokenizer: &Value) -> Check {
     let mut steps = Steps { count: 0, growth: 1 };
     steps.add(&tokenizer["normalizer"], "normalizers", normalizer, 0)?;
     steps.add(&tokenizer["pre_tokenizer"], "pretokenizers", pre_tokenizer, 0)?;
@@ -75,7 +77,6 @@ impl Steps {
     }
 }
 
-/// `Precompiled`, the tables of sentencepiece in a format of their own, is not accepted.
 fn normalizer(kind: &str, step: &Value) -> Check<Option<usize>> {
     Ok(Some(match kind {
         "Strip" | "StripAccents" | "Nmt" => 1,
@@ -88,6 +89,10 @@ fn normalizer(kind: &str, step: &Value) -> Check<Option<usize>> {
         "Replace" => {
             pattern(&step["pattern"])?;
             1 + text(&step["content"])?
+        }
+        "Precompiled" => {
+            let table = step["precompiled_charsmap"].as_str();
+            charsmap::growth(table.ok_or("Precompiled without its tables")?)?
         }
         "Prepend" => 1 + text(&step["prepend"])?,
         _ => return Ok(None),
