@@ -23,5 +23,8 @@ pub(crate) fn growth(table: &str) -> Result<usize, String> {
     if length == 0 || !length.is_multiple_of(LENGTH_BYTES) {
         return Err(format!("a trie of {length} bytes"));
     }
+    if std::str::from_utf8(texts).is_err() {
+        return Err("tables whose texts are not UTF-8".to_owned());
+    }
     Ok(texts.split(|&byte| byte == 0).map(<[u8]>::len).max().unwrap_or(0).max(1))
 }

@@ -38,6 +38,7 @@ fn hostile_tokenizers_are_refused() -> anyhow::Result<()> {
         ("attack_subword_prefix_in_character", "continuing_subword_prefix"),
         ("attack_precompiled_length", "a trie of 4294967292 bytes, and 4 are"),
         ("attack_precompiled_growth", "2048 times longer"),
+        ("attack_precompiled_utf8", "not UTF-8"),
         ("attack_untyped", "has no type"),
         ("attack_sequences", "4 sequences in another"),
         ("attack_nesting", "not JSON"),
