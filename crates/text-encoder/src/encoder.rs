@@ -77,6 +77,9 @@ impl TextEncoder {
                  hub, such as google/flan-t5-xl",
             ));
         }
+        if wanted.positions == 0 {
+            return Err(Error::folder(folder, "the model has no positions for a caption"));
+        }
         let config = EncoderConfig::read(&config)?;
         if config.d_model != wanted.dim {
             return Err(Error::folder(

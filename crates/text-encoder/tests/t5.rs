@@ -108,6 +108,20 @@ fn weights_of_half_the_size_and_under_other_names() -> Result<()> {
 }
 
 #[test]
+fn a_caption_needs_positions() -> Result<()> {
+    let dir = folder("relu", |_| Ok(()))?;
+    let load =
+        |positions| TextEncoder::load(dir.path(), Wanted { positions, ..WANTED }, &Device::Cpu);
+    let error = load(0).err().context("loaded")?.to_string();
+    assert!(error.contains("no positions"), "{error}");
+    // The last one is that of what ends it.
+    let embedded = load(1)?.embed("a red cat")?;
+    assert_eq!((embedded.present.as_slice(), embedded.embeddings.len()), (&[true][..], WANTED.dim));
+    assert!(embedded.left_out > 0);
+    Ok(())
+}
+
+#[test]
 fn shards_with_their_index() -> Result<()> {
     let (captions, counts) = captions()?;
     let dir = folder("relu", |dir| {

@@ -95,5 +95,4 @@ fn guarded<T>(
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

@@ -79,3 +79,26 @@ fn resized_extent((width, height): (u32, u32), side: u32, rule: ResizeRule) -> R
         _ => Ok(resize::smallest_max_size(width, height, side)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::example_rng;
+
+    #[test]
+    fn the_smaller_side_is_drawn_from_smallest_to_largest() -> Result<()> {
+        for (smallest, expected) in [(0, 8..=12), (11, 11..=12), (12, 12..=12)] {
+            let resize = ResizeRule::Scales { smallest, largest: 12, whole: 0.0 };
+            let view = ViewConfig { crop: Crop::Random, resize, ..ViewConfig::new(8) };
+            let mut seen = Vec::new();
+            for epoch in 0..200 {
+                let drawn = Geometry::draw((60, 40), &view, &mut example_rng(1, epoch, 0))?;
+                seen.push(drawn.width.min(drawn.height));
+            }
+            seen.sort_unstable();
+            seen.dedup();
+            assert_eq!(seen, expected.collect::<Vec<_>>());
+        }
+        Ok(())
+    }
+}
