@@ -4,9 +4,10 @@
 //! compared exactly (`resolve`). The result is that of the plain search, ties
 //! included, whatever the order in which products are summed.
 //!
-//! Machines that multiply bf16 go over the codes with values rounded to it, in half
-//! the time. Scores are off by more then, so that more is left to compare: where
-//! that turns out too much, as with codes that are all alike, f32 takes over.
+//! Machines that multiply bf16, or pairs of 16-bit integers, go over the codes with
+//! values rounded to these, in half the time. Scores are off by more then, so that more
+//! is left to compare: where that turns out too much, as with codes that are all alike,
+//! f32 takes over.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +21,7 @@ use super::resolve::{Lead, resolve};
 use super::rows::Rows;
 
 /// Vectors of a group: enough that reading the codes from far costs little.
-const GROUP: usize = 256;
+const GROUP: usize = 512;
 /// Values of a chunk of codes: with those of a group they stay in the second-level
 /// cache.
 const CHUNK_VALUES: usize = 1 << 16;

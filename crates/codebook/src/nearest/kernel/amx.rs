@@ -10,13 +10,14 @@ use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
 use super::simd::avx512::choose;
-use super::simd::{Blocks, Loops, Seen, Sweep};
+use super::simd::{Blocks, Coarse, Loops, Seen, Sweep};
 
 /// The loops of the AVX-512 kernel with bf16, but for the coarse sweep.
 pub(super) fn loops() -> Loops {
     let loops = super::simd::avx512bf16::LOOPS;
-    let sweep = Sweep { tile: TILE, codes: ROWS, pairs: PAIRS, run: sweep };
-    Loops { coarse: loops.coarse.map(|(_, round)| (sweep, round)), ..loops }
+    let sweep = Sweep { tile: TILE, codes: ROWS, run: sweep };
+    let coarse = |coarse| Coarse { sweep, multiple: PAIRS, ..coarse };
+    Loops { coarse: loops.coarse.map(coarse), ..loops }
 }
 
 /// Rows of a tile register.

@@ -87,7 +87,7 @@ impl<'a> Group<'a> {
         Self { kernel, rows, layout, lost: None }
     }
 
-    /// For sweeps with values rounded to bf16, in half the time, where
+    /// For sweeps with rounded values, in half the time, where
     /// [`Kernel::has_coarse`]; like [`Group::new`] elsewhere.
     pub fn coarse(kernel: Kernel, rows: Rows<'a, f32>, buffer: &'a mut Vec<f32>) -> Self {
         let Some(sweep) = kernel.sweep(true) else {

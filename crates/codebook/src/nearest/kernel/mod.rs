@@ -3,6 +3,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(target_arch = "x86_64")]
+mod fixed;
 mod gemm;
 mod group;
 mod simd;
@@ -82,7 +84,7 @@ impl Kernel {
     /// The sweep, or the coarse one; `None` if this kernel has none.
     fn sweep(self, coarse: bool) -> Option<Sweep> {
         let loops = self.loops()?;
-        if coarse { loops.coarse.map(|(sweep, _)| sweep) } else { Some(loops.sweep) }
+        if coarse { loops.coarse.map(|coarse| coarse.sweep) } else { Some(loops.sweep) }
     }
 
     /// `out[k] = vector . row k` for all rows, in f32.
@@ -116,9 +118,8 @@ impl Kernel {
         coarse && vectors >= COARSE_VECTORS && dim >= COARSE_DIM
     }
 
-    /// Rounds rows to pairs of bf16 for the coarse sweep, filled up with zeros to what
-    /// that reads. Calls `lost` with the squared norm of what rounding took from each
-    /// row.
+    /// Rounds rows to pairs for the coarse sweep, filled up with zeros to what that reads.
+    /// Calls `lost` with the squared norm of what rounding took from each row.
     pub fn round<'a>(
         self,
         rows: Rows<f32>,
@@ -126,16 +127,17 @@ impl Kernel {
         mut lost: impl FnMut(f32),
     ) -> Rows<'a, f32> {
         let used = rows.dim().div_ceil(2);
-        let Some((sweep, round)) = self.loops().and_then(|loops| loops.coarse) else {
+        let Some(coarse) = self.loops().and_then(|loops| loops.coarse) else {
             return Rows::from_slice(&[], used);
         };
-        let len = used.next_multiple_of(sweep.pairs);
+        let used = used + coarse.units;
+        let len = used.next_multiple_of(coarse.multiple);
         pairs.resize(rows.len() * len, 0.0);
         for (row, pairs) in rows.iter().zip(pairs.chunks_exact_mut(len)) {
             let (pairs, rest) = pairs.split_at_mut(used);
             rest.fill(0.0);
             // SAFETY: `available` lists only what the machine has.
-            lost(unsafe { round(row, pairs) });
+            lost(unsafe { (coarse.round)(row, pairs) });
         }
         Rows::from_slice(pairs, len)
     }

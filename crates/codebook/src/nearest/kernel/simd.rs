@@ -10,9 +10,7 @@
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(super) struct Loops {
     pub sweep: Sweep,
-    /// Where there is one: the sweep over tiles and rows of pairs of bf16, each pair
-    /// in the place of an f32, and what rounds to them.
-    pub coarse: Option<(Sweep, Round)>,
+    pub coarse: Option<Coarse>,
     pub four_dots: unsafe fn(&[f32], &[f32]) -> [f32; 4],
     pub one_dot: unsafe fn(&[f32], &[f32]) -> [f32; 1],
 }
@@ -24,10 +22,21 @@ pub(super) struct Sweep {
     pub tile: usize,
     /// Codes of a block.
     pub codes: usize,
-    /// A multiple of the values of a row, in a coarse sweep.
-    pub pairs: usize,
-    /// Tile, dimension, codes, and what is updated.
+    /// Tile, values of a row, codes, and what is updated.
     pub run: unsafe fn(&[f32], usize, Blocks, Seen),
+}
+
+/// A sweep over tiles and rows of pairs of rounded values, each pair in the place of
+/// an f32.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(super) struct Coarse {
+    pub sweep: Sweep,
+    pub round: Round,
+    /// What the values of a row are filled up to a multiple of, with zeros.
+    pub multiple: usize,
+    /// Values behind the pairs: 1 where each row has a unit of its own.
+    pub units: usize,
 }
 
 /// Whole blocks of codes, numbered from `first`.
@@ -45,8 +54,34 @@ pub(super) struct Seen<'a> {
     pub block: &'a mut [u32],
 }
 
-/// A row, and where its pairs go; returns the squared norm of what rounding took.
+/// A row, and where its pairs and its unit go; returns the squared norm of what rounding
+/// took.
 pub(super) type Round = unsafe fn(&[f32], &mut [f32]) -> f32;
+
+/// Takes note of a block number `this`: the highest of the `scores` of its codes, in each
+/// register of a tile, against the highest and the next so far.
+#[cfg(target_arch = "x86_64")]
+macro_rules! keep_best {
+    ($scores:ident, $this:ident, $high:ident, $next:ident, $number:ident,
+     $max:ident, $min:ident) => {
+        for r in 0..R {
+            let mut width = CODES;
+            while width > 1 {
+                let half = width.div_ceil(2);
+                for c in half..width {
+                    $scores[c - half][r] = $max($scores[c - half][r], $scores[c][r]);
+                }
+                width = half;
+            }
+            let score = $scores[0][r];
+            $next[r] = $max($next[r], $min(score, $high[r]));
+            $number[r] = choose(score, $high[r], $this, $number[r]);
+            $high[r] = $max($high[r], score);
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(super) use keep_best;
 
 #[cfg(target_arch = "x86_64")]
 macro_rules! sweep {
@@ -110,20 +145,7 @@ macro_rules! sweep {
                 }
                 // Numbers travel as the bits of floats: they are only moved.
                 let this = $splat(f32::from_bits(first + b as u32));
-                for r in 0..R {
-                    let mut width = CODES;
-                    while width > 1 {
-                        let half = width.div_ceil(2);
-                        for c in half..width {
-                            scores[c - half][r] = $max(scores[c - half][r], scores[c][r]);
-                        }
-                        width = half;
-                    }
-                    let score = scores[0][r];
-                    next[r] = $max(next[r], $min(score, high[r]));
-                    number[r] = choose(score, high[r], this, number[r]);
-                    high[r] = $max(high[r], score);
-                }
+                keep_best!(scores, this, high, next, number, $max, $min);
             }
             for r in 0..R {
                 // SAFETY: `TILE` values each (contract).
@@ -176,7 +198,7 @@ pub(super) mod avx512 {
     use super::{Blocks, Loops, Seen, Sweep};
 
     pub const LOOPS: Loops = Loops {
-        sweep: Sweep { tile: TILE, codes: CODES, pairs: 1, run: sweep },
+        sweep: Sweep { tile: TILE, codes: CODES, run: sweep },
         coarse: None,
         four_dots: dots::<4>,
         one_dot: dots::<1>,
@@ -216,10 +238,15 @@ pub(super) mod avx512bf16 {
     use std::mem::transmute;
 
     use super::avx512::choose;
-    use super::{Blocks, Loops, Seen, Sweep};
+    use super::{Blocks, Coarse, Loops, Seen, Sweep};
 
     pub const LOOPS: Loops = Loops {
-        coarse: Some((Sweep { tile: TILE, codes: CODES, pairs: 1, run: sweep }, round)),
+        coarse: Some(Coarse {
+            sweep: Sweep { tile: TILE, codes: CODES, run: sweep },
+            round,
+            multiple: 1,
+            units: 0,
+        }),
         ..super::avx512::LOOPS
     };
 
@@ -296,21 +323,21 @@ pub(super) mod avx2 {
     use super::{Blocks, Loops, Seen, Sweep};
 
     pub const LOOPS: Loops = Loops {
-        sweep: Sweep { tile: TILE, codes: CODES, pairs: 1, run: sweep },
-        coarse: None,
+        sweep: Sweep { tile: TILE, codes: CODES, run: sweep },
+        coarse: Some(super::super::fixed::COARSE),
         four_dots: dots::<4>,
         one_dot: dots::<1>,
     };
 
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    fn choose(a: __m256, b: __m256, greater: __m256, otherwise: __m256) -> __m256 {
+    pub fn choose(a: __m256, b: __m256, greater: __m256, otherwise: __m256) -> __m256 {
         _mm256_blendv_ps(otherwise, greater, _mm256_cmp_ps::<_CMP_GT_OQ>(a, b))
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    fn sum(a: __m256) -> f32 {
+    pub fn sum(a: __m256) -> f32 {
         let a = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
         let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
         _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)))

@@ -6,7 +6,8 @@ use proptest::sample::select;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::nearest::kernel::Kernel;
+use crate::nearest::bound::{ErrorBound, norm_limit, of_rounding};
+use crate::nearest::kernel::{Group, Kernel, Summary};
 use crate::nearest::rows::Rows;
 use crate::nearest::{plain, search};
 
@@ -116,10 +117,10 @@ proptest! {
 fn kernels_are_plain_over_several_groups_chunks_and_units_of_work() -> Result<(), String> {
     let rng = &mut ChaCha8Rng::seed_from_u64(1);
     for (n, k, dim) in [
-        (255, 479, 4),
-        (256, 480, 8),
-        (257, 481, 3),
-        (513, 2399, 8),
+        (511, 479, 4),
+        (512, 480, 8),
+        (513, 481, 3),
+        (1025, 2399, 8),
         (17, 2400, 16),
         (300, 2401, 5),
         (40, 5000, 40),
@@ -136,6 +137,55 @@ fn kernels_are_plain_over_several_groups_chunks_and_units_of_work() -> Result<()
             let (vectors, codebook) = (table(rng, n, dim, values), table(rng, k, dim, values));
             codes_of_all(&vectors, &codebook, dim)
                 .map_err(|e| format!("{n} x {k} x {dim}, {values:?}: {e}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_coarse_sweep_is_off_by_no_more_than_it_says() -> anyhow::Result<()> {
+    let rng = &mut ChaCha8Rng::seed_from_u64(8);
+    let norm = |row: &[f32]| row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
+    for dim in [24, 31, 32, 33, 47, 256, 513] {
+        for values in [Values::Uniform, Values::Levels(3), Values::NearDuplicates, Values::Denormal]
+        {
+            // An odd one out: one value much larger than the rest of its row.
+            let mut vectors = table(rng, 70, dim, values);
+            vectors[3 * dim + 5] = 50.0;
+            let codebook = table(rng, 97, dim, values);
+            let (rows, codes) = (Rows::from_slice(&vectors, dim), Rows::from_slice(&codebook, dim));
+            let starts: Vec<f32> = codes.iter().map(|code| -0.5 * norm(code) as f32).collect();
+            let longest = codes.iter().map(norm).fold(0.0, f64::max) as f32;
+            let longest = norm_limit(longest, dim);
+            for kernel in Kernel::available() {
+                let mut buffer = Vec::new();
+                let group = Group::coarse(kernel, rows, &mut buffer);
+                let Some(vectors_lost) = group.lost() else { continue };
+                let mut summary = Summary::new(&group);
+                group.sweep(codes, &starts, &mut summary);
+                let codes_lost = norm_limit(summary.codes_lost, dim);
+                for (i, vector) in rows.iter().enumerate() {
+                    let scores = codes.iter().map(|code| {
+                        let product = vector.iter().zip(code);
+                        let product = product.map(|(a, b)| f64::from(*a) * f64::from(*b));
+                        product.sum::<f64>() - 0.5 * norm(code)
+                    });
+                    let best = scores.fold(f64::NEG_INFINITY, f64::max);
+                    let length = norm_limit(norm(vector) as f32, dim);
+                    let error = ErrorBound::new(dim).of(length, longest)
+                        + of_rounding((length, vectors_lost[i]), (longest, codes_lost));
+                    let off = (f64::from(summary.best[i]) - best).abs();
+                    anyhow::ensure!(
+                        off <= f64::from(error),
+                        "{kernel:?}, {dim}, {values:?}: {i} is off by {off}, not {error}"
+                    );
+                    // And what it says is worth something.
+                    anyhow::ensure!(
+                        values == Values::Denormal || error < 0.02 * length * longest + 1e-3,
+                        "{kernel:?}, {dim}, {values:?}: {i} may be off by {error}"
+                    );
+                }
+            }
         }
     }
     Ok(())
