@@ -9,6 +9,7 @@ use crate::isa::Isa;
 use crate::matrix::product;
 use crate::reduce::sum;
 use crate::vector::{self, Kernel, Vector};
+use crate::wide::wide;
 
 /// Logits at a time: a few megabytes, which stay in the cache or nearly.
 const LOGITS: usize = 1 << 20;
@@ -110,10 +111,11 @@ fn on_gpu(x: &Tensor, weight: &Tensor, targets: &[u32], learns: bool) -> Result<
     Ok(Classified { nll, gradients })
 }
 
-/// The same by the formula, with candle's gradients.
+/// The same by the formula, with candle's gradients; of half precision in f32 from the
+/// logits on.
 fn formula(x: &Tensor, weight: &Tensor, targets: &[u32], learns: bool) -> Result<Classified> {
     let (x, weight) = (Var::from_tensor(&x.detach())?, Var::from_tensor(&weight.detach())?);
-    let logits = x.matmul(&weight.t()?)?;
+    let logits = wide(&x.matmul(&weight.t()?)?)?;
     let targets = Tensor::new(targets, &Device::Cpu)?.to_device(x.device())?;
     let loss = candle_nn::loss::cross_entropy(&logits, &targets)?;
     let nll = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
