@@ -6,13 +6,19 @@
 //! at the last layer, and only their weighted sum goes back through the
 //! autoencoder. Encoder and decoder run on tapes of [`layers`]; losses, quantizer and
 //! discriminator use candle's graph.
+//!
+//! Encoder and decoder compute in the dtype of the model. Between them everything is f32:
+//! what the encoder makes becomes f32 before it is quantized, what the decoder makes before
+//! it is looked at, and gradients go back as they came. The discriminator is f32 whatever the
+//! autoencoder is: its batch statistics, power iterations and R1 live on small differences, its
+//! gradient is compared with that of the other losses (eq. 7), and it is small.
 
 mod adversary;
 mod cross_entropy;
 mod reconstruction;
 
 use anyhow::{Context, Result, ensure};
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use codebook::{CodeGrid, Quantizer};
 use layers::{Gradients, Tape};
 use vq_autoencoder::VqModel;
@@ -52,7 +58,7 @@ pub struct StepOutcome {
     pub codes: Option<CodeGrid>,
     /// The first term that was not finite: nothing was updated then.
     pub broken: Option<&'static str>,
-    /// The autoencoder's gradients before clipping, sorted by name.
+    /// The autoencoder's gradients before clipping, f32, sorted by name.
     pub gradients: Vec<(String, Tensor)>,
     /// The discriminator's gradients before clipping, sorted by name.
     pub critic_gradients: Vec<(String, Tensor)>,
@@ -72,7 +78,7 @@ impl StepOutcome {
 }
 
 impl VqTrainer {
-    /// A trainer of `model`, whose variables are in `parameters`.
+    /// A trainer of `model`, which was built from `parameters`, in f32 or half precision.
     ///
     /// # Errors
     /// If memory for the optimiser's moments cannot be had.
@@ -138,6 +144,7 @@ impl VqTrainer {
             return Ok(outcome);
         }
         self.optimizer.update(&outcome.gradients, lr, clip_factor(size, self.clip))?;
+        self.parameters.refresh()?;
 
         if let Some(adversary) = &mut self.adversary {
             let mut sums = Sums::default();
@@ -162,7 +169,8 @@ impl VqTrainer {
     /// not finite.
     fn backward(&self, images: &Tensor, step: u64, terms: &mut Terms) -> Result<Option<Pass>> {
         let mut encoder = Tape::from_data();
-        let z = Var::from_tensor(&self.model.pre_quant_taped(images, &mut encoder)?)?;
+        let z = self.model.pre_quant_taped(images, &mut encoder)?.to_dtype(DType::F32)?;
+        let z = Var::from_tensor(&z)?;
         // The quantizer refuses what is not finite, and the discriminator's running
         // statistics would keep it: such a batch ends here.
         terms.insert("latent_rms", rms(&z)?);
@@ -174,6 +182,7 @@ impl VqTrainer {
         let embeddings = quantized.embeddings.detach();
         let hidden = self.model.decode_hidden_taped(&embeddings, &mut decoder)?;
         let made = self.model.last_convolution_taped(&hidden, &mut decoder)?;
+        let made = made.to_dtype(DType::F32)?;
 
         // A leaf in place of the reconstruction, to collect gradients at.
         let leaf = Var::from_tensor(&made)?;
@@ -212,16 +221,18 @@ impl VqTrainer {
         let mut gradients = Gradients::default();
         // The tape holds it for as long as it has to.
         drop(hidden);
-        let upstream = decoder.backward(&upstream, &mut gradients)?;
+        let dtype = self.model.dtype();
+        let upstream = decoder.backward(&upstream.to_dtype(dtype)?, &mut gradients)?;
         let upstream = upstream.context("the decoder's input has no gradient")?;
+        let upstream = upstream.to_dtype(DType::F32)?;
         // Its gradient is that of the total loss, by the chain rule.
         let reconstruction = (quantized.embeddings * upstream)?.sum_all()?;
         let surrogate = (reconstruction + (quantizer_loss * self.codebook_weight)?)?;
         let mut store = surrogate.backward()?;
         let upstream = store.remove(z.as_tensor()).context("the encoder gets no gradient")?;
         gradients.extend(store)?;
-        encoder.backward(&upstream, &mut gradients)?;
-        let gradients = self.parameters.gradients(|parameter| gradients.get(parameter));
+        encoder.backward(&upstream.to_dtype(dtype)?, &mut gradients)?;
+        let gradients = self.parameters.gradients(|parameter| gradients.get(parameter))?;
         Ok(Some(Pass { made, codes: quantized.codes, gradients }))
     }
 }
@@ -294,10 +305,10 @@ fn joined(codes: &[CodeGrid]) -> Result<CodeGrid> {
 
 /// What the autoencoder makes of `images`; the way back is not kept.
 fn reconstruct(model: &VqModel, images: &Tensor) -> Result<Tensor> {
-    let z = model.pre_quant_taped(images, &mut Tape::from_data())?;
+    let z = model.pre_quant_taped(images, &mut Tape::from_data())?.to_dtype(DType::F32)?;
     let embeddings = model.quantizer().quantize(&z)?.embeddings.detach();
     let hidden = model.decode_hidden_taped(&embeddings, &mut Tape::default())?;
-    Ok(model.last_convolution_taped(&hidden, &mut Tape::default())?)
+    Ok(model.last_convolution_taped(&hidden, &mut Tape::default())?.to_dtype(DType::F32)?)
 }
 
 /// The gradient of the scalar `loss` at `leaf`.

@@ -168,7 +168,7 @@ impl Adversary {
             let gamma = weight * self.config.r1 * every as f64;
             gradients.extend((penalty.surrogate * (0.5 * gamma))?.backward()?)?;
         }
-        Ok(self.parameters.gradients(|parameter| gradients.get(parameter)))
+        self.parameters.gradients(|parameter| gradients.get(parameter))
     }
 
     /// One update of the discriminator by `gradients`, whose norm is limited to `clip`.
@@ -188,6 +188,7 @@ impl Adversary {
         if size.is_finite() {
             let lr = lr * self.config.lr_ratio;
             self.optimizer.update(gradients, lr, clip_factor(size, clip))?;
+            self.parameters.refresh()?;
         }
         Ok(())
     }

@@ -47,13 +47,13 @@ pub struct TransformerOutcome {
     pub terms: Terms,
     /// The first term that was not finite: nothing was updated then.
     pub broken: Option<&'static str>,
-    /// The gradients before clipping, sorted by name.
+    /// The gradients before clipping, f32, sorted by name.
     pub gradients: Vec<(String, Tensor)>,
 }
 
 impl TransformerTrainer {
-    /// A trainer of `model`, whose variables are in `parameters`, for `codes` kinds of
-    /// codes; `null` stands for no condition.
+    /// A trainer of `model`, which was built from `parameters`, in f32 or half precision, for
+    /// `codes` kinds of codes; `null` stands for no condition.
     ///
     /// # Errors
     /// If memory for the optimiser's moments cannot be had.
@@ -123,7 +123,7 @@ impl TransformerTrainer {
             let dropouts = Dropouts { pass, ..self.dropouts };
             nll += share * self.model.learn(lesson, &dropouts, Some(&mut gradients))?;
         }
-        let mut gradients = self.parameters.gradients(|parameter| gradients.get(parameter));
+        let mut gradients = self.parameters.gradients(|parameter| gradients.get(parameter))?;
         if lessons.len() > 1 {
             for (_, gradient) in &mut gradients {
                 *gradient = (&*gradient * share)?;
@@ -139,6 +139,7 @@ impl TransformerTrainer {
         let broken = terms.iter().find(|(_, value)| !value.is_finite()).map(|(&name, _)| name);
         if broken.is_none() {
             self.optimizer.update(&gradients, lr, clip_factor(size, self.clip))?;
+            self.parameters.refresh()?;
         }
         Ok(TransformerOutcome { terms, broken, gradients })
     }
