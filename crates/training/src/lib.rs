@@ -29,6 +29,7 @@ mod observer;
 mod perceptual_weights;
 mod pictures;
 mod preview;
+mod readings;
 mod revival;
 mod run;
 mod run_folder;

@@ -19,8 +19,9 @@ const LEAST_ROWS: usize = 64;
 /// What [`classify`] found.
 #[derive(Debug)]
 pub struct Classified {
-    /// The mean negative log-likelihood of the targets, in nats.
-    pub nll: f64,
+    /// The mean negative log-likelihood of the targets, in nats: a scalar, f64, on the
+    /// device, which is not waited for.
+    pub nll: Tensor,
     /// Its gradients to input `[R, C]` and weight `[V, C]`, where asked for.
     pub gradients: Option<(Tensor, Tensor)>,
 }
@@ -79,10 +80,10 @@ pub fn classify(x: &Tensor, weight: &Tensor, targets: &[u32], learns: bool) -> R
     } else {
         None
     };
-    Ok(Classified { nll: total / rows as f64, gradients })
+    Ok(Classified { nll: Tensor::new(total / rows as f64, x.device())?, gradients })
 }
 
-/// The same on an NVIDIA GPU, which is waited for at the end, for the likelihood.
+/// The same on an NVIDIA GPU.
 #[cfg(feature = "cuda")]
 fn on_gpu(x: &Tensor, weight: &Tensor, targets: &[u32], learns: bool) -> Result<Classified> {
     /// Logits at a time: few enough for memory, enough to keep the device busy.
@@ -106,7 +107,7 @@ fn on_gpu(x: &Tensor, weight: &Tensor, targets: &[u32], learns: bool) -> Result<
             dw = Some(crate::tape::sum(own, dw.as_ref())?);
         }
     }
-    let nll = Tensor::cat(&nll, 0)?.to_dtype(DType::F64)?.mean_all()?.to_scalar::<f64>()?;
+    let nll = Tensor::cat(&nll, 0)?.to_dtype(DType::F64)?.mean_all()?;
     let gradients = dw.map(|dw| -> Result<_> { Ok((Tensor::cat(&dx, 0)?, dw)) }).transpose()?;
     Ok(Classified { nll, gradients })
 }
@@ -118,7 +119,7 @@ fn formula(x: &Tensor, weight: &Tensor, targets: &[u32], learns: bool) -> Result
     let logits = wide(&x.matmul(&weight.t()?)?)?;
     let targets = Tensor::new(targets, &Device::Cpu)?.to_device(x.device())?;
     let loss = candle_nn::loss::cross_entropy(&logits, &targets)?;
-    let nll = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+    let nll = loss.detach().to_dtype(DType::F64)?;
     let gradients = if learns {
         let mut store = loss.backward()?;
         let (dx, dw) = (store.remove(x.as_tensor()), store.remove(weight.as_tensor()));

@@ -135,7 +135,7 @@ fn classification() -> Result<()> {
                 let found = classify(&x, &weight, &targets, true)?;
                 let (dx, dw) = found.gradients.context("gradients")?;
                 let alone = classify(&x, &weight, &targets, false)?;
-                let nll = Tensor::new(&[found.nll, alone.nll], &Device::Cpu)?;
+                let nll = Tensor::stack(&[found.nll, alone.nll], 0)?;
                 Ok(named(vec![nll, dx, dw]))
             })?;
         }
