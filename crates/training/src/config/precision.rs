@@ -44,6 +44,9 @@ impl Precision {
 mod tests {
     use super::*;
     use crate::config::{RunConfig, TrainConfig};
+    use crate::run::Limits;
+    use crate::transformer::{TransformerTrainConfig, train_transformer};
+    use crate::vqgan::train_vqgan;
 
     #[test]
     fn it_is_a_key_with_two_values_that_a_run_may_change() -> Result<()> {
@@ -62,6 +65,21 @@ mod tests {
         let error = Precision::Bf16.dtype(&Device::Cpu).err().map(|e| e.to_string());
         let error = error.unwrap_or_default();
         assert!(error.contains("--device cuda") && error.contains("precision=f32"), "{error}");
+
+        // Before anything is looked at or written.
+        let dir = tempfile::tempdir()?;
+        let run = dir.path().join("run");
+        let precision = Precision::Bf16;
+        let first = TrainConfig { precision, run: run.clone(), ..TrainConfig::default() };
+        let second = TransformerTrainConfig { precision, run: run.clone(), ..Default::default() };
+        let limits = Limits::default();
+        for result in [
+            train_vqgan(&first, &Device::Cpu, limits, &mut ()),
+            train_transformer(&second, &Device::Cpu, limits, &mut ()),
+        ] {
+            assert_eq!(result.err().map(|e| e.to_string()).unwrap_or_default(), error);
+        }
+        assert!(!run.exists());
         Ok(())
     }
 }
