@@ -99,15 +99,16 @@ pub(crate) fn attention(
     Ok(read)
 }
 
-/// The mean negative log-likelihood of `targets` `[B, L]` at the last L positions of `x`
-/// `[B, T, C]` under `head`; with `gradients`, goes back through `tape` too.
+/// The mean negative log-likelihood of `targets` `[B, L]` (u32, on the CPU) at the last L
+/// positions of `x` `[B, T, C]` under `head`: a scalar, f64, on the device of `x`; with
+/// `gradients`, goes back through `tape` too.
 pub(crate) fn learn_codes(
     x: &Tensor,
     head: &Linear,
     targets: &Tensor,
     tape: Tape,
     gradients: Option<&mut Gradients>,
-) -> Result<f64> {
+) -> Result<Tensor> {
     let ((batch, len, width), (_, count)) = (x.dims3()?, targets.dims2()?);
     if count > len || targets.dim(0)? != batch {
         candle_core::bail!("targets {:?} for positions {:?}", targets.shape(), x.shape())

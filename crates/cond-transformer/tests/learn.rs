@@ -85,11 +85,11 @@ fn gpt_learns_what_its_graph_says() -> Result<()> {
             let targets = all.narrow(1, front, length)?.contiguous()?;
             let mut gradients = Gradients::default();
             let off = Dropouts::default();
-            let loss = model.learn(&read, &targets, &off, Some(&mut gradients))?;
+            let loss = model.learn(&read, &targets, &off, Some(&mut gradients))?.to_scalar()?;
             let logits = model.forward(&read, None)?.narrow(1, front - 1, length)?;
             let graph = cross_entropy(&logits.flatten(0, 1)?, &targets.flatten_all()?)?;
             compare("gpt", &variables, (loss, &gradients), &graph, tolerance)?;
-            let again = model.learn(&read, &targets, &off, None)?;
+            let again: f64 = model.learn(&read, &targets, &off, None)?.to_scalar()?;
             assert_eq!(again, loss);
         }
     }
@@ -118,7 +118,8 @@ fn llama_learns_what_its_graph_says() -> Result<()> {
         let classes = Tensor::new(&[2u32, 0, 3], &Device::Cpu)?;
         let mut gradients = Gradients::default();
         let off = Dropouts::default();
-        let loss = model.learn(&classes, &read, &targets, &off, Some(&mut gradients))?;
+        let loss =
+            model.learn(&classes, &read, &targets, &off, Some(&mut gradients))?.to_scalar()?;
         let logits = model.forward(&Conditions::Classes(classes), &read)?;
         let graph = cross_entropy(&logits.flatten(0, 1)?, &targets.flatten_all()?)?;
         compare("llama", &variables, (loss, &gradients), &graph, tolerance)?;
@@ -137,9 +138,12 @@ fn dropout_is_the_same_in_kernels_and_formulas() -> Result<()> {
     for (dtype, _) in DTYPES {
         let (model, variables) = gpt(dtype, 0)?;
         let mut gradients = Gradients::default();
-        let loss = model.learn(&read, &targets, &dropouts(7), Some(&mut gradients))?;
-        anyhow::ensure!(model.learn(&read, &targets, &dropouts(7), None)? == loss);
-        anyhow::ensure!(model.learn(&read, &targets, &dropouts(8), None)? != loss);
+        let learn = |pass, gradients: Option<&mut Gradients>| -> Result<f64> {
+            Ok(model.learn(&read, &targets, &dropouts(pass), gradients)?.to_scalar()?)
+        };
+        let loss = learn(7, Some(&mut gradients))?;
+        anyhow::ensure!(learn(7, None)? == loss);
+        anyhow::ensure!(learn(8, None)? != loss);
         let gradients: Vec<_> = variables
             .iter()
             .map(|(name, var)| {

@@ -1,17 +1,19 @@
 //! LeCam regularisation (Tseng et al. 2021, "Regularizing Generative Adversarial Networks
 //! under Limited Data", eq. 5): a critic whose answers stay near its answers of late.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use layers::relu;
 
 /// Share of the old value in the averages; the paper's 0.99.
 const DECAY: f64 = 0.99;
 
-/// Running averages of a critic's logits, and the penalty for leaving them.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// Running averages of a critic's logits, and the penalty for leaving them. They stay on the
+/// critic's device, which nobody waits for.
+#[derive(Clone, Debug, Default)]
 pub struct LeCam {
-    /// Averages of the logits of real and of made pictures, after the first batch.
-    pub anchors: Option<[f64; 2]>,
+    /// Averages of the logits of real and of made pictures, after the first batch: scalars,
+    /// f64.
+    pub anchors: Option<[Tensor; 2]>,
 }
 
 impl LeCam {
@@ -24,17 +26,26 @@ impl LeCam {
     /// # Errors
     /// When a tensor is empty or not a float tensor.
     pub fn penalty(&self, real: &Tensor, fake: &Tensor) -> Result<Option<Tensor>> {
-        let Some([on_real, on_fake]) = self.anchors else { return Ok(None) };
-        let real = relu(&(real - on_fake)?)?.sqr()?.mean_all()?;
-        let fake = relu(&fake.affine(-1.0, on_real)?)?.sqr()?.mean_all()?;
+        let Some([on_real, on_fake]) = &self.anchors else { return Ok(None) };
+        let real = real.broadcast_sub(&on_fake.to_dtype(real.dtype())?)?;
+        let fake = on_real.to_dtype(fake.dtype())?.broadcast_sub(fake)?;
+        let (real, fake) = (relu(&real)?.sqr()?.mean_all()?, relu(&fake)?.sqr()?.mean_all()?);
         Ok(Some((real + fake)?))
     }
 
-    /// Moves the averages towards a batch's mean logits; the first batch sets them.
-    pub fn follow(&mut self, real: f64, fake: f64) {
-        let old = self.anchors.unwrap_or([real, fake]);
-        let blend = |old: f64, new: f64| DECAY * old + (1.0 - DECAY) * new;
-        self.anchors = Some([blend(old[0], real), blend(old[1], fake)]);
+    /// Moves the averages towards a batch's mean logits, which are scalars; the first batch
+    /// sets them.
+    ///
+    /// # Errors
+    /// When a tensor is not a float tensor, or on another device than those before.
+    pub fn follow(&mut self, real: &Tensor, fake: &Tensor) -> Result<()> {
+        let new = [real, fake].map(|mean| mean.detach().to_dtype(DType::F64));
+        let [real, fake] = new;
+        let new = [real?, fake?];
+        let old = self.anchors.take().unwrap_or_else(|| new.clone());
+        let blend = |i: usize| (&old[i] * DECAY)? + (&new[i] * (1.0 - DECAY))?;
+        self.anchors = Some([blend(0)?, blend(1)?]);
+        Ok(())
     }
 }
 
@@ -47,9 +58,10 @@ mod tests {
 
     #[test]
     fn value_and_gradient_are_the_formulas() -> Result<()> {
-        let lecam = LeCam { anchors: Some([0.5, -0.25]) };
-        let [real, fake] =
-            [[1.0, -1.0], [1.5, -0.5]].map(|v| Tensor::new(&v, &candle_core::Device::Cpu));
+        let device = candle_core::Device::Cpu;
+        let anchors = [Tensor::new(0.5, &device)?, Tensor::new(-0.25, &device)?];
+        let lecam = LeCam { anchors: Some(anchors) };
+        let [real, fake] = [[1.0, -1.0], [1.5, -0.5]].map(|v| Tensor::new(&v, &device));
         let value = lecam.penalty(&real?, &fake?)?.context("a penalty")?;
         // Real: 1.25², 0; fake: 0, 1².
         assert!((value.to_scalar::<f64>()? - (1.25f64.powi(2) / 2.0 + 0.5)).abs() < 1e-12);
@@ -66,10 +78,14 @@ mod tests {
         let mut lecam = LeCam::default();
         let logits = noise_tensor(1, 3)?;
         assert!(lecam.penalty(&logits, &logits)?.is_none());
-        lecam.follow(2.0, -1.0);
-        assert_eq!(lecam.anchors, Some([2.0, -1.0]));
-        lecam.follow(3.0, -1.0);
-        let [real, fake] = lecam.anchors.context("averages")?;
+        let mut after = |real: f64, fake: f64| -> Result<[f64; 2]> {
+            let mean = |value: f64| Tensor::new(value, logits.device());
+            lecam.follow(&mean(real)?, &mean(fake)?)?;
+            let [real, fake] = lecam.anchors.clone().context("averages")?;
+            Ok([real.to_scalar()?, fake.to_scalar()?])
+        };
+        assert_eq!(after(2.0, -1.0)?, [2.0, -1.0]);
+        let [real, fake] = after(3.0, -1.0)?;
         assert!((real - 2.01).abs() < 1e-12 && fake == -1.0);
         Ok(())
     }

@@ -16,8 +16,9 @@ use crate::Critic;
 /// The penalty of a batch.
 #[derive(Clone, Debug)]
 pub struct R1 {
-    /// The mean over pictures of `|∇ₓ D(x)|²`, where D is the mean logit of a picture.
-    pub value: f64,
+    /// The mean over pictures of `|∇ₓ D(x)|²`, where D is the mean logit of a picture: a
+    /// scalar, f64, that nobody has waited for.
+    pub value: Tensor,
     /// A scalar whose gradients are the penalty's; its value is twice the penalty's.
     pub surrogate: Tensor,
 }
@@ -40,7 +41,8 @@ pub fn r1(critic: &dyn Critic, images: &Tensor) -> Result<R1> {
     };
     let gradient = gradient.detach();
     let squares = gradient.to_dtype(candle_core::DType::F64)?.sqr()?.sum_all()?;
-    let value = squares.to_scalar::<f64>()? / batch as f64;
+    // Not `squares / batch`, which candle multiplies by the reciprocal.
+    let value = squares.div(&Tensor::full(batch as f64, (), images.device())?)?;
     let surrogate = (derivative(critic, images, &gradient)? * (2.0 / batch as f64))?;
     Ok(R1 { value, surrogate })
 }

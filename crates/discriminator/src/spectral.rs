@@ -151,8 +151,8 @@ impl SpectralConv {
 
 /// `x / max(|x|, 1e-12)`.
 fn unit(x: &Tensor) -> Result<Tensor> {
-    let norm = x.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?.sqrt();
-    x * (1.0 / norm.max(EPS))
+    let norm = x.to_dtype(DType::F64)?.sqr()?.sum_all()?.sqrt()?;
+    x.broadcast_mul(&norm.maximum(EPS)?.recip()?.to_dtype(x.dtype())?)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use candle_nn::{Module, VarBuilder};
 use crate::conv::{Conv2d, Conv2dConfig, conv2d};
 use crate::group_norm::{GroupNorm, group_norm};
 use crate::tape::{Tape, Taped, sum};
+use crate::wide::wide;
 
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -56,9 +57,10 @@ impl AttnBlock {
             let mixed = fast::attend(&q, &seen.keys, &seen.values)?.reshape((b, c, h, w))?;
             return self.proj_out.forward_add(&mixed, x);
         }
-        let scores = (q.transpose(1, 2)?.matmul(&seen.keys)? * (c as f64).powf(-0.5))?;
+        let scores = wide(&q.transpose(1, 2)?.matmul(&seen.keys)?)?;
         // `softmax_last_dim` has no gradient; `softmax` has a right one.
-        let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
+        let weights = candle_nn::ops::softmax(&(scores * (c as f64).powf(-0.5))?, D::Minus1)?;
+        let weights = weights.to_dtype(x.dtype())?;
         let mixed = seen.values.matmul(&weights.transpose(1, 2)?)?.reshape((b, c, h, w))?;
         x + self.proj_out.forward(&mixed)?
     }

@@ -29,6 +29,7 @@ pub mod resample;
 pub mod sequence;
 mod softmax;
 pub mod tape;
+mod wide;
 
 // What the kernels here are made of.
 use simd::{elementary, isa, scratch, shared_mut, vector};

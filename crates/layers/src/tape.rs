@@ -12,6 +12,8 @@ use std::collections::HashMap;
 use candle_core::backprop::GradStore;
 use candle_core::{Module, Result, Tensor, TensorId, Var};
 
+use crate::wide::wide;
+
 /// The way back through one layer, or through a block of several.
 ///
 /// Gets the gradient of the output, and what is to be added to the gradient of the
@@ -139,7 +141,7 @@ pub(crate) fn sum(gradient: Tensor, plus: Option<&Tensor>) -> Result<Tensor> {
     }
 }
 
-/// Gradients of parameters.
+/// Gradients of parameters; those of several passes are added up in f32 at least.
 #[derive(Debug, Default)]
 pub struct Gradients(HashMap<TensorId, Tensor>);
 
@@ -167,7 +169,11 @@ impl Gradients {
     }
 
     fn add_id(&mut self, id: TensorId, gradient: Tensor) -> Result<()> {
-        let gradient = sum(gradient, self.0.get(&id))?;
+        let gradient = match self.0.get(&id) {
+            // Half precision would lose what is small beside the sum so far.
+            Some(so_far) => (wide(&gradient)? + wide(so_far)?)?,
+            None => gradient,
+        };
         self.0.insert(id, gradient);
         Ok(())
     }

@@ -228,3 +228,29 @@ fn what_a_tape_cannot_go_back_through_is_an_error() -> Result<()> {
     assert!(tape.backward(&x, &mut Gradients::default()).is_err());
     Ok(())
 }
+
+/// 2048 and 1 in f16 are 2048 again.
+#[test]
+fn gradients_in_half_precision_add_up_in_f32() -> Result<()> {
+    let parameter = variable(&[3], 1, DType::F16)?;
+    let mut gradients = Gradients::default();
+    for value in [2048f32, 1.0, 1.0] {
+        gradients.add(&parameter, Tensor::full(value, 3, &Device::Cpu)?.to_dtype(DType::F16)?)?;
+    }
+    let sum = gradients.get(&parameter).context("a gradient")?;
+    assert_eq!(sum.to_vec1::<f32>()?, [2050.0; 3]);
+    Ok(())
+}
+
+/// The squares of 300 and their sum over a group are beyond f16, 65504.
+#[test]
+fn statistics_of_half_precision_are_f32() -> Result<()> {
+    let norm = |dtype: DType| -> Result<GroupNorm> {
+        let [weight, bias] = [1.0, 0.0].map(|value: f32| Tensor::full(value, 4, &Device::Cpu));
+        Ok(GroupNorm::new(weight?.to_dtype(dtype)?, bias?.to_dtype(dtype)?, 2, 1e-6)?)
+    };
+    let x = (noise(&[2, 4, 8, 8], 3, DType::F32)? * 300.0)?;
+    let half = norm(DType::F16)?.forward_silu_taped(&x.to_dtype(DType::F16)?, &mut Tape::default());
+    let exact = norm(DType::F32)?.forward_silu_taped(&x, &mut Tape::default())?;
+    golden::close("group norm", &half?.to_dtype(DType::F32)?, &exact, 4e-3)
+}

@@ -2,6 +2,7 @@
 
 mod document;
 mod input;
+mod precision;
 mod run_config;
 mod sections;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use vq_autoencoder::{Layout, VqConfig};
 
 pub use input::InputKind;
+pub use precision::Precision;
 pub use run_config::{Frame, RunConfig};
 pub use sections::{
     AdversarialConfig, CheckpointConfig, GuardsConfig, InitConfig, LogConfig, LossConfig, LrRule,
@@ -35,6 +37,8 @@ pub struct TrainConfig {
     /// Stop (with a checkpoint) after so many minutes of this process; 0: no
     /// limit.
     pub minutes: f64,
+    /// What the autoencoder computes in. Quantizer, losses and discriminator are f32.
+    pub precision: Precision,
     /// What it learns to turn into codes and back: pictures, or the maps beside them.
     pub input: InputKind,
     /// Pictures that go through the networks at once.
@@ -75,6 +79,7 @@ impl Default for TrainConfig {
             seed: 23,
             steps: 10_000,
             minutes: 0.0,
+            precision: Precision::default(),
             input: InputKind::default(),
             batch: 8,
             accumulate: 1,
@@ -144,6 +149,7 @@ impl RunConfig for TrainConfig {
         &[
             "data",
             "data_card",
+            "precision",
             "guards.",
             "optimizer.patience",
             "validation.",

@@ -5,7 +5,7 @@
 //! a first touch of memory costs more than the arithmetic.
 
 use candle_core::{
-    CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Result, Storage, Tensor, bail,
+    CpuStorage, DType, Device, InplaceOp2, InplaceOp3, Layout, Result, Storage, Tensor, bail,
 };
 use rayon::prelude::*;
 
@@ -90,17 +90,20 @@ impl<F: Fn(f32, f32, f32) -> f32 + Sync> InplaceOp3 for Zip3<F> {
     }
 }
 
-/// The square root of the sum of squares over all `tensors`, in f64.
+/// The square root of the sum of squares over all `tensors`, which are on `device`: a
+/// scalar, f64, there, and nobody waits for it.
 ///
-/// Partial sums belong to fixed chunks and are added in order, so that the
+/// On the CPU partial sums belong to fixed chunks and are added in order, so that the
 /// result does not depend on the number of threads.
-pub(crate) fn norm<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<f64> {
-    let (mut total, mut elsewhere) = (0.0, Vec::new());
+pub(crate) fn norm<'a>(
+    tensors: impl Iterator<Item = &'a Tensor>,
+    device: &Device,
+) -> Result<Tensor> {
+    if !device.is_cpu() {
+        return norm_elsewhere(tensors, device);
+    }
+    let mut total = 0.0;
     for tensor in tensors {
-        if !tensor.device().is_cpu() {
-            elsewhere.push(tensor.to_dtype(DType::F32)?.flatten_all()?.sqr()?.sum_all()?);
-            continue;
-        }
         let tensor = tensor.to_dtype(DType::F32)?.contiguous()?;
         let (storage, layout) = tensor.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else { bail!("norm: the tensor is not on the CPU") };
@@ -110,18 +113,23 @@ pub(crate) fn norm<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<f64>
             .collect();
         total += parts.iter().sum::<f64>();
     }
-    if !elsewhere.is_empty() {
-        // One wait for the device, not one for each tensor.
-        let sums = Tensor::stack(&elsewhere, 0)?.to_dtype(DType::F64)?.sum_all()?;
-        total += sums.to_scalar::<f64>()?;
+    Tensor::new(total.sqrt(), device)
+}
+
+fn norm_elsewhere<'a>(
+    tensors: impl Iterator<Item = &'a Tensor>,
+    device: &Device,
+) -> Result<Tensor> {
+    let square = |tensor: &Tensor| tensor.to_dtype(DType::F32)?.flatten_all()?.sqr()?.sum_all();
+    let squares = tensors.map(square).collect::<Result<Vec<_>>>()?;
+    if squares.is_empty() {
+        return Tensor::zeros((), DType::F64, device);
     }
-    Ok(total.sqrt())
+    Tensor::stack(&squares, 0)?.to_dtype(DType::F64)?.sum_all()?.sqrt()
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
 
     #[test]
@@ -129,7 +137,7 @@ mod tests {
         let a = Tensor::arange(0f32, 40_000.0, &Device::Cpu)?.reshape((200, 200))?.t()?;
         let b = Tensor::new(&[3f32, -4.0], &Device::Cpu)?;
         let expected = (0..40_000u64).map(|x| (x * x) as f64).sum::<f64>() + 25.0;
-        let actual = norm([&a, &b].into_iter())?;
+        let actual = norm([&a, &b].into_iter(), &Device::Cpu)?.to_scalar::<f64>()?;
         assert!((actual / expected.sqrt() - 1.0).abs() < 1e-12, "{actual}");
         Ok(())
     }

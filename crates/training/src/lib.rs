@@ -23,10 +23,13 @@ mod init;
 mod input;
 mod meter;
 mod metrics;
+#[cfg(test)]
+mod mixed_precision;
 mod observer;
 mod perceptual_weights;
 mod pictures;
 mod preview;
+mod readings;
 mod revival;
 mod run;
 mod run_folder;
@@ -43,8 +46,8 @@ pub use build::{adversary, reconstruction_loss};
 pub use checkpoint::{Checkpoints, Loaded, Progress};
 pub use config::{
     AdversarialConfig, CheckpointConfig, Frame, GuardsConfig, InitConfig, InputKind, LogConfig,
-    LossConfig, LrRule, OptimizerConfig, PerceptualKind, PicturesConfig, PixelLoss, Resizing,
-    RevivalConfig, RunConfig, TrainConfig, UpdateOrder, ValidationConfig,
+    LossConfig, LrRule, OptimizerConfig, PerceptualKind, PicturesConfig, PixelLoss, Precision,
+    Resizing, RevivalConfig, RunConfig, TrainConfig, UpdateOrder, ValidationConfig,
 };
 pub use event_log::EventLog;
 pub use export::{write_model, written_input};

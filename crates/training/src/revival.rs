@@ -9,9 +9,7 @@ use codebook::{CodeGrid, CodeUsage, ReviveState};
 use crate::adam::Adam;
 use crate::config::TrainConfig;
 use crate::step::VqTrainer;
-
-/// The quantizer's place in the model.
-const QUANTIZER: &str = "quantize";
+use crate::store::QUANTIZER;
 
 /// Counts the use of codes and replaces those that a whole period left unused
 /// by vectors of the encoder.

@@ -6,13 +6,24 @@
 //! at the last layer, and only their weighted sum goes back through the
 //! autoencoder. Encoder and decoder run on tapes of [`layers`]; losses, quantizer and
 //! discriminator use candle's graph.
+//!
+//! Nothing here waits for the device but [`Readings::read`], once before the updates (and
+//! once between them where the reference's order is asked for), and the quantizer, which refuses
+//! what is not finite.
+//!
+//! Encoder and decoder compute in the dtype of the model. Between them everything is f32:
+//! what the encoder makes becomes f32 before it is quantized, what the decoder makes before
+//! it is looked at, and gradients go back as they came. The discriminator is f32 whatever the
+//! autoencoder is: its batch statistics, power iterations and R1 live on small differences, its
+//! gradient is compared with that of the other losses (eq. 7), and it is small.
 
 mod adversary;
 mod cross_entropy;
+mod parts;
 mod reconstruction;
 
-use anyhow::{Context, Result, ensure};
-use candle_core::{Tensor, Var};
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor, Var};
 use codebook::{CodeGrid, Quantizer};
 use layers::{Gradients, Tape};
 use vq_autoencoder::VqModel;
@@ -25,7 +36,10 @@ use crate::adam::Adam;
 use crate::config::{TrainConfig, UpdateOrder};
 use crate::elementwise::norm;
 use crate::observer::Terms;
+use crate::readings::{Read, Readings};
 use crate::store::ParameterStore;
+
+use self::parts::{Sums, parts};
 
 /// A first stage under training.
 pub struct VqTrainer {
@@ -48,23 +62,24 @@ pub struct VqTrainer {
 pub struct StepOutcome {
     /// Losses under the reference's names, `lr` and `grad_norm`.
     pub terms: Terms,
-    /// The codes of the batch; none where there was nothing finite to quantize.
+    /// The codes of the batch, on the CPU; none where it was given up.
     pub codes: Option<CodeGrid>,
-    /// The first term that was not finite: nothing was updated then.
+    /// The first term that was not finite: nothing was updated then, but for the autoencoder
+    /// where the discriminator's turn comes after it ([`UpdateOrder::Reference`]).
     pub broken: Option<&'static str>,
-    /// The autoencoder's gradients before clipping, sorted by name.
+    /// The autoencoder's gradients before clipping, f32, sorted by name.
     pub gradients: Vec<(String, Tensor)>,
     /// The discriminator's gradients before clipping, sorted by name.
     pub critic_gradients: Vec<(String, Tensor)>,
 }
 
 impl StepOutcome {
-    /// Of a batch that was given up at `term`.
-    fn broken(term: &'static str, terms: Terms) -> Self {
+    /// Of a batch that was given up.
+    fn given_up(read: Read) -> Self {
         Self {
-            terms,
+            terms: read.terms,
             codes: None,
-            broken: Some(term),
+            broken: read.broken,
             gradients: Vec::new(),
             critic_gradients: Vec::new(),
         }
@@ -72,7 +87,7 @@ impl StepOutcome {
 }
 
 impl VqTrainer {
-    /// A trainer of `model`, whose variables are in `parameters`.
+    /// A trainer of `model`, which was built from `parameters`, in f32 or half precision.
     ///
     /// # Errors
     /// If memory for the optimiser's moments cannot be had.
@@ -110,118 +125,146 @@ impl VqTrainer {
     }
 
     fn update(&mut self, images: &Tensor, lr: f64, step: u64) -> Result<StepOutcome> {
-        let mut terms = Terms::from([("lr", lr)]);
-        let (mut codes, mut sums, mut pairs) = (Vec::new(), Sums::default(), Vec::new());
-        for (part, share) in parts(images, self.part)? {
-            let mut own = Terms::new();
-            let pass = self.backward(&part, step, &mut own)?;
-            merge(&mut terms, own, share);
-            let Some(pass) = pass else { break };
-            sums.add(pass.gradients, share)?;
-            codes.push(pass.codes);
-            pairs.push((part, pass.made, share));
-        }
-        if let Some(term) = not_finite(&terms) {
-            return Ok(StepOutcome::broken(term, terms));
-        }
-        let gradients = sums.0;
-        let size = norm(gradients.iter().map(|(_, gradient)| gradient))?;
-        terms.insert("grad_norm", size);
-        let mut outcome = StepOutcome {
-            broken: not_finite(&terms),
-            terms,
-            codes: Some(joined(&codes)?),
-            gradients,
-            critic_gradients: Vec::new(),
+        // The discriminator's forward passes move its statistics before anybody knows
+        // whether the batch is worth it.
+        let kept = match &self.adversary {
+            Some(adversary) => adversary.kept(step)?,
+            None => None,
         };
-        if outcome.broken.is_some() {
-            return Ok(outcome);
-        }
-        self.optimizer.update(&outcome.gradients, lr, clip_factor(size, self.clip))?;
-
-        if let Some(adversary) = &mut self.adversary {
-            let mut sums = Sums::default();
-            for (images, made, share) in pairs {
-                let made = match adversary.order() {
-                    UpdateOrder::SingleForward => made,
-                    UpdateOrder::Reference => reconstruct(&self.model, &images)?,
-                };
-                let mut own = Terms::new();
-                sums.add(adversary.gradients(&images, &made, step, &mut own)?, share)?;
-                merge(&mut outcome.terms, own, share);
-            }
-            outcome.critic_gradients = sums.0;
-            let (gradients, terms) = (&outcome.critic_gradients, &mut outcome.terms);
-            adversary.update(gradients, lr, step, self.clip, terms)?;
-            outcome.broken = not_finite(&outcome.terms);
+        let outcome = self.try_update(images, lr, step)?;
+        if let (Some(_), Some(kept), Some(adversary)) = (outcome.broken, kept, &mut self.adversary)
+        {
+            adversary.put_back(kept)?;
         }
         Ok(outcome)
     }
 
-    /// Losses and gradients of some of an update's pictures; `None` as soon as a term is
-    /// not finite.
-    fn backward(&self, images: &Tensor, step: u64, terms: &mut Terms) -> Result<Option<Pass>> {
-        let mut encoder = Tape::from_data();
-        let z = Var::from_tensor(&self.model.pre_quant_taped(images, &mut encoder)?)?;
-        // The quantizer refuses what is not finite, and the discriminator's running
-        // statistics would keep it: such a batch ends here.
-        terms.insert("latent_rms", rms(&z)?);
-        if not_finite(terms).is_some() {
-            return Ok(None);
+    fn try_update(&mut self, images: &Tensor, lr: f64, step: u64) -> Result<StepOutcome> {
+        let mut readings = Readings::default();
+        readings.know("lr", lr);
+        let (mut codes, mut sums, mut pairs) = (Vec::new(), Sums::default(), Vec::new());
+        for (images, share) in parts(images, self.part)? {
+            readings.begin_part(share);
+            let Some(pass) = self.backward(&images, step, &mut readings)? else {
+                return Ok(StepOutcome::given_up(readings.read(&[])?));
+            };
+            sums.add(pass.gradients, share)?;
+            codes.push(pass.codes);
+            pairs.push(Pair { images, made: pass.made, share });
         }
-        let quantized = self.model.quantizer().quantize(z.as_tensor())?;
+        readings.end_parts();
+        readings.check();
+        let gradients = sums.0;
+        readings.add("grad_norm", &norm(gradients.iter().map(|(_, g)| g), images.device())?)?;
+        readings.check();
+        let mut critic_gradients = Vec::new();
+        let mut adversary = self.adversary.as_mut().filter(|adversary| !adversary.sleeps(step));
+        if let Some(adversary) = &mut adversary
+            && adversary.order() == UpdateOrder::SingleForward
+        {
+            critic_gradients = adversary.gradients(&pairs, step, &mut readings)?;
+        }
+
+        let grids: Vec<_> = codes.iter().map(CodeGrid::codes).collect();
+        let read = readings.read(&grids)?;
+        if read.broken.is_some() {
+            return Ok(StepOutcome::given_up(read));
+        }
+        let (_, height, width) = codes.first().context("a batch without pictures")?.dims();
+        let size = (images.dim(0)?, height, width);
+        let mut terms = read.terms;
+        let factor = clip_factor(terms["grad_norm"], self.clip);
+        self.optimizer.update(&gradients, lr, factor)?;
+        self.parameters.refresh()?;
+
+        let mut broken = None;
+        if let Some(adversary) = adversary {
+            if adversary.order() == UpdateOrder::Reference {
+                for pair in &mut pairs {
+                    pair.made = reconstruct(&self.model, &pair.images)?;
+                }
+                let mut readings = Readings::default();
+                critic_gradients = adversary.gradients(&pairs, step, &mut readings)?;
+                let read = readings.read(&[])?;
+                terms.extend(read.terms);
+                broken = read.broken;
+            }
+            if broken.is_none() {
+                let factor = clip_factor(terms["disc_grad_norm"], self.clip);
+                adversary.update(&critic_gradients, lr, factor)?;
+            }
+        }
+        let codes = Some(CodeGrid::from_vec(read.codes, size, &Device::Cpu)?);
+        Ok(StepOutcome { terms, codes, broken, gradients, critic_gradients })
+    }
+
+    /// Losses and gradients of some of an update's pictures; `None` where the encoder's
+    /// output is not finite.
+    fn backward(&self, images: &Tensor, step: u64, terms: &mut Readings) -> Result<Option<Pass>> {
+        let mut encoder = Tape::from_data();
+        let z = self.model.pre_quant_taped(images, &mut encoder)?.to_dtype(DType::F32)?;
+        let z = Var::from_tensor(&z)?;
+        let latent_rms = rms(&z)?;
+        terms.add("latent_rms", &latent_rms)?;
+        terms.check();
+        let quantized = match self.model.quantizer().quantize(z.as_tensor()) {
+            // It refuses what is not finite, and has waited for the device to find that out.
+            Err(_) if !latent_rms.to_scalar::<f64>()?.is_finite() => return Ok(None),
+            quantized => quantized?,
+        };
         let mut decoder = Tape::default();
         let embeddings = quantized.embeddings.detach();
         let hidden = self.model.decode_hidden_taped(&embeddings, &mut decoder)?;
         let made = self.model.last_convolution_taped(&hidden, &mut decoder)?;
+        let made = made.to_dtype(DType::F32)?;
 
         // A leaf in place of the reconstruction, to collect gradients at.
         let leaf = Var::from_tensor(&made)?;
         let nll = self.loss.nll(images, leaf.as_tensor(), terms)?;
         let mut upstream = gradient_at(&nll, &leaf)?;
-        let mut total = f64::from(nll.to_scalar::<f32>()?);
-        terms.insert("nll_loss", total);
-        if not_finite(terms).is_some() {
-            return Ok(None);
-        }
+        let mut total = nll.detach().to_dtype(DType::F64)?;
+        terms.add("nll_loss", &total)?;
+        terms.check();
 
         if let Some(adversary) = &self.adversary {
             let last = |upstream: &Tensor| self.model.last_layer_gradient(&hidden, upstream);
             let term = adversary.generator_term(&made, &upstream, last, step, terms)?;
             if let Some(term) = term {
-                total += term.value;
+                total = (total + term.value)?;
                 upstream = (upstream + term.gradient)?;
             }
         }
 
-        let quantizer_loss = quantized.losses.total;
-        let quantizer_value = f64::from(quantizer_loss.to_scalar::<f32>()?);
-        terms.insert("quant_loss", quantizer_value);
+        let losses = quantized.losses;
         for (name, part) in [
-            ("codebook_loss", Some(&quantized.losses.codebook)),
-            ("commit_loss", Some(&quantized.losses.commitment)),
-            ("entropy_loss", quantized.losses.extra.as_ref()),
+            ("quant_loss", Some(&losses.total)),
+            ("codebook_loss", Some(&losses.codebook)),
+            ("commit_loss", Some(&losses.commitment)),
+            ("entropy_loss", losses.extra.as_ref()),
         ] {
             if let Some(part) = part {
-                terms.insert(name, f64::from(part.to_scalar::<f32>()?));
+                terms.add(name, part)?;
             }
         }
-        total += self.codebook_weight * quantizer_value;
-        terms.insert("total_loss", total);
+        let quantizer_value = losses.total.detach().to_dtype(DType::F64)?;
+        total = (total + (quantizer_value * self.codebook_weight)?)?;
+        terms.add("total_loss", &total)?;
 
         let mut gradients = Gradients::default();
         // The tape holds it for as long as it has to.
         drop(hidden);
-        let upstream = decoder.backward(&upstream, &mut gradients)?;
+        let dtype = self.model.dtype();
+        let upstream = decoder.backward(&upstream.to_dtype(dtype)?, &mut gradients)?;
         let upstream = upstream.context("the decoder's input has no gradient")?;
+        let upstream = upstream.to_dtype(DType::F32)?;
         // Its gradient is that of the total loss, by the chain rule.
         let reconstruction = (quantized.embeddings * upstream)?.sum_all()?;
-        let surrogate = (reconstruction + (quantizer_loss * self.codebook_weight)?)?;
+        let surrogate = (reconstruction + (losses.total * self.codebook_weight)?)?;
         let mut store = surrogate.backward()?;
         let upstream = store.remove(z.as_tensor()).context("the encoder gets no gradient")?;
         gradients.extend(store)?;
-        encoder.backward(&upstream, &mut gradients)?;
-        let gradients = self.parameters.gradients(|parameter| gradients.get(parameter));
+        encoder.backward(&upstream.to_dtype(dtype)?, &mut gradients)?;
+        let gradients = self.parameters.gradients(|parameter| gradients.get(parameter))?;
         Ok(Some(Pass { made, codes: quantized.codes, gradients }))
     }
 }
@@ -233,71 +276,20 @@ struct Pass {
     gradients: Vec<(String, Tensor)>,
 }
 
-/// Gradients by name, summed over parts of a batch.
-#[derive(Default)]
-struct Sums(Vec<(String, Tensor)>);
-
-impl Sums {
-    /// Adds `share` of each gradient: losses are means, so that of a batch is made of its
-    /// parts' by their shares of the pictures.
-    fn add(&mut self, gradients: Vec<(String, Tensor)>, share: f64) -> Result<()> {
-        if share == 1.0 {
-            self.0 = gradients;
-            return Ok(());
-        }
-        if self.0.is_empty() {
-            let scale = |(name, gradient): (String, Tensor)| Ok((name, (gradient * share)?));
-            self.0 = gradients.into_iter().map(scale).collect::<Result<_>>()?;
-            return Ok(());
-        }
-        ensure!(self.0.len() == gradients.len(), "parts of a batch have other gradients");
-        for ((name, sum), (other, gradient)) in self.0.iter_mut().zip(gradients) {
-            ensure!(*name == other, "parts of a batch have other gradients: {name}, {other}");
-            *sum = (&*sum + (gradient * share)?)?;
-        }
-        Ok(())
-    }
-}
-
-/// `images` in parts of at most `size`, each with its share of the pictures.
-fn parts(images: &Tensor, size: usize) -> Result<Vec<(Tensor, f64)>> {
-    let count = images.dim(0)?;
-    if count <= size {
-        return Ok(vec![(images.clone(), 1.0)]);
-    }
-    let starts = (0..count).step_by(size);
-    starts
-        .map(|start| {
-            let len = size.min(count - start);
-            Ok((images.narrow(0, start, len)?.contiguous()?, len as f64 / count as f64))
-        })
-        .collect()
-}
-
-/// Adds `share` of each of `own` to `terms`.
-fn merge(terms: &mut Terms, own: Terms, share: f64) {
-    for (name, value) in own {
-        *terms.entry(name).or_insert(0.0) += share * value;
-    }
-}
-
-/// The codes of all parts.
-fn joined(codes: &[CodeGrid]) -> Result<CodeGrid> {
-    match codes {
-        [one] => Ok(one.clone()),
-        many => {
-            let tensors: Vec<_> = many.iter().map(CodeGrid::codes).collect();
-            Ok(CodeGrid::new(Tensor::cat(&tensors, 0)?)?)
-        }
-    }
+/// Some of an update's pictures and what was made of them, both `[B, C, H, W]`.
+struct Pair {
+    images: Tensor,
+    made: Tensor,
+    /// Of the update's pictures.
+    share: f64,
 }
 
 /// What the autoencoder makes of `images`; the way back is not kept.
 fn reconstruct(model: &VqModel, images: &Tensor) -> Result<Tensor> {
-    let z = model.pre_quant_taped(images, &mut Tape::from_data())?;
+    let z = model.pre_quant_taped(images, &mut Tape::from_data())?.to_dtype(DType::F32)?;
     let embeddings = model.quantizer().quantize(&z)?.embeddings.detach();
     let hidden = model.decode_hidden_taped(&embeddings, &mut Tape::default())?;
-    Ok(model.last_convolution_taped(&hidden, &mut Tape::default())?)
+    Ok(model.last_convolution_taped(&hidden, &mut Tape::default())?.to_dtype(DType::F32)?)
 }
 
 /// The gradient of the scalar `loss` at `leaf`.
@@ -313,13 +305,12 @@ pub(crate) fn clip_factor(norm: f64, limit: f64) -> f64 {
     if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 }
 }
 
-/// The root of the mean square.
-fn rms(tensor: &Tensor) -> Result<f64> {
-    Ok(norm([tensor].into_iter())? / (tensor.elem_count().max(1) as f64).sqrt())
-}
-
-fn not_finite(terms: &Terms) -> Option<&'static str> {
-    terms.iter().find(|(_, value)| !value.is_finite()).map(|(&name, _)| name)
+/// The root of the mean square: a scalar, f64.
+fn rms(tensor: &Tensor) -> Result<Tensor> {
+    let root = (tensor.elem_count().max(1) as f64).sqrt();
+    let norm = norm([tensor].into_iter(), tensor.device())?;
+    // Not `norm / root`, which candle multiplies by the reciprocal.
+    Ok(norm.div(&Tensor::full(root, (), tensor.device())?)?)
 }
 
 #[cfg(test)]

@@ -10,6 +10,9 @@ use candle_nn::{Init, VarBuilder};
 
 use crate::init::initial_value;
 
+/// Where an autoencoder has its quantizer.
+pub(crate) const QUANTIZER: &str = "quantize";
+
 /// Last parts of names that belong to buffers of quantizers: state that a rule
 /// of its own updates, never the optimiser.
 const QUANTIZER_BUFFERS: [&str; 3] = ["cluster_size", "embed_avg", "codebook_used"];
@@ -20,10 +23,23 @@ const QUANTIZER_BUFFERS: [&str; 3] = ["cluster_size", "embed_avg", "codebook_use
 /// [`ParameterStore::var_builder`] shares its storage with this store. Values
 /// come from (seed, name) and the layer's [`Init`] hint, see
 /// [`initial_value`], until [`ParameterStore::load`] replaces them.
+///
+/// A model in half precision is given copies of f32 variables, rounded, and all else here
+/// is about those masters: what the optimiser updates and checkpoints hold. An update is
+/// often less than the distance to the next number in half precision; masters add such
+/// updates up (Micikevicius et al. 2018, section 3.1). [`ParameterStore::refresh`] rounds
+/// them anew.
 #[derive(Clone)]
 pub struct ParameterStore {
     seed: u64,
-    variables: Arc<Mutex<BTreeMap<String, Var>>>,
+    variables: Arc<Mutex<BTreeMap<String, Variable>>>,
+}
+
+/// A parameter or buffer.
+struct Variable {
+    master: Var,
+    /// What a model in half precision computes with.
+    copy: Option<Var>,
 }
 
 impl ParameterStore {
@@ -32,12 +48,15 @@ impl ParameterStore {
         Self { seed, variables: Arc::default() }
     }
 
-    /// A builder that hands this store's variables to a model.
+    /// A builder that hands this store's variables to a model: the masters, or in half
+    /// precision their copies. Codebooks and buffers are f32 there too, because distances
+    /// and running statistics need the digits. Models in f32 and in one half precision can
+    /// be built over the same masters.
     pub fn var_builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
         VarBuilder::from_backend(Box::new(self.clone()), dtype, device.clone())
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Var>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Variable>> {
         self.variables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -48,9 +67,14 @@ impl ParameterStore {
         QUANTIZER_BUFFERS.contains(&last) || discriminator::is_buffer(name)
     }
 
+    /// Whether `name` has no copy in half precision.
+    fn is_never_rounded(name: &str) -> bool {
+        name.split('.').next() == Some(QUANTIZER) || Self::is_buffer(name)
+    }
+
     /// Everything, parameters and buffers, sorted by name.
     pub fn variables(&self) -> Vec<(String, Var)> {
-        self.lock().iter().map(|(name, var)| (name.clone(), var.clone())).collect()
+        self.lock().iter().map(|(name, var)| (name.clone(), var.master.clone())).collect()
     }
 
     /// What the optimiser trains, sorted by name.
@@ -66,7 +90,7 @@ impl ParameterStore {
     /// If no model asked for that name.
     pub fn variable(&self, name: &str) -> Result<Var> {
         match self.lock().get(name) {
-            Some(var) => Ok(var.clone()),
+            Some(var) => Ok(var.master.clone()),
             None => bail!("the model has no parameter {name}"),
         }
     }
@@ -74,18 +98,36 @@ impl ParameterStore {
     /// The current values, sorted by name: cheap handles that later updates
     /// change too.
     pub fn tensors(&self) -> BTreeMap<String, Tensor> {
-        self.lock().iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect()
+        let variables = self.lock();
+        let tensors = variables.iter();
+        tensors.map(|(name, var)| (name.clone(), var.master.as_detached_tensor())).collect()
     }
 
-    /// The gradients of the parameters for which `find` has one, sorted by name.
+    /// The gradients of the parameters for which `find` has one, sorted by name: `find` is
+    /// asked for what the model computes with, and what it has becomes the masters' dtype.
+    ///
+    /// # Errors
+    /// If memory cannot be had.
     pub fn gradients<'a>(
         &self,
         find: impl Fn(&Tensor) -> Option<&'a Tensor>,
-    ) -> Vec<(String, Tensor)> {
-        let parameters = self.parameters().into_iter();
-        parameters
-            .filter_map(|(name, var)| find(var.as_tensor()).map(|grad| (name, grad.clone())))
-            .collect()
+    ) -> Result<Vec<(String, Tensor)>> {
+        let variables = self.lock();
+        let parameters = variables.iter().filter(|(name, _)| !Self::is_buffer(name));
+        let gradients = parameters.filter_map(|(name, var)| {
+            let gradient = find(var.copy.as_ref().unwrap_or(&var.master).as_tensor())?;
+            Some(gradient.to_dtype(var.master.dtype()).map(|gradient| (name.clone(), gradient)))
+        });
+        Ok(gradients.collect::<candle_core::Result<_>>()?)
+    }
+
+    /// Brings the copies in half precision up to date: to be called after every change of
+    /// the masters but those of [`ParameterStore::load`].
+    ///
+    /// # Errors
+    /// If memory cannot be had.
+    pub fn refresh(&self) -> Result<()> {
+        refresh(&self.lock())
     }
 
     /// Replaces all values by `tensors`, for a resume or a fine-tune.
@@ -96,11 +138,11 @@ impl ParameterStore {
     pub fn load(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
         let variables = self.lock();
         let mut problems = Vec::new();
-        for (name, var) in variables.iter() {
+        for (name, Variable { master, .. }) in variables.iter() {
             match tensors.get(name) {
                 None => problems.push(format!("{name} is missing")),
-                Some(t) if t.shape() != var.shape() => {
-                    problems.push(format!("{name} is {:?}, not {:?}", t.dims(), var.dims()));
+                Some(t) if t.shape() != master.shape() => {
+                    problems.push(format!("{name} is {:?}, not {:?}", t.dims(), master.dims()));
                 }
                 Some(_) => {}
             }
@@ -109,12 +151,48 @@ impl ParameterStore {
         problems.extend(strangers.map(|name| format!("{name} is not part of the model")));
         problems.sort();
         ensure!(problems.is_empty(), "the weights do not fit: {}", problems.join("; "));
-        for (name, var) in variables.iter() {
-            let value = tensors[name].to_dtype(var.dtype())?.to_device(var.device())?;
-            var.set(&value.contiguous()?)?;
+        for (name, Variable { master, .. }) in variables.iter() {
+            let value = tensors[name].to_dtype(master.dtype())?.to_device(master.device())?;
+            master.set(&value.contiguous()?)?;
         }
-        Ok(())
+        refresh(&variables)
     }
+}
+
+fn refresh(variables: &BTreeMap<String, Variable>) -> Result<()> {
+    for Variable { master, copy } in variables.values() {
+        if let Some(copy) = copy {
+            copy.set(&master.as_detached_tensor().to_dtype(copy.dtype())?)?;
+        }
+    }
+    Ok(())
+}
+
+impl Variable {
+    /// What a model that asks for `dtype` is given.
+    fn in_dtype(&mut self, name: &str, dtype: DType) -> candle_core::Result<Tensor> {
+        if !is_half(dtype) || ParameterStore::is_never_rounded(name) {
+            return Ok(self.master.as_tensor().clone());
+        }
+        let copy = match &self.copy {
+            Some(copy) => copy,
+            None => {
+                let rounded = self.master.as_detached_tensor().to_dtype(dtype)?;
+                self.copy.insert(Var::from_tensor(&rounded)?)
+            }
+        };
+        if copy.dtype() != dtype {
+            candle_core::bail!(
+                "parameter {name} is asked for in {dtype:?} and has a copy in {:?}",
+                copy.dtype()
+            );
+        }
+        Ok(copy.as_tensor().clone())
+    }
+}
+
+fn is_half(dtype: DType) -> bool {
+    matches!(dtype, DType::F16 | DType::BF16)
 }
 
 impl SimpleBackend for ParameterStore {
@@ -127,29 +205,31 @@ impl SimpleBackend for ParameterStore {
         device: &Device,
     ) -> candle_core::Result<Tensor> {
         let mut variables = self.lock();
-        if let Some(var) = variables.get(name) {
-            if var.shape() != &shape {
+        if let Some(var) = variables.get_mut(name) {
+            if var.master.shape() != &shape {
                 candle_core::bail!(
                     "parameter {name} is asked for as {shape:?} and exists as {:?}",
-                    var.shape()
+                    var.master.shape()
                 );
             }
-            return Ok(var.as_tensor().clone());
+            return var.in_dtype(name, dtype);
         }
-        let value = initial_value(self.seed, name, &shape, hint, dtype, device)?;
-        let var = Var::from_tensor(&value)?;
-        variables.insert(name.to_string(), var.clone());
-        Ok(var.as_tensor().clone())
+        let kept = if is_half(dtype) { DType::F32 } else { dtype };
+        let value = initial_value(self.seed, name, &shape, hint, kept, device)?;
+        let mut var = Variable { master: Var::from_tensor(&value)?, copy: None };
+        let given = var.in_dtype(name, dtype)?;
+        variables.insert(name.to_string(), var);
+        Ok(given)
     }
 
     fn get_unchecked(
         &self,
         name: &str,
-        _dtype: DType,
+        dtype: DType,
         _device: &Device,
     ) -> candle_core::Result<Tensor> {
-        match self.lock().get(name) {
-            Some(var) => Ok(var.as_tensor().clone()),
+        match self.lock().get_mut(name) {
+            Some(var) => var.in_dtype(name, dtype),
             None => candle_core::bail!("parameter {name} has no shape yet"),
         }
     }
@@ -188,6 +268,37 @@ mod tests {
             assert!(error.contains(part), "{error}");
         }
         golden::close("weight", &*store.variable("weight")?, &before, 0.0)
+    }
+
+    #[test]
+    fn half_precision_is_rounded_from_masters_but_for_codebooks_and_buffers() -> Result<()> {
+        let store = ParameterStore::new(1);
+        let builders = [DType::F16, DType::F32].map(|dtype| store.var_builder(dtype, &Device::Cpu));
+        let [half, whole] = builders;
+        let layer = candle_nn::linear(2, 3, half.pp("head"))?;
+        let exact = candle_nn::linear(2, 3, whole.pp("head"))?;
+        assert_eq!((layer.weight().dtype(), exact.weight().dtype()), (DType::F16, DType::F32));
+        for name in ["quantize.embedding.weight", "norm.running_mean"] {
+            assert_eq!(half.get(4, name)?.dtype(), DType::F32, "{name}");
+        }
+        let third = Tensor::full(1f32 / 3.0, (3, 2), &Device::Cpu)?;
+        let copy = |(name, var): (String, Var)| Ok((name, var.as_detached_tensor().copy()?));
+        let mut tensors: HashMap<_, _> =
+            store.variables().into_iter().map(copy).collect::<Result<_>>()?;
+        tensors.insert("head.weight".to_string(), third.clone());
+        store.load(&tensors)?;
+        let rounded = third.to_dtype(DType::F16)?.to_dtype(DType::F32)?;
+        golden::close("f16", &layer.weight().to_dtype(DType::F32)?, &rounded, 0.0)?;
+        golden::close("f32", exact.weight(), &third, 0.0)?;
+        // Gradients are those of what the layer computes with.
+        let graph = layer.weight().sum_all()?.backward()?;
+        let gradients = store.gradients(|parameter| graph.get(parameter))?;
+        assert_eq!(gradients.len(), 1);
+        assert_eq!((gradients[0].0.as_str(), gradients[0].1.dtype()), ("head.weight", DType::F32));
+        let other = store.var_builder(DType::BF16, &Device::Cpu);
+        let error = candle_nn::linear(2, 3, other.pp("head")).err().map(|e| e.to_string());
+        assert!(error.is_some_and(|error| error.contains("has a copy in F16")));
+        Ok(())
     }
 
     #[test]

@@ -38,11 +38,24 @@ pub fn train_vqgan(
     limits: Limits,
     observer: &mut dyn Observer,
 ) -> Result<Summary> {
+    let compute = config.precision.dtype(device)?;
+    train_vqgan_in(compute, config, device, limits, observer)
+}
+
+/// [`train_vqgan`], encoder and decoder in `compute`, whatever the configuration says: tests
+/// run on CPUs, where there is f16.
+pub(crate) fn train_vqgan_in(
+    compute: DType,
+    config: &TrainConfig,
+    device: &Device,
+    limits: Limits,
+    observer: &mut dyn Observer,
+) -> Result<Summary> {
     let config = &*fine_tune::resolved(config)?;
     let catalog = open_pictures(&config.data, config.validation.fraction)?;
     let input = Input::new(config, &catalog)?;
     let opened = Opened::new(config, device, observer)?;
-    let stage = FirstStage::new(config, input, &catalog, &opened, device, observer)?;
+    let stage = FirstStage::new(config, input, &catalog, &opened, (device, compute), observer)?;
     Run::new(config, opened, stage)?.go(limits, observer)
 }
 
@@ -51,6 +64,8 @@ struct FirstStage<'a> {
     input: Input,
     device: Device,
     trainer: VqTrainer,
+    /// The trained model in f32: the weights that are handed out.
+    masters: VqModel,
     average: Option<Average<VqModel>>,
     revival: Revival,
     guards: Guards,
@@ -69,11 +84,15 @@ impl<'a> FirstStage<'a> {
         input: Input,
         catalog: &Catalog,
         opened: &Opened,
-        device: &Device,
+        (device, compute): (&Device, DType),
         observer: &mut dyn Observer,
     ) -> Result<Self> {
         let parameters = ParameterStore::new(config.seed);
-        let model = VqModel::new(&config.model, parameters.var_builder(DType::F32, device))?;
+        let build = |parameters: &ParameterStore, dtype| {
+            Ok(VqModel::new(&config.model, parameters.var_builder(dtype, device))?)
+        };
+        let model = build(&parameters, compute)?;
+        let masters = build(&parameters, DType::F32)?;
         let mut trainer = VqTrainer::new(
             config,
             model,
@@ -101,10 +120,7 @@ impl<'a> FirstStage<'a> {
             }
         }
         let average = if config.optimizer.ema > 0.0 {
-            let build = |parameters: &ParameterStore| {
-                let vb = parameters.var_builder(DType::F32, device);
-                Ok(VqModel::new(&config.model, vb)?)
-            };
+            let build = |parameters: &ParameterStore| build(parameters, DType::F32);
             let average = Average::new(config.optimizer.ema, &trainer.parameters, build)?;
             if let Some(loaded) = loaded {
                 average.parameters.load(&loaded.section("average."))?;
@@ -148,6 +164,7 @@ impl<'a> FirstStage<'a> {
             config,
             input,
             trainer,
+            masters,
             average,
             revival,
             guards,
@@ -160,7 +177,7 @@ impl<'a> FirstStage<'a> {
 
     /// The model that is measured and handed out.
     fn model(&self) -> &VqModel {
-        self.average.as_ref().map_or(&self.trainer.model, |average| &average.model)
+        self.average.as_ref().map_or(&self.masters, |average| &average.model)
     }
 
     fn weights(&self) -> BTreeMap<String, Tensor> {

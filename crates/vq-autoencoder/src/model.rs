@@ -1,6 +1,6 @@
 //! The whole first stage: encoder, quantizer, decoder.
 
-use candle_core::{DType, Module, Tensor};
+use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 use codebook::{AnyQuantizer, CodeGrid, Quantized, Quantizer};
 use layers::{Conv2d, Conv2dConfig, Tape, conv2d};
@@ -94,7 +94,7 @@ impl VqModel {
     /// # Errors
     /// If the channels are not the quantizer's `dim`.
     pub fn post_quant(&self, embeddings: &Tensor) -> Result<Tensor> {
-        Ok(self.post_quant_conv.module.forward(embeddings)?)
+        self.post_quant_in(embeddings, &mut Pass::plain())
     }
 
     /// The pictures `[B, out_channels, h * f, w * f]` of code vectors
@@ -159,7 +159,7 @@ impl VqModel {
     /// As [`decode_embeddings`](Self::decode_embeddings).
     pub fn decode_hidden(&self, embeddings: &Tensor) -> Result<Tensor> {
         let pass = &mut Pass::plain();
-        let z = self.post_quant_conv.forward(embeddings, pass)?;
+        let z = self.post_quant_in(embeddings, pass)?;
         Ok(self.decoder.hidden(&z, pass)?)
     }
 
@@ -190,7 +190,7 @@ impl VqModel {
     pub fn decode_hidden_taped(&self, embeddings: &Tensor, tape: &mut Tape) -> Result<Tensor> {
         self.check_trains()?;
         let pass = &mut Pass::taped(tape);
-        let z = self.post_quant_conv.forward(embeddings, pass)?;
+        let z = self.post_quant_in(embeddings, pass)?;
         Ok(self.decoder.hidden(&z, pass)?)
     }
 
@@ -209,7 +209,7 @@ impl VqModel {
     /// # Errors
     /// When the shapes do not fit.
     pub fn last_layer_gradient(&self, hidden: &Tensor, upstream: &Tensor) -> Result<Tensor> {
-        Ok(self.decoder.last_layer_gradient(hidden, upstream)?)
+        Ok(self.decoder.last_layer_gradient(hidden, &upstream.to_dtype(hidden.dtype())?)?)
     }
 
     fn check_trains(&self) -> Result<()> {
@@ -251,8 +251,14 @@ impl VqModel {
         Ok(self.quant_conv.forward(&self.features_in(x, pass)?, pass)?)
     }
 
+    /// Code vectors may be of another dtype than the networks: codebooks are f32 in
+    /// training.
+    fn post_quant_in(&self, embeddings: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+        Ok(self.post_quant_conv.forward(&embeddings.to_dtype(self.dtype())?, pass)?)
+    }
+
     fn decode_in(&self, embeddings: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        let z = self.post_quant_conv.forward(embeddings, pass)?;
+        let z = self.post_quant_in(embeddings, pass)?;
         Ok(self.decoder.forward(&z, pass)?)
     }
 }

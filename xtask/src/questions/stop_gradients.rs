@@ -108,7 +108,7 @@ fn learn(
         let upstream = found.remove(z.as_tensor()).context("the encoder gets no gradient")?;
         gradients.extend(found)?;
         encoder.backward(&upstream, &mut gradients)?;
-        let gradients = store.gradients(|parameter| gradients.get(parameter));
+        let gradients = store.gradients(|parameter| gradients.get(parameter))?;
         optimizer.update(&gradients, LR, 1.0)?;
     }
     let mut usage = CodeUsage::new(model.quantizer().len());

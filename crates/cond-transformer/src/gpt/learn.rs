@@ -14,6 +14,9 @@ impl Gpt {
     /// last L positions of `tokens` `[B, T]` (u32); the gradients of all parameters are
     /// added to `gradients`, if given.
     ///
+    /// The result is a scalar, f64, on the model's device, which nobody waits for if
+    /// `targets` are on the CPU.
+    ///
     /// For a condition c of N tokens and codes z, `tokens` is `cat(c, z)` without its
     /// last token, and `targets` is z (`Net2NetTransformer.shared_step`).
     ///
@@ -25,7 +28,7 @@ impl Gpt {
         targets: &Tensor,
         dropouts: &Dropouts,
         gradients: Option<&mut Gradients>,
-    ) -> Result<f64> {
+    ) -> Result<Tensor> {
         let (_, len) = tokens.dims2()?;
         if len > self.config.block_size {
             return Err(Error::ContextFull {

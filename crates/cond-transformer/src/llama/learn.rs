@@ -21,6 +21,9 @@ impl Llama {
     /// gradients of all parameters are added to `gradients`, if given. Class number
     /// `classes` of the configuration stands for none.
     ///
+    /// The result is a scalar, f64, on the model's device, which nobody waits for if
+    /// `targets` are on the CPU.
+    ///
     /// # Errors
     /// If the model takes captions, or classes or codes have no row.
     pub fn learn(
@@ -30,7 +33,7 @@ impl Llama {
         targets: &Tensor,
         dropouts: &Dropouts,
         gradients: Option<&mut Gradients>,
-    ) -> Result<f64> {
+    ) -> Result<Tensor> {
         let Prefix::Class { table, .. } = &self.prefix else {
             return Err(Error::ConditionKind { takes: "a caption", given: "a class" });
         };

@@ -73,13 +73,13 @@ __device__ void surprise(const T *logits, const uint32_t *targets, uint32_t clas
 // Turns neighbouring pairs of every head by the angles of their row's position, or by the
 // opposite ones where `sign` is -1. Grid: rows x blocks of pairs.
 template <typename T>
-__device__ void rotate(const T *x, const T *cosine, const T *sine, uint32_t positions,
+__device__ void rotate(const T *x, const float *cosine, const float *sine, uint32_t positions,
                        uint32_t half, uint32_t pairs, float sign, T *y) {
     const uint32_t pair = blockIdx.y * blockDim.x + threadIdx.x;
     if (pair >= pairs) return;
     const size_t at = ((size_t)blockIdx.x * pairs + pair) * 2;
     const size_t angle = (size_t)(blockIdx.x % positions) * half + pair % half;
-    const float c = to_float(cosine[angle]), s = sign * to_float(sine[angle]);
+    const float c = cosine[angle], s = sign * sine[angle];
     const float a = to_float(x[at]), b = to_float(x[at + 1]);
     y[at] = from_float<T>(a * c - b * s);
     y[at + 1] = from_float<T>(b * c + a * s);
@@ -213,8 +213,8 @@ __device__ void dropout(const T *x, uint64_t rows, uint32_t width, const uint32_
         surprise<T>(logits, targets, classes, share, nll, gradients);                         \
     }                                                                                         \
     extern "C" __global__ void __launch_bounds__(THREADS) rotate_##SUFFIX(                    \
-        const T *x, const T *cosine, const T *sine, uint32_t positions, uint32_t half,        \
-        uint32_t pairs, float sign, T *y) {                                                   \
+        const T *x, const float *cosine, const float *sine, uint32_t positions,               \
+        uint32_t half, uint32_t pairs, float sign, T *y) {                                    \
         rotate<T>(x, cosine, sine, positions, half, pairs, sign, y);                          \
     }                                                                                         \
     extern "C" __global__ void __launch_bounds__(THREADS) embed_##SUFFIX(                     \

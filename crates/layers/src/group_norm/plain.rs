@@ -3,8 +3,10 @@
 
 use candle_core::{D, DType, Result, Tensor};
 
+use crate::wide::wide;
+
 /// `x` `[B, C, H, W]`, `weight` and `bias` `[C]`; mean and (biased) variance over
-/// each group of `C / groups` channels and all positions.
+/// each group of `C / groups` channels and all positions, of half precision in f32.
 ///
 /// # Errors
 /// When the channels of `x`, `weight` and `bias` differ.
@@ -17,11 +19,11 @@ pub fn group_norm(
 ) -> Result<Tensor> {
     let (b, c, h, w) = x.dims4()?;
     check(x, weight, bias)?;
-    let grouped = x.reshape((b, groups, c / groups * h * w))?;
+    let grouped = wide(&x.reshape((b, groups, c / groups * h * w))?)?;
     let centred = grouped.broadcast_sub(&grouped.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     let normed = centred.broadcast_div(&(variance + eps)?.sqrt()?)?.reshape((b, c, h, w))?;
-    affine(&normed, weight, bias)
+    affine(&normed.to_dtype(x.dtype())?, weight, bias)
 }
 
 /// Mean and variance, in f64, of every group of `x` `[1, C, H, W]`.
@@ -30,8 +32,7 @@ pub fn group_norm(
 /// When the elements of `x` do not split into `groups`.
 pub fn moments(x: &Tensor, groups: usize) -> Result<Vec<(f64, f64)>> {
     // Half precision has no room for a sum over a group.
-    let x = if x.dtype() == DType::F64 { x.clone() } else { x.to_dtype(DType::F32)? };
-    let grouped = x.reshape((groups, ()))?;
+    let grouped = wide(x)?.reshape((groups, ()))?;
     let mean = grouped.mean_keepdim(D::Minus1)?;
     let variance = grouped.broadcast_sub(&mean)?.sqr()?.mean(D::Minus1)?;
     let list = |x: Tensor| x.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>();

@@ -9,6 +9,7 @@ use crate::isa::Isa;
 use crate::matrix::product;
 use crate::reduce::sum;
 use crate::vector::{self, Kernel, Vector};
+use crate::wide::wide;
 
 /// Logits at a time: a few megabytes, which stay in the cache or nearly.
 const LOGITS: usize = 1 << 20;
@@ -18,8 +19,9 @@ const LEAST_ROWS: usize = 64;
 /// What [`classify`] found.
 #[derive(Debug)]
 pub struct Classified {
-    /// The mean negative log-likelihood of the targets, in nats.
-    pub nll: f64,
+    /// The mean negative log-likelihood of the targets, in nats: a scalar, f64, on the
+    /// device, which is not waited for.
+    pub nll: Tensor,
     /// Its gradients to input `[R, C]` and weight `[V, C]`, where asked for.
     pub gradients: Option<(Tensor, Tensor)>,
 }
@@ -78,10 +80,10 @@ pub fn classify(x: &Tensor, weight: &Tensor, targets: &[u32], learns: bool) -> R
     } else {
         None
     };
-    Ok(Classified { nll: total / rows as f64, gradients })
+    Ok(Classified { nll: Tensor::new(total / rows as f64, x.device())?, gradients })
 }
 
-/// The same on an NVIDIA GPU, which is waited for at the end, for the likelihood.
+/// The same on an NVIDIA GPU.
 #[cfg(feature = "cuda")]
 fn on_gpu(x: &Tensor, weight: &Tensor, targets: &[u32], learns: bool) -> Result<Classified> {
     /// Logits at a time: few enough for memory, enough to keep the device busy.
@@ -105,18 +107,19 @@ fn on_gpu(x: &Tensor, weight: &Tensor, targets: &[u32], learns: bool) -> Result<
             dw = Some(crate::tape::sum(own, dw.as_ref())?);
         }
     }
-    let nll = Tensor::cat(&nll, 0)?.to_dtype(DType::F64)?.mean_all()?.to_scalar::<f64>()?;
+    let nll = Tensor::cat(&nll, 0)?.to_dtype(DType::F64)?.mean_all()?;
     let gradients = dw.map(|dw| -> Result<_> { Ok((Tensor::cat(&dx, 0)?, dw)) }).transpose()?;
     Ok(Classified { nll, gradients })
 }
 
-/// The same by the formula, with candle's gradients.
+/// The same by the formula, with candle's gradients; of half precision in f32 from the
+/// logits on.
 fn formula(x: &Tensor, weight: &Tensor, targets: &[u32], learns: bool) -> Result<Classified> {
     let (x, weight) = (Var::from_tensor(&x.detach())?, Var::from_tensor(&weight.detach())?);
-    let logits = x.matmul(&weight.t()?)?;
+    let logits = wide(&x.matmul(&weight.t()?)?)?;
     let targets = Tensor::new(targets, &Device::Cpu)?.to_device(x.device())?;
     let loss = candle_nn::loss::cross_entropy(&logits, &targets)?;
-    let nll = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+    let nll = loss.detach().to_dtype(DType::F64)?;
     let gradients = if learns {
         let mut store = loss.backward()?;
         let (dx, dw) = (store.remove(x.as_tensor()), store.remove(weight.as_tensor()));

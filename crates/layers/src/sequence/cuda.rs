@@ -181,7 +181,7 @@ pub(super) fn row_norm_back(
     })
 }
 
-/// See [`super::rotate`].
+/// See [`super::rotate`]; `cosine` and `sine` are f32.
 pub(super) fn rotate(x: &Tensor, cosine: &Tensor, sine: &Tensor, back: bool) -> Result<Tensor> {
     let (rows, width) = sizes(x)?;
     let (positions, half) = cosine.dims2()?;
@@ -189,7 +189,7 @@ pub(super) fn rotate(x: &Tensor, cosine: &Tensor, sine: &Tensor, back: bool) -> 
         let device = data.device();
         by_dtype!(x.dtype(), T => {
             let (from, cosine, sine) =
-                (data.view::<T>()?, cosine.view::<T>()?, sine.view::<T>()?);
+                (data.view::<T>()?, cosine.view::<f32>()?, sine.view::<f32>()?);
             // SAFETY: the kernel writes all of it.
             let mut y = unsafe { device.alloc::<T>(rows * width)? };
             let kernel = kernel::<T>(device, Module::SEQUENCE, "rotate")?;

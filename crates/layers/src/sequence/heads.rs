@@ -11,6 +11,7 @@ use candle_core::{D, Result, Tensor};
 use super::Dropout;
 use crate::cpu;
 use crate::device::has_kernels;
+use crate::wide::wide;
 
 /// Which heads there are, and who sees whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +135,8 @@ impl Heads {
         })
     }
 
-    /// [`Self::attend`] as the formula reads, in candle's graph.
+    /// [`Self::attend`] as the formula reads, in candle's graph; the soft-max of half
+    /// precision in f32.
     ///
     /// # Errors
     /// When the shapes do not fit.
@@ -161,9 +163,10 @@ impl Heads {
             row[sizes.visible(query)..].fill(f32::NEG_INFINITY);
         }
         let mask = Tensor::from_vec(mask, (1, 1, len, len), queries.device())?;
-        let scores = (q.matmul(&k.t()?)? * (dim as f64).powf(-0.5))?;
+        let scores = (wide(&q.matmul(&k.t()?)?)? * (dim as f64).powf(-0.5))?;
         let scores = scores.broadcast_add(&mask.to_dtype(scores.dtype())?)?;
-        let mut weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
+        let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
+        let mut weights = weights.to_dtype(queries.dtype())?;
         if dropout.is_on() {
             let mask = dropout.mask_tensor(weights.dims(), queries.device())?;
             weights = (weights * mask.to_dtype(queries.dtype())?)?;

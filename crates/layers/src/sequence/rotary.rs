@@ -1,14 +1,18 @@
 //! Rotary positions, for training.
 
+#[cfg(feature = "cuda")]
+use candle_core::DType;
 use candle_core::{D, Result, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu;
 use crate::shared_mut::SharedMut;
+use crate::wide::wide;
 
 /// Turns neighbouring pairs of every head of `x` `[B, T, H D]` by the angles whose
-/// cosine and sine are `[T, D / 2]` (Su et al. 2021); `back` applies the transposed
-/// matrices, which is the way gradients go. Without a graph for f32 on the CPU.
+/// cosine and sine are `[T, D / 2]`, f32 where `x` is in half precision (Su et al. 2021);
+/// `back` applies the transposed matrices, which is the way gradients go. Without a graph
+/// for f32 on the CPU.
 ///
 /// # Errors
 /// When the shapes do not fit.
@@ -19,8 +23,10 @@ pub fn rotate(x: &Tensor, cosine: &Tensor, sine: &Tensor, back: bool) -> Result<
         candle_core::bail!("rotary: angles {:?} for {:?}", cosine.shape(), x.shape())
     }
     #[cfg(feature = "cuda")]
-    if crate::cuda::supports(&[x, cosine, sine]) && !x.track_op() {
-        return super::cuda::rotate(x, cosine, sine, back);
+    if crate::cuda::supports(&[x]) && !x.track_op() {
+        let angles = [cosine, sine].map(|table| table.to_dtype(DType::F32));
+        let [cosine, sine] = angles;
+        return super::cuda::rotate(x, &cosine?, &sine?, back);
     }
     if !cpu::supports(x) || !cpu::supports(cosine) {
         return formula(x, cosine, sine, back);
@@ -49,10 +55,12 @@ pub fn rotate(x: &Tensor, cosine: &Tensor, sine: &Tensor, back: bool) -> Result<
     Tensor::from_vec(turned, x.shape(), x.device())
 }
 
-/// The same in candle's graph.
+/// The same in candle's graph; of half precision in f32.
 fn formula(x: &Tensor, cosine: &Tensor, sine: &Tensor, back: bool) -> Result<Tensor> {
     let (batch, len, width) = x.dims3()?;
     let half = cosine.dim(1)?;
+    let dtype = x.dtype();
+    let x = wide(x)?;
     let angles = |table: &Tensor| table.reshape((1, len, 1, half))?.to_dtype(x.dtype());
     let (cosine, sine) = (angles(cosine)?, angles(sine)?);
     let sine = if back { sine.neg()? } else { sine };
@@ -61,5 +69,6 @@ fn formula(x: &Tensor, cosine: &Tensor, sine: &Tensor, back: bool) -> Result<Ten
     let (even, odd) = (part(0)?, part(1)?);
     let turned_even = (even.broadcast_mul(&cosine)? - odd.broadcast_mul(&sine)?)?;
     let turned_odd = (odd.broadcast_mul(&cosine)? + even.broadcast_mul(&sine)?)?;
-    Tensor::stack(&[turned_even, turned_odd], D::Minus1)?.reshape((batch, len, width))
+    let turned = Tensor::stack(&[turned_even, turned_odd], D::Minus1)?;
+    turned.reshape((batch, len, width))?.to_dtype(dtype)
 }

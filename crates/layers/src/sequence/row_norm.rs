@@ -10,6 +10,7 @@ use crate::reduce::{sum, sum_of};
 use crate::shared_mut::SharedMut;
 use crate::tape::Tape;
 use crate::vector::{self, Kernel, Vector};
+use crate::wide::wide;
 
 /// Rows of a task.
 const ROWS: usize = 32;
@@ -27,14 +28,17 @@ pub struct RowNorm {
 }
 
 impl RowNorm {
-    /// The formula, in candle's graph.
+    /// The formula, in candle's graph; statistics of half precision in f32.
     fn formula(&self, x: &Tensor) -> Result<Tensor> {
+        let dtype = x.dtype();
+        let x = wide(x)?;
         let x = match self.bias {
             Some(_) => x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?,
-            None => x.clone(),
+            None => x,
         };
         let variance = x.sqr()?.mean_keepdim(D::Minus1)?;
-        let y = x.broadcast_div(&(variance + self.eps)?.sqrt()?)?.broadcast_mul(&self.weight)?;
+        let y = x.broadcast_div(&(variance + self.eps)?.sqrt()?)?.to_dtype(dtype)?;
+        let y = y.broadcast_mul(&self.weight)?;
         self.bias.as_ref().map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))
     }
 }

@@ -135,7 +135,7 @@ fn classification() -> Result<()> {
                 let found = classify(&x, &weight, &targets, true)?;
                 let (dx, dw) = found.gradients.context("gradients")?;
                 let alone = classify(&x, &weight, &targets, false)?;
-                let nll = Tensor::new(&[found.nll, alone.nll], &Device::Cpu)?;
+                let nll = Tensor::stack(&[found.nll, alone.nll], 0)?;
                 Ok(named(vec![nll, dx, dw]))
             })?;
         }
@@ -176,6 +176,26 @@ fn rotary_positions() -> Result<()> {
                 let (c, s) = (to(noise(&[len, half], 2)?)?, to(noise(&[len, half], 3)?)?);
                 Ok(named(vec![rotate(&x, &c, &s, false)?, rotate(&x, &c, &s, true)?]))
             })?;
+        }
+        Ok(())
+    })
+}
+
+/// By angles in f32.
+#[test]
+fn rotary_positions_of_half_precision() -> Result<()> {
+    on_gpu("rotary_positions_of_half_precision", |device| {
+        let (c, s) = (noise(&[64, 32], 2)?, noise(&[64, 32], 3)?);
+        for (dtype, tolerance) in [(DType::BF16, 2e-2), (DType::F16, 2e-3)] {
+            let x = noise(&[2, 64, 128], 1)?.to_dtype(dtype)?;
+            for back in [false, true] {
+                let expected = rotate(&x.to_dtype(DType::F32)?, &c, &s, back)?;
+                let to = |t: &Tensor| t.to_device(device);
+                let found = rotate(&to(&x)?, &to(&c)?, &to(&s)?, back)?;
+                ensure!(found.dtype() == dtype, "{:?}", found.dtype());
+                let found = found.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+                golden::close("rotary", &found, &expected, tolerance)?;
+            }
         }
         Ok(())
     })

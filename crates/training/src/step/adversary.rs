@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor, Var};
 use discriminator::{Critic, LeCam, adaptive_weight, r1, ramp};
 use layers::{Gradients, Tape};
 
-use super::{clip_factor, gradient_at};
+use super::parts::Sums;
+use super::{Pair, gradient_at};
 use crate::adam::{Adam, AdamConfig};
 use crate::config::{AdversarialConfig, UpdateOrder};
 use crate::elementwise::norm;
-use crate::observer::Terms;
+use crate::readings::Readings;
 use crate::store::ParameterStore;
 
 /// A discriminator under training.
@@ -27,10 +28,16 @@ pub struct Adversary {
 
 /// The adversarial term of the autoencoder's loss.
 pub(super) struct GeneratorTerm {
-    /// Weighted value.
-    pub value: f64,
+    /// Weighted value, a scalar, f64.
+    pub value: Tensor,
     /// Weighted gradient at the reconstruction.
     pub gradient: Tensor,
+}
+
+/// What the forward passes of a discriminator change.
+pub(super) struct Kept {
+    variables: HashMap<String, Tensor>,
+    lecam: LeCam,
 }
 
 impl Adversary {
@@ -54,7 +61,7 @@ impl Adversary {
     }
 
     /// Whether the discriminator takes no part in `step` at all.
-    fn sleeps(&self, step: u64) -> bool {
+    pub(super) fn sleeps(&self, step: u64) -> bool {
         self.config.sleep && step < self.config.start
     }
 
@@ -69,7 +76,7 @@ impl Adversary {
         nll_gradient: &Tensor,
         last_layer: impl Fn(&Tensor) -> vq_autoencoder::Result<Tensor>,
         step: u64,
-        terms: &mut Terms,
+        terms: &mut Readings,
     ) -> Result<Option<GeneratorTerm>> {
         if self.sleeps(step) {
             return Ok(None);
@@ -80,18 +87,38 @@ impl Adversary {
         let upstream = gradient_at(&loss, &logits)?;
         let gradient = tape.backward(&upstream, &mut Gradients::default())?;
         let gradient = gradient.context("the discriminator gives no gradient")?;
-        let mut weight = self.config.weight;
-        if self.config.adaptive {
+        // In f64 as the host would have it: the weight is not waited for.
+        let weight = if self.config.adaptive {
             let ratio = adaptive_weight(&last_layer(nll_gradient)?, &last_layer(&gradient)?)?;
-            weight *= f64::from(ratio.to_scalar::<f32>()?);
-        }
-        let value = f64::from(loss.to_scalar::<f32>()?);
+            (ratio.to_dtype(DType::F64)? * self.config.weight)?
+        } else {
+            Tensor::full(self.config.weight, (), made.device())?
+        };
+        let value = loss.detach().to_dtype(DType::F64)?;
         let factor = ramp(step, self.config.start, self.config.ramp);
-        terms.insert("g_loss", value);
-        terms.insert("d_weight", weight);
-        terms.insert("disc_factor", factor);
-        let weight = weight * factor;
-        Ok(Some(GeneratorTerm { value: weight * value, gradient: (gradient * weight)? }))
+        terms.add("g_loss", &value)?;
+        terms.add("d_weight", &weight)?;
+        terms.know("disc_factor", factor);
+        let weight = (weight * factor)?;
+        let gradient = gradient.broadcast_mul(&weight.to_dtype(gradient.dtype())?)?;
+        Ok(Some(GeneratorTerm { value: (value * weight)?, gradient }))
+    }
+
+    /// What a batch that turns out to be broken must not have changed; nothing while the
+    /// discriminator takes no part.
+    pub(super) fn kept(&self, step: u64) -> Result<Option<Kept>> {
+        if self.sleeps(step) {
+            return Ok(None);
+        }
+        let copy = |(name, var): (String, Var)| Ok((name, var.as_detached_tensor().copy()?));
+        let variables = self.parameters.variables().into_iter().map(copy).collect::<Result<_>>()?;
+        Ok(Some(Kept { variables, lecam: self.lecam.clone() }))
+    }
+
+    /// Undoes what forward passes did since [`kept`](Self::kept).
+    pub(super) fn put_back(&mut self, kept: Kept) -> Result<()> {
+        self.lecam = kept.lecam;
+        self.parameters.load(&kept.variables)
     }
 
     /// What a continued run has to remember beside parameters and moments.
@@ -99,8 +126,8 @@ impl Adversary {
     /// # Errors
     /// If memory cannot be had.
     pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
-        let Some(anchors) = self.lecam.anchors else { return Ok(BTreeMap::new()) };
-        let anchors = Tensor::new(&anchors, &Device::Cpu)?;
+        let Some(anchors) = &self.lecam.anchors else { return Ok(BTreeMap::new()) };
+        let anchors = Tensor::stack(anchors, 0)?.to_device(&Device::Cpu)?;
         Ok(BTreeMap::from([("lecam".to_string(), anchors)]))
     }
 
@@ -110,24 +137,40 @@ impl Adversary {
     /// If it is not one of a discriminator.
     pub fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         let Some(anchors) = state.get("lecam") else { return Ok(()) };
-        let anchors = anchors.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-        let [real, fake] = anchors[..] else { bail!("{} LeCam averages, not 2", anchors.len()) };
-        self.lecam.anchors = Some([real, fake]);
+        ensure!(anchors.dims() == [2], "LeCam averages {:?}, not 2", anchors.dims());
+        let anchors = anchors.to_dtype(DType::F64)?;
+        self.lecam.anchors = Some([anchors.get(0)?, anchors.get(1)?]);
         Ok(())
     }
 
-    /// The gradients of the discriminator's own loss for pictures and what was made of
-    /// them; none while it takes no part.
+    /// The gradients of the discriminator's own loss for a batch, in parts; their norm, too,
+    /// goes to `terms`, which are to be checked then.
     pub(super) fn gradients(
+        &mut self,
+        pairs: &[Pair],
+        step: u64,
+        terms: &mut Readings,
+    ) -> Result<Vec<(String, Tensor)>> {
+        let device = pairs.first().context("a batch without pictures")?.images.device();
+        let mut sums = Sums::default();
+        for Pair { images, made, share } in pairs {
+            terms.begin_part(*share);
+            sums.add(self.part_gradients(images, made, step, terms)?, *share)?;
+        }
+        terms.end_parts();
+        let size = norm(sums.0.iter().map(|(_, gradient)| gradient), device)?;
+        terms.add("disc_grad_norm", &size)?;
+        terms.check();
+        Ok(sums.0)
+    }
+
+    fn part_gradients(
         &mut self,
         images: &Tensor,
         made: &Tensor,
         step: u64,
-        terms: &mut Terms,
+        terms: &mut Readings,
     ) -> Result<Vec<(String, Tensor)>> {
-        if self.sleeps(step) {
-            return Ok(Vec::new());
-        }
         let (mut real_tape, mut fake_tape) = (Tape::from_data(), Tape::from_data());
         let real = Var::from_tensor(&self.critic.logits_taped(images, &mut real_tape)?)?;
         let fake = Var::from_tensor(&self.critic.logits_taped(made, &mut fake_tape)?)?;
@@ -137,22 +180,20 @@ impl Adversary {
         let means = [mean(&real)?, mean(&fake)?];
         if self.config.lecam > 0.0 {
             if let Some(penalty) = self.lecam.penalty(&real, &fake)? {
-                terms.insert("lecam", f64::from(penalty.to_scalar::<f32>()?));
+                terms.add("lecam", &penalty)?;
                 loss = (loss + (penalty * self.config.lecam)?)?;
             }
-            if means.iter().all(|mean| mean.is_finite()) {
-                self.lecam.follow(means[0], means[1]);
-            }
+            self.lecam.follow(&means[0], &means[1])?;
         }
         let loss = (loss * weight)?;
-        terms.insert("disc_loss", f64::from(loss.to_scalar::<f32>()?));
-        terms.insert("logits_real", means[0]);
-        terms.insert("logits_fake", means[1]);
+        terms.add("disc_loss", &loss)?;
+        terms.add("logits_real", &means[0])?;
+        terms.add("logits_fake", &means[1])?;
         // How often it is right: a discriminator that always is has won.
         let right = [positive(&real)?, positive(&fake.neg()?)?];
-        terms.insert("disc_accuracy_real", right[0]);
-        terms.insert("disc_accuracy_fake", right[1]);
-        terms.insert("disc_accuracy", 0.5 * (right[0] + right[1]));
+        terms.add("disc_accuracy_real", &right[0])?;
+        terms.add("disc_accuracy_fake", &right[1])?;
+        terms.add("disc_accuracy", &((&right[0] + &right[1])? * 0.5)?)?;
         let mut gradients = Gradients::default();
         let store = loss.backward()?;
         for (logits, tape) in [(&real, real_tape), (&fake, fake_tape)] {
@@ -164,41 +205,32 @@ impl Adversary {
         let every = self.config.r1_every.max(1);
         if self.config.r1 > 0.0 && weight > 0.0 && step.is_multiple_of(every) {
             let penalty = r1(&*self.critic, images)?;
-            terms.insert("r1", penalty.value);
+            terms.add("r1", &penalty.value)?;
             let gamma = weight * self.config.r1 * every as f64;
             gradients.extend((penalty.surrogate * (0.5 * gamma))?.backward()?)?;
         }
-        Ok(self.parameters.gradients(|parameter| gradients.get(parameter)))
+        self.parameters.gradients(|parameter| gradients.get(parameter))
     }
 
-    /// One update of the discriminator by `gradients`, whose norm is limited to `clip`.
+    /// One update of the discriminator by `gradients`, each times `factor` first.
     pub(super) fn update(
         &mut self,
         gradients: &[(String, Tensor)],
         lr: f64,
-        step: u64,
-        clip: f64,
-        terms: &mut Terms,
+        factor: f64,
     ) -> Result<()> {
-        if self.sleeps(step) {
-            return Ok(());
-        }
-        let size = norm(gradients.iter().map(|(_, gradient)| gradient))?;
-        terms.insert("disc_grad_norm", size);
-        if size.is_finite() {
-            let lr = lr * self.config.lr_ratio;
-            self.optimizer.update(gradients, lr, clip_factor(size, clip))?;
-        }
-        Ok(())
+        self.optimizer.update(gradients, lr * self.config.lr_ratio, factor)?;
+        self.parameters.refresh()
     }
 }
 
-fn mean(logits: &Tensor) -> candle_core::Result<f64> {
-    Ok(f64::from(logits.mean_all()?.to_scalar::<f32>()?))
+/// A scalar, f64.
+fn mean(logits: &Tensor) -> candle_core::Result<Tensor> {
+    logits.detach().mean_all()?.to_dtype(DType::F64)
 }
 
-/// The fraction of `logits` above 0.
-fn positive(logits: &Tensor) -> candle_core::Result<f64> {
+/// The fraction of `logits` above 0: a scalar, f64.
+fn positive(logits: &Tensor) -> candle_core::Result<Tensor> {
     let above = logits.detach().gt(0f64)?.to_dtype(DType::F32)?;
     mean(&above)
 }

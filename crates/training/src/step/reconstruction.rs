@@ -6,7 +6,7 @@ use perceptual::{Lpips, Substitute};
 
 use super::binary_cross_entropy;
 use crate::config::PixelLoss;
-use crate::observer::Terms;
+use crate::readings::Readings;
 
 /// A perceptual loss.
 pub enum Perceptual {
@@ -44,16 +44,21 @@ impl ReconstructionLoss {
     /// Source: `VQLPIPSWithDiscriminator.forward` of taming-transformers, whose
     /// `nll_loss` this is; LPIPS is in evaluation mode (the reference leaves
     /// its dropout on by accident). For label maps its `BCELossWithQuant`.
-    pub(super) fn nll(&self, images: &Tensor, made: &Tensor, terms: &mut Terms) -> Result<Tensor> {
+    pub(super) fn nll(
+        &self,
+        images: &Tensor,
+        made: &Tensor,
+        terms: &mut Readings,
+    ) -> Result<Tensor> {
         let (name, pixels) = match self.pixel {
             PixelLoss::L1 => ("pixel_loss", layers::abs(&(images - made)?)?.mean_all()?),
             PixelLoss::L2 => ("pixel_loss", (images - made)?.sqr()?.mean_all()?),
             PixelLoss::Bce => ("bce_loss", binary_cross_entropy(made, images)?),
         };
-        terms.insert(name, f64::from(pixels.to_scalar::<f32>()?));
+        terms.add(name, &pixels)?;
         let Some((perceptual, weight)) = &self.perceptual else { return Ok(pixels) };
         let perceptual = perceptual.distance(images, made)?.mean_all()?;
-        terms.insert("p_loss", f64::from(perceptual.to_scalar::<f32>()?));
+        terms.add("p_loss", &perceptual)?;
         Ok((pixels + (perceptual * *weight)?)?)
     }
 }

@@ -1,3 +1,5 @@
+use std::collections::{BTreeMap, HashMap};
+
 use candle_core::{DType, Device};
 
 use super::*;
@@ -26,7 +28,7 @@ fn one_backward_pass_is_the_chain_rule() -> Result<()> {
     let (made, quantized) = whole.model.forward_train(&images)?;
     let loss = (layers::abs(&(&images - made)?)?.mean_all()? + quantized.losses.total)?;
     let store = loss.backward()?;
-    let expected = whole.parameters.gradients(|parameter| store.get(parameter));
+    let expected = whole.parameters.gradients(|parameter| store.get(parameter))?;
     let outcome = split.step(&images, 1e-3, 0)?;
     golden::close("total", &Tensor::new(outcome.terms["total_loss"], &Device::Cpu)?, &loss, 1e-6)?;
     assert_eq!(outcome.gradients.len(), expected.len());
@@ -70,6 +72,70 @@ fn a_broken_batch_changes_nothing_and_is_named() -> Result<()> {
         &before,
         0.0,
     )
+}
+
+/// Everything that a step may change, as bits.
+fn state(trainer: &VqTrainer) -> Result<BTreeMap<String, Vec<u64>>> {
+    let adversary = trainer.adversary.as_ref().context("a discriminator")?;
+    let mut all = BTreeMap::new();
+    for (prefix, tensors) in [
+        ("model", trainer.parameters.tensors()),
+        ("optimizer", trainer.optimizer.state()),
+        ("critic", adversary.parameters.tensors()),
+        ("critic optimizer", adversary.optimizer.state()),
+        ("critic state", adversary.state()?),
+    ] {
+        for (name, tensor) in tensors {
+            let values = tensor.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+            let bits = values.into_iter().map(f64::to_bits).collect();
+            all.insert(format!("{prefix} {name}"), bits);
+        }
+    }
+    Ok(all)
+}
+
+/// Wherever a batch breaks, no weight, moment, running statistic or average of logits
+/// moves; and the term is the one that a step sees first which looks at all as they come.
+#[test]
+fn a_broken_batch_moves_nothing_at_all() -> Result<()> {
+    let mut config = TrainConfig { batch: 1, ..TrainConfig::default() };
+    config.adversarial.weight = 0.5;
+    config.adversarial.lecam = 0.1;
+    config.adversarial.patchgan =
+        discriminator::PatchGanConfig { ndf: 8, n_layers: 1, ..Default::default() };
+    let (single, reference) = (UpdateOrder::SingleForward, UpdateOrder::Reference);
+    let cases = [
+        ("encoder.conv_in.bias", f32::NAN, single, "latent_rms"),
+        ("encoder.conv_in.bias", f32::INFINITY, reference, "latent_rms"),
+        ("decoder.conv_out.bias", f32::INFINITY, single, "nll_loss"),
+        ("decoder.conv_out.bias", f32::NAN, reference, "nll_loss"),
+        ("loss.discriminator.main.0.bias", f32::NAN, single, "d_weight"),
+        ("loss.discriminator.main.0.bias", f32::NAN, reference, "d_weight"),
+        // In the discriminator's own loss alone.
+        ("lecam", f32::NAN, single, "disc_grad_norm"),
+    ];
+    for (name, value, order, term) in cases {
+        config.adversarial.order = order;
+        let mut trainer = trainer(&config)?;
+        assert_eq!(trainer.step(&images()?, 1e-3, 0)?.broken, None);
+        let adversary = trainer.adversary.as_mut().context("a discriminator")?;
+        let fill = |shape: &[usize]| Tensor::full(value, shape, &Device::Cpu);
+        if name == "lecam" {
+            adversary.load_state(&HashMap::from([(name.to_string(), fill(&[2])?)]))?;
+        } else {
+            let own = trainer.parameters.variable(name);
+            let var = own.or_else(|_| adversary.parameters.variable(name))?;
+            var.set(&fill(var.dims())?)?;
+        }
+        let before = state(&trainer)?;
+        let updates = trainer.optimizer.step();
+        let outcome = trainer.step(&images()?, 1e-3, 1)?;
+        assert_eq!(outcome.broken, Some(term), "{name} {value}");
+        assert!(outcome.codes.is_none() && outcome.gradients.is_empty());
+        assert!(state(&trainer)? == before, "{name} {value} moved something");
+        assert_eq!(trainer.optimizer.step(), updates);
+    }
+    Ok(())
 }
 
 /// Losses are means: the gradients of a batch are those of its parts, put together.

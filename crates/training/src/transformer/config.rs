@@ -7,7 +7,7 @@ use cond_transformer::Order;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{
-    CheckpointConfig, Frame, LogConfig, OptimizerConfig, PicturesConfig, RunConfig,
+    CheckpointConfig, Frame, LogConfig, OptimizerConfig, PicturesConfig, Precision, RunConfig,
     ValidationConfig,
 };
 
@@ -29,6 +29,8 @@ pub struct TransformerTrainConfig {
     /// Stop (with a checkpoint) after so many minutes of this process; 0: no
     /// limit.
     pub minutes: f64,
+    /// What the transformer computes in. The loss is f32.
+    pub precision: Precision,
     /// Sequences in a batch.
     pub batch: usize,
     /// Batches whose gradients are averaged for one update.
@@ -195,6 +197,7 @@ impl Default for TransformerTrainConfig {
             seed: 23,
             steps: 10_000,
             minutes: 0.0,
+            precision: Precision::default(),
             batch: 8,
             accumulate: 1,
             data_card: String::new(),
@@ -233,6 +236,7 @@ impl RunConfig for TransformerTrainConfig {
         &[
             "data",
             "data_card",
+            "precision",
             "first_stage",
             "condition.codec",
             "pictures.workers",

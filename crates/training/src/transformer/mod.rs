@@ -35,5 +35,7 @@ pub use grids::GridCodec;
 pub use model::{CodeModel, Lesson};
 pub use noise::{keep_or_replace, step_rng};
 pub use run::train_transformer;
+#[cfg(test)]
+pub(crate) use run::train_transformer_in;
 pub use samples::write_samples;
 pub use step::{TransformerOutcome, TransformerTrainer};

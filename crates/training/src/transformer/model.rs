@@ -27,7 +27,8 @@ pub struct Lesson {
     pub conditions: Tensor,
     /// The codes that it reads, `[B, L]`, u32; the last of a row is not read.
     pub inputs: Tensor,
-    /// The codes that it has to predict, `[B, L]`, u32.
+    /// The codes that it has to predict, `[B, L]`, u32, on the CPU: they are looked at there,
+    /// and a device would have to be waited for.
     pub targets: Tensor,
 }
 
@@ -112,8 +113,8 @@ impl CodeModel {
         })
     }
 
-    /// The mean negative log-likelihood of a code of `lesson`, in nats; the gradients of
-    /// all parameters are added to `gradients`, if given.
+    /// The mean negative log-likelihood of a code of `lesson`, in nats: a scalar, f64, on
+    /// the model's device; the gradients of all parameters are added to `gradients`, if given.
     ///
     /// # Errors
     /// If the lesson does not fit the model.
@@ -122,7 +123,7 @@ impl CodeModel {
         lesson: &Lesson,
         dropouts: &Dropouts,
         gradients: Option<&mut Gradients>,
-    ) -> Result<f64> {
+    ) -> Result<Tensor> {
         let read = lesson.inputs.narrow(1, 0, lesson.inputs.dim(1)? - 1)?;
         Ok(match self {
             Self::Gpt(model) => {

@@ -38,6 +38,19 @@ pub fn train_transformer(
     limits: Limits,
     observer: &mut dyn Observer,
 ) -> Result<Summary> {
+    let compute = config.precision.dtype(device)?;
+    train_transformer_in(compute, config, device, limits, observer)
+}
+
+/// [`train_transformer`], the transformer in `compute`, whatever the configuration says:
+/// tests run on CPUs, where there is f16.
+pub(crate) fn train_transformer_in(
+    compute: DType,
+    config: &TransformerTrainConfig,
+    device: &Device,
+    limits: Limits,
+    observer: &mut dyn Observer,
+) -> Result<Summary> {
     ensure!(
         !config.first_stage.as_os_str().is_empty(),
         "no first stage: give a run or model folder with first-stage=FOLDER"
@@ -47,7 +60,8 @@ pub fn train_transformer(
         .with_context(|| format!("first-stage={}", config.first_stage.display()))?;
     let opened = Opened::new(config, device, observer)?;
     let codec = Arc::new(codec);
-    let Some(stage) = SecondStage::new(config, codec, &opened, (device, limits), observer)? else {
+    let machine = (device, compute, limits);
+    let Some(stage) = SecondStage::new(config, codec, &opened, machine, observer)? else {
         let model = opened.folder.model();
         let step = opened.progress().step;
         return Ok(Summary { step, finished: false, validation: None, model });
@@ -64,6 +78,8 @@ struct SecondStage<'a> {
     permuter: Permuter,
     grid: (usize, usize),
     trainer: TransformerTrainer,
+    /// The trained model in f32: the weights that are handed out.
+    masters: CodeModel,
     average: Option<Average<CodeModel>>,
     train: CodeExamples,
     held_out: CodeExamples,
@@ -82,7 +98,7 @@ impl<'a> SecondStage<'a> {
         config: &'a TransformerTrainConfig,
         codec: Arc<Codec>,
         opened: &Opened,
-        (device, limits): (&Device, Limits),
+        (device, compute, limits): (&Device, DType, Limits),
         observer: &mut dyn Observer,
     ) -> Result<Option<Self>> {
         let grids = GridCodec::open(&config.condition, &codec, device)?;
@@ -113,7 +129,10 @@ impl<'a> SecondStage<'a> {
 
         let architecture = architecture(&config.model, &conditioning, kinds, grid.0 * grid.1);
         let parameters = ParameterStore::new(config.seed);
-        let model = CodeModel::new(&architecture, parameters.var_builder(DType::F32, device))?;
+        let build = |parameters: &ParameterStore, dtype| {
+            CodeModel::new(&architecture, parameters.var_builder(dtype, device))
+        };
+        let (model, masters) = (build(&parameters, compute)?, build(&parameters, DType::F32)?);
         let null = conditioning.null.clone();
         let mut trainer = TransformerTrainer::new(config, model, parameters, kinds, null)?;
         let mut best = Best::default();
@@ -124,9 +143,7 @@ impl<'a> SecondStage<'a> {
             best.load(&loaded.section("validation."))?;
         }
         let average = if config.optimizer.ema > 0.0 {
-            let build = |parameters: &ParameterStore| {
-                CodeModel::new(&architecture, parameters.var_builder(DType::F32, device))
-            };
+            let build = |parameters: &ParameterStore| build(parameters, DType::F32);
             let average = Average::new(config.optimizer.ema, &trainer.parameters, build)?;
             if let Some(loaded) = loaded {
                 average.parameters.load(&loaded.section("average."))?;
@@ -151,6 +168,7 @@ impl<'a> SecondStage<'a> {
             permuter,
             grid,
             trainer,
+            masters,
             average,
             train,
             held_out,
@@ -164,7 +182,7 @@ impl<'a> SecondStage<'a> {
 
     /// The model that is measured and handed out.
     fn model(&self) -> &CodeModel {
-        self.average.as_ref().map_or(&self.trainer.model, |average| &average.model)
+        self.average.as_ref().map_or(&self.masters, |average| &average.model)
     }
 
     fn weights(&self) -> BTreeMap<String, Tensor> {

@@ -1,6 +1,6 @@
 //! One update of a transformer: noise, cross entropy, gradients, AdamW.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use cond_transformer::Dropouts;
 use layers::Gradients;
@@ -12,6 +12,7 @@ use super::noise::{happens, noisy, step_rng};
 use crate::adam::Adam;
 use crate::elementwise::norm;
 use crate::observer::Terms;
+use crate::readings::{Readings, not_finite};
 use crate::step::clip_factor;
 use crate::store::ParameterStore;
 
@@ -47,13 +48,13 @@ pub struct TransformerOutcome {
     pub terms: Terms,
     /// The first term that was not finite: nothing was updated then.
     pub broken: Option<&'static str>,
-    /// The gradients before clipping, sorted by name.
+    /// The gradients before clipping, f32, sorted by name.
     pub gradients: Vec<(String, Tensor)>,
 }
 
 impl TransformerTrainer {
-    /// A trainer of `model`, whose variables are in `parameters`, for `codes` kinds of
-    /// codes; `null` stands for no condition.
+    /// A trainer of `model`, which was built from `parameters`, in f32 or half precision, for
+    /// `codes` kinds of codes; `null` stands for no condition.
     ///
     /// # Errors
     /// If memory for the optimiser's moments cannot be had.
@@ -117,28 +118,33 @@ impl TransformerTrainer {
     ) -> Result<TransformerOutcome> {
         let mut gradients = Gradients::default();
         let share = 1.0 / lessons.len().max(1) as f64;
-        let mut nll = 0.0;
+        let mut readings = Readings::default();
+        readings.begin_part(share);
         for (number, lesson) in lessons.iter().enumerate() {
             let pass = step * lessons.len() as u64 + number as u64;
             let dropouts = Dropouts { pass, ..self.dropouts };
-            nll += share * self.model.learn(lesson, &dropouts, Some(&mut gradients))?;
+            let nll = self.model.learn(lesson, &dropouts, Some(&mut gradients))?;
+            readings.add("nll", &nll)?;
         }
-        let mut gradients = self.parameters.gradients(|parameter| gradients.get(parameter));
+        readings.end_parts();
+        let mut gradients = self.parameters.gradients(|parameter| gradients.get(parameter))?;
         if lessons.len() > 1 {
             for (_, gradient) in &mut gradients {
                 *gradient = (&*gradient * share)?;
             }
         }
-        let size = norm(gradients.iter().map(|(_, gradient)| gradient))?;
-        let terms = Terms::from([
-            ("nll", nll),
-            ("bits", nll / std::f64::consts::LN_2),
-            ("grad_norm", size),
-            ("lr", lr),
-        ]);
-        let broken = terms.iter().find(|(_, value)| !value.is_finite()).map(|(&name, _)| name);
+        let device = lessons.first().context("an update without batches")?.inputs.device();
+        let size = norm(gradients.iter().map(|(_, gradient)| gradient), device)?;
+        readings.add("grad_norm", &size)?;
+        readings.know("lr", lr);
+        // The only wait for the device.
+        let mut terms = readings.read(&[])?.terms;
+        terms.insert("bits", terms["nll"] / std::f64::consts::LN_2);
+        let broken = not_finite(&terms);
         if broken.is_none() {
-            self.optimizer.update(&gradients, lr, clip_factor(size, self.clip))?;
+            let factor = clip_factor(terms["grad_norm"], self.clip);
+            self.optimizer.update(&gradients, lr, factor)?;
+            self.parameters.refresh()?;
         }
         Ok(TransformerOutcome { terms, broken, gradients })
     }
@@ -158,11 +164,11 @@ impl Noise {
                     }
                 }
             }
-            let targets = batch.code_tensor(device)?;
+            let targets = batch.code_tensor(&Device::Cpu)?;
             let inputs = if self.keep < 1.0 {
                 Tensor::new(noisy(&batch.codes, self.keep, self.codes, &mut codes), device)?
             } else {
-                targets.clone()
+                targets.to_device(device)?
             };
             lessons.push(Lesson { conditions: Tensor::new(given, device)?, inputs, targets });
         }

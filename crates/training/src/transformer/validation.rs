@@ -26,13 +26,14 @@ pub(super) fn held_out_nll(
     for picked in picked.chunks(batch) {
         let size = picked.len();
         let batch = examples.plain_batch(picked);
-        let codes = batch.code_tensor(device)?;
+        let targets = batch.code_tensor(&Device::Cpu)?;
         let lesson = Lesson {
             conditions: Tensor::new(batch.conditions, device)?,
-            inputs: codes.clone(),
-            targets: codes,
+            inputs: targets.to_device(device)?,
+            targets,
         };
-        total += model.learn(&lesson, &Dropouts::default(), None)? * size as f64;
+        let nll = model.learn(&lesson, &Dropouts::default(), None)?;
+        total += nll.to_scalar::<f64>()? * size as f64;
     }
     let nll = total / count as f64;
     Ok(Terms::from([

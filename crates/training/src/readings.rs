@@ -1,0 +1,185 @@
+//! Numbers of a step that a device may still be computing.
+
+use std::ops::Range;
+
+use anyhow::Result;
+use candle_core::{DType, Tensor};
+
+use crate::observer::Terms;
+
+/// The terms of a step on their way from the device, where they are read all at once.
+///
+/// Whoever asks a GPU for a number waits until all before it is done, and then the GPU waits
+/// for work. So a step collects its terms as they are, and reads them once, before it
+/// changes anything. A step that looked at each would stop at the first that is not finite:
+/// [`check`](Self::check) says where it would look, and [`read`](Self::read) gives what it
+/// would have seen until then.
+pub(crate) struct Readings {
+    entries: Vec<Entry>,
+    /// The first entry of the part of a batch that is under way, and its share of the batch.
+    part: (usize, f64),
+    /// Entries that have to be finite for what follows them to mean something, in order.
+    checks: Vec<Range<usize>>,
+}
+
+struct Entry {
+    name: &'static str,
+    share: f64,
+    value: Number,
+}
+
+enum Number {
+    Known(f64),
+    /// `[1]`, f64.
+    OnDevice(Tensor),
+}
+
+/// What [`Readings::read`] found.
+pub(crate) struct Read {
+    /// The terms, those of parts added up by their shares; up to the check that failed.
+    pub terms: Terms,
+    /// The first of them, by name, that is not finite.
+    pub broken: Option<&'static str>,
+    /// The codes that were read along.
+    pub codes: Vec<u32>,
+}
+
+impl Default for Readings {
+    fn default() -> Self {
+        Self { entries: Vec::new(), part: (0, 1.0), checks: Vec::new() }
+    }
+}
+
+impl Readings {
+    /// What is added from now on is of a part of the batch, which is `share` of it.
+    pub fn begin_part(&mut self, share: f64) {
+        self.part = (self.entries.len(), share);
+    }
+
+    /// What is added from now on is of the whole batch, and checks look at all of it.
+    pub fn end_parts(&mut self) {
+        self.part = (0, 1.0);
+    }
+
+    /// Adds a number that the host knows.
+    pub fn know(&mut self, name: &'static str, value: f64) {
+        self.entries.push(Entry { name, share: self.part.1, value: Number::Known(value) });
+    }
+
+    /// Adds the scalar `value`.
+    ///
+    /// # Errors
+    /// If it is no scalar.
+    pub fn add(&mut self, name: &'static str, value: &Tensor) -> Result<()> {
+        let value = Number::OnDevice(value.detach().to_dtype(DType::F64)?.reshape(1)?);
+        self.entries.push(Entry { name, share: self.part.1, value });
+        Ok(())
+    }
+
+    /// The part of the batch that is under way goes on only if its terms so far are finite.
+    pub fn check(&mut self) {
+        self.checks.push(self.part.0..self.entries.len());
+    }
+
+    /// Reads everything, and the `codes` (u32, in any shapes) with it: the one place where a
+    /// step waits for the device.
+    ///
+    /// # Errors
+    /// What the device says, of all that it was told to do until here.
+    pub fn read(self, codes: &[&Tensor]) -> Result<Read> {
+        let mut waiting = Vec::with_capacity(self.entries.len() + codes.len());
+        waiting.extend(self.entries.iter().filter_map(|entry| match &entry.value {
+            Number::OnDevice(value) => Some(value.clone()),
+            Number::Known(_) => None,
+        }));
+        for codes in codes {
+            // f64 holds every u32.
+            waiting.push(codes.flatten_all()?.to_dtype(DType::F64)?);
+        }
+        let read = match waiting.is_empty() {
+            true => Vec::new(),
+            false => Tensor::cat(&waiting, 0)?.to_vec1::<f64>()?,
+        };
+        let mut read = read.into_iter();
+        let mut values = Vec::with_capacity(self.entries.len());
+        for entry in &self.entries {
+            values.extend(match entry.value {
+                Number::Known(value) => Some(value),
+                Number::OnDevice(_) => read.next(),
+            });
+        }
+        let finite = |range: &Range<usize>| values[range.clone()].iter().all(|v| v.is_finite());
+        let failed = self.checks.iter().find(|range| !finite(range));
+        let seen = failed.map_or(values.len(), |range| range.end);
+        let mut terms = Terms::new();
+        for (entry, value) in self.entries.iter().zip(&values).take(seen) {
+            *terms.entry(entry.name).or_insert(0.0) += entry.share * value;
+        }
+        let broken = failed.and_then(|_| not_finite(&terms));
+        Ok(Read { terms, broken, codes: read.map(|code| code as u32).collect() })
+    }
+}
+
+/// The first of `terms`, by name, that is not finite.
+pub(crate) fn not_finite(terms: &Terms) -> Option<&'static str> {
+    terms.iter().find(|(_, value)| !value.is_finite()).map(|(&name, _)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    fn scalar(value: f32) -> Result<Tensor> {
+        Ok(Tensor::new(value, &Device::Cpu)?)
+    }
+
+    /// Two parts of a batch, as a step adds them.
+    fn readings(latents: [f32; 2], losses: [f32; 2]) -> Result<Readings> {
+        let mut readings = Readings::default();
+        readings.know("lr", 0.5);
+        for (share, (latent, loss)) in [0.75, 0.25].into_iter().zip(latents.into_iter().zip(losses))
+        {
+            readings.begin_part(share);
+            readings.add("z", &scalar(latent)?)?;
+            readings.check();
+            readings.add("a", &scalar(loss)?)?;
+        }
+        readings.end_parts();
+        readings.check();
+        readings.know("norm", 2.0);
+        readings.check();
+        Ok(readings)
+    }
+
+    #[test]
+    fn terms_of_parts_are_added_up_and_codes_come_along() -> Result<()> {
+        let codes = Tensor::new(&[[[7u32, u32::MAX], [0, 1]]], &Device::Cpu)?;
+        let read = readings([1.0, 3.0], [2.0, 4.0])?.read(&[&codes, &codes])?;
+        let expected = [("a", 2.5), ("lr", 0.5), ("norm", 2.0), ("z", 1.5)];
+        assert_eq!(read.terms, Terms::from(expected));
+        assert_eq!(read.broken, None);
+        assert_eq!(read.codes, [7, u32::MAX, 0, 1, 7, u32::MAX, 0, 1]);
+        Ok(())
+    }
+
+    #[test]
+    fn what_comes_after_the_first_failed_check_is_not_told() -> Result<()> {
+        let nan = f32::NAN;
+        // In the second part, whose own loss would be named first.
+        let read = readings([1.0, nan], [2.0, nan])?.read(&[])?;
+        assert_eq!(read.broken, Some("z"));
+        assert_eq!(read.terms.keys().copied().collect::<Vec<_>>(), ["a", "lr", "z"]);
+        assert_eq!(read.terms["a"], 1.5);
+        // A loss is looked at when all parts are there.
+        let read = readings([1.0, 3.0], [f32::INFINITY, 4.0])?.read(&[])?;
+        assert_eq!(read.broken, Some("a"));
+        assert_eq!((read.terms["z"], read.terms.contains_key("norm")), (1.5, false));
+        // A part's check is of that part.
+        let read = readings([1.0, nan], [nan, 4.0])?.read(&[])?;
+        assert_eq!(read.broken, Some("a"));
+        assert!(read.terms["z"].is_nan() && read.terms["a"].is_nan());
+        Ok(())
+    }
+}
