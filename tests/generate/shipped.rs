@@ -1,4 +1,4 @@
-//! The transformer in the repository, as the README uses it.
+//! The transformers in the repository, as the README uses them.
 
 use anyhow::Result;
 use image::RgbImage;
@@ -56,5 +56,43 @@ fn a_class_decides_what_the_shipped_flowers_are() -> Result<()> {
     // Yellow has green in it, red has not.
     let [sunflower, tulip] = mean.map(|[red, green, _]| green - red);
     assert!(sunflower > tulip + 30.0, "sunflowers {sunflower:.0}, tulips {tulip:.0}");
+    Ok(())
+}
+
+#[test]
+fn a_map_decides_where_the_shipped_fruit_lie_and_which() -> Result<()> {
+    let place = Place::new()?;
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/models/fruit-scenes");
+    // A disk to the left above, of papaya (17) and of plum (18).
+    let inside = |x: u32, y: u32| (x as f64 - 44.0).hypot(y as f64 - 48.0) < 34.0;
+    for label in [17, 18] {
+        let value = |x, y| image::Luma([if inside(x, y) { label } else { 0 }]);
+        image::GrayImage::from_fn(128, 128, value).save(place.path(&format!("{label}.png")))?;
+    }
+    let args = ["generate", "--model", model, "--seed", "1", "--count", "2", "--output", "out"];
+    place.run(&[&args[..], &["--condition", "17.png", "18.png"]].concat())?.exits(0)?;
+    let mut fruit = [[0.0; 3]; 2];
+    for (kind, label) in [17, 18].into_iter().enumerate() {
+        for index in 0..2 {
+            let file = format!("out/{label}-1-{:05}.png", 2 * kind + index);
+            let picture = image::open(place.path(&file))?.to_rgb8();
+            assert_eq!(picture.dimensions(), (128, 128));
+            let mean = |part: &dyn Fn(u32, u32) -> bool| {
+                let pixels = picture.enumerate_pixels().filter(|(x, y, _)| part(*x, *y));
+                let (mut sum, mut count) = ([0.0; 3], 0.0);
+                for (_, _, pixel) in pixels {
+                    (0..3).for_each(|i| sum[i] += f64::from(pixel[i]));
+                    count += 1.0;
+                }
+                sum.map(|value: f64| value / count)
+            };
+            let (disk, floor) = (mean(&inside), mean(&|x, y| x.min(y) > 90));
+            let blue = [disk, floor].map(|[_, _, blue]| blue);
+            assert!(blue[1] > 140.0 && blue[0] < blue[1] - 50.0, "{file}: {disk:.0?}, {floor:.0?}");
+            (0..3).for_each(|i| fruit[kind][i] += disk[i] / 2.0);
+        }
+    }
+    let [papaya, plum] = fruit.map(|[red, green, _]| red.min(green));
+    assert!(papaya > plum + 50.0, "papayas {papaya:.0}, plums {plum:.0}");
     Ok(())
 }
