@@ -60,23 +60,22 @@ unsafe fn sweep(tile: &[f32], len: usize, codes: Blocks, seen: Seen) {
             unsafe {
                 let tile = tile.as_ptr().add(k * TILE).cast::<__m256i>();
                 let z: [_; R] = std::array::from_fn(|r| _mm256_loadu_si256(tile.add(r)));
-                for c in 0..CODES {
+                for (c, sums) in sums.iter_mut().enumerate() {
                     let e = _mm256_castps_si256(_mm256_broadcast_ss(&*codes.add(c * len + k)));
-                    for r in 0..R {
-                        let products = _mm256_madd_epi16(e, z[r]);
-                        sums[c][r] = _mm256_add_epi32(sums[c][r], products);
+                    for (sum, z) in sums.iter_mut().zip(z) {
+                        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(e, z));
                     }
                 }
             }
         }
         let mut scores = [[_mm256_setzero_ps(); R]; CODES];
-        for c in 0..CODES {
+        for (c, (scores, sums)) in scores.iter_mut().zip(sums).enumerate() {
             // SAFETY: the last of `len` values of a row (contract).
             let unit = _mm256_set1_ps(unsafe { *codes.add(c * len + pairs) });
-            for r in 0..R {
+            for (r, (score, sum)) in scores.iter_mut().zip(sums).enumerate() {
                 // In this order, so that no product of units is lost to underflow.
-                let product = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[c][r]), units[r]);
-                scores[c][r] = _mm256_fmadd_ps(product, unit, _mm256_set1_ps(starts[c]));
+                let product = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), units[r]);
+                *score = _mm256_fmadd_ps(product, unit, _mm256_set1_ps(starts[c]));
             }
         }
         let this = _mm256_set1_ps(f32::from_bits(first + b as u32));
