@@ -24,7 +24,7 @@ mod input;
 mod meter;
 mod metrics;
 #[cfg(test)]
-mod mixed_precision;
+mod mixed_precision_tests;
 mod observer;
 mod perceptual_weights;
 mod pictures;
