@@ -5,10 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
-use pipeline::TransformerFolder;
+use pipeline::{CopyOptions, TransformerFolder};
 use training::{
     Checkpoints, RunConfig, TrainConfig, TransformerTrainConfig, write_model, written_input,
 };
@@ -24,6 +24,10 @@ pub struct Export {
     /// costs little quality
     #[arg(long, value_enum, default_value_t = Weights::F32)]
     dtype: Weights,
+    /// Of a transformer: name this codec, a path relative to OUTPUT, instead of copying the
+    /// first stage (models that lie beside one another can share it)
+    #[arg(long, value_name = "PATH")]
+    shared_first_stage: Option<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -40,6 +44,11 @@ impl Export {
         if TransformerFolder::is_one(&model) {
             self.transformer(&model)?;
         } else {
+            ensure!(
+                self.shared_first_stage.is_none(),
+                "--shared-first-stage is for transformers, and {} is the run of a first stage",
+                self.run.display()
+            );
             self.first_stage()?;
         }
         println!("{}", self.output.display());
@@ -55,7 +64,9 @@ impl Export {
             Weights::Bf16 => Some(DType::BF16),
         };
         let trained = TransformerFolder::open(model)?;
-        let written = trained.copy(&self.output, dtype, None, true)?;
+        let shared_first_stage = self.shared_first_stage.clone();
+        let options = CopyOptions { dtype, replace: true, shared_first_stage, weights: None };
+        let written = trained.copy(&self.output, &options)?;
         if written.config.first_stage.codec_sha256 != trained.config.first_stage.codec_sha256 {
             eprintln!(
                 "note: the first stage was rounded, and is another codec now: codes that the one \

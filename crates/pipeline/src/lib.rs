@@ -43,6 +43,7 @@ mod reference_target;
 mod scorer;
 mod transformer_config;
 mod transformer_folder;
+mod transformer_weights;
 mod weights;
 
 pub use checkpoints::Weights;
@@ -74,5 +75,6 @@ pub use transformer_config::{
     GridCondition, GridInput, LayoutCondition, SamplingDefaults, StageRef, StartCondition,
     TRANSFORMER_KIND, TextCondition, TransformerConfig,
 };
-pub use transformer_folder::{TransformerFolder, TransformerParts};
+pub use transformer_folder::{CopyOptions, TransformerFolder, TransformerParts};
+pub use transformer_weights::TransformerWeights;
 pub use weights::CodecWeights;

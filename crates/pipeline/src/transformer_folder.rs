@@ -1,6 +1,6 @@
 //! A transformer's model folder.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use candle_core::{DType, Tensor};
 use checkpoints::model_folder::{ModelFolder, Parts};
@@ -28,6 +28,21 @@ pub struct TransformerFolder {
     pub weights: PathBuf,
     /// The content of `tokenizer.json`, where there is one.
     pub tokenizer: Option<Vec<u8>>,
+}
+
+/// How a transformer's folder is copied.
+#[derive(Debug, Clone, Default)]
+pub struct CopyOptions {
+    /// What numbers become, codecs' too; `None` keeps every bit.
+    pub dtype: Option<DType>,
+    /// What matrices of the transformer's linear layers are stored in blocks of.
+    pub weights: Option<WeightFormat>,
+    /// Whether a model folder that is there is replaced.
+    pub replace: bool,
+    /// The folder of the first stage, relative to the copy with `/`, which is named instead
+    /// of copied: several models beside one another may share one. It must be the codec
+    /// that would be copied, as `dtype` makes it.
+    pub shared_first_stage: Option<String>,
 }
 
 /// What a transformer's folder holds besides configuration, weights and card.
@@ -80,10 +95,9 @@ impl TransformerFolder {
 }
 
 impl TransformerFolder {
-    /// Copies the model to the folder `out`, with its codecs inside, wherever they were:
-    /// a folder to hand on. Numbers become `dtype`, codecs' too; `None` keeps every bit.
-    /// They are read back as f32 whatever they are stored as. Matrices of linear layers of
-    /// the transformer are stored in blocks of `weights`, q8 or q4, if that is asked for.
+    /// Copies the model to the folder `out`, with its codecs inside, wherever they were: a
+    /// folder to hand on, unless a shared codec is asked for. Numbers are read back as f32
+    /// whatever they are stored as.
     ///
     /// A codec that was rounded is another one by its identity, and the copy names that
     /// one; the provenance then has `trained_with_codec_sha256`.
@@ -92,16 +106,16 @@ impl TransformerFolder {
     /// When a codec is not in a model folder of ours or not the one that is named, when
     /// what is at `out` is no model folder or not to be replaced, or writing fails; then
     /// nothing has changed.
-    pub fn copy(
-        &self,
-        out: impl AsRef<Path>,
-        dtype: Option<DType>,
-        weights: Option<WeightFormat>,
-        replace: bool,
-    ) -> Result<Self> {
+    pub fn copy(&self, out: impl AsRef<Path>, options: &CopyOptions) -> Result<Self> {
+        let &CopyOptions { dtype, weights, replace, .. } = options;
         let mut config = self.config.clone();
         let trained = config.first_stage.codec_sha256.clone();
-        let first_stage = self.inside(&mut config.first_stage, "first_stage", dtype)?;
+        let mut first_stage = Some(self.inside(&mut config.first_stage, "first_stage", dtype)?);
+        if let Some(place) = &options.shared_first_stage {
+            config.first_stage.path = Some(place.clone());
+            check_shared(&beside(out.as_ref(), place)?, &config.first_stage)?;
+            first_stage = None;
+        }
         let condition_stage = match &mut config.condition {
             ConditionConfig::Grid(GridCondition { codec: Some(stage), .. }) => {
                 Some(self.inside(stage, "condition_stage", dtype)?)
@@ -137,7 +151,7 @@ impl TransformerFolder {
         }
         let parts = Parts {
             tokenizer: self.tokenizer.as_deref(),
-            first_stage: Some(&first_stage),
+            first_stage: first_stage.as_deref(),
             condition_stage: condition_stage.as_deref(),
             stage_dtype: dtype,
         };
@@ -171,6 +185,37 @@ impl TransformerFolder {
         *stage = StageRef::at(place, convert::identity(&found, dtype)?);
         Ok(folder)
     }
+}
+
+/// `place` as seen from the folder `out`, which need not be there yet.
+fn beside(out: &Path, place: &str) -> Result<PathBuf> {
+    let mut path = std::path::absolute(out).map_err(|e| Error::model(out, e.to_string()))?;
+    for part in Path::new(place).components() {
+        match part {
+            Component::ParentDir => {
+                path.pop();
+            }
+            part => path.push(part),
+        }
+    }
+    Ok(path)
+}
+
+/// Checks that the codec at `place` is the one that `stage` says it is.
+fn check_shared(place: &Path, stage: &StageRef) -> Result<()> {
+    let found = ModelSpec::new(place).find()?;
+    let sha256 = convert::identity(&found, None)?;
+    if sha256 != stage.codec_sha256 {
+        return Err(Error::model(
+            place,
+            format!(
+                "this is not the first stage of the model: it has sha256 {sha256}, and that one, \
+                 its numbers as they are asked for, {}",
+                stage.codec_sha256
+            ),
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

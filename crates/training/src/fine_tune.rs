@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use candle_core::{Device, Tensor};
 use checkpoints::TensorFile;
 use pipeline::{CodecWeights, ModelSpec};
@@ -51,7 +52,7 @@ pub(crate) fn start(
 ) -> Result<Vec<String>> {
     let init = &config.init;
     let name = || format!("init.model = {}", init.model.display());
-    let run = run_checkpoint(init, device)?;
+    let run = run_checkpoint(&init.model, device)?;
     let weights = CodecWeights::load(&spec(init)).with_context(name)?;
     match (&run, init.optimizer) {
         (Some(run), true) => {
@@ -60,11 +61,7 @@ pub(crate) fn start(
             let state = run.section("optimizer.");
             trainer.optimizer.load_state(updates, &state).with_context(name)?;
         }
-        (None, true) => bail!(
-            "init.optimizer = true needs a run folder with a checkpoint of ours, and {} is none: \
-             set it to false",
-            init.model.display()
-        ),
+        (None, true) => return Err(no_moments(&init.model)),
         (_, false) => {
             let tensors: HashMap<_, _> = weights.tensors.into_iter().collect();
             trainer.parameters.load(&tensors).with_context(name)?;
@@ -100,6 +97,15 @@ pub(crate) fn start(
     Ok(Vec::new())
 }
 
+/// What is said where moments are asked for and there are none.
+pub(crate) fn no_moments(model: &Path) -> anyhow::Error {
+    anyhow!(
+        "init.optimizer = true needs a run folder with a checkpoint of ours, and {} is none: set \
+         it to false",
+        model.display()
+    )
+}
+
 fn spec(init: &InitConfig) -> ModelSpec {
     match init.config.as_os_str().is_empty() {
         true => ModelSpec::new(&init.model),
@@ -108,17 +114,17 @@ fn spec(init: &InitConfig) -> ModelSpec {
 }
 
 /// The newest intact checkpoint of a run folder of ours.
-fn run_checkpoint(init: &InitConfig, device: &Device) -> Result<Option<Loaded>> {
-    let folder = init.model.join("checkpoints");
+pub(crate) fn run_checkpoint(model: &Path, device: &Device) -> Result<Option<Loaded>> {
+    let folder = model.join("checkpoints");
     // A reference run has a folder of that name too, with other files in it.
-    if !init.model.join("config.toml").is_file() || !folder.is_dir() {
+    if !model.join("config.toml").is_file() || !folder.is_dir() {
         return Ok(None);
     }
     Ok(Checkpoints::new(folder, 1).newest(device)?.0)
 }
 
 /// The discriminator in a weights file; nothing where there is none.
-fn discriminator(file: &std::path::Path, device: &Device) -> Result<HashMap<String, Tensor>> {
+fn discriminator(file: &Path, device: &Device) -> Result<HashMap<String, Tensor>> {
     let file = TensorFile::open(file)?;
     let names = file.names().filter_map(|name| {
         // A transformer's checkpoint holds its first stage under a name.

@@ -67,8 +67,8 @@ pub use store::ParameterStore;
 pub use transformer::{
     CodeExamples, CodeModel, Condition, ConditionSetting, Conditioning, DropoutConfig,
     ExampleBatch, GridCodec, HandOut, Labels, Lesson, ModelSetting, SamplingSetting,
-    TransformerOutcome, TransformerTrainConfig, TransformerTrainer, keep_or_replace, step_rng,
-    train_transformer, write_samples,
+    TransformerInit, TransformerOutcome, TransformerTrainConfig, TransformerTrainer,
+    keep_or_replace, step_rng, train_transformer, write_samples,
 };
 pub use validation::{Quality, Validation, validate, validate_labels};
 pub use vqgan::train_vqgan;

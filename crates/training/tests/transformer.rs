@@ -2,6 +2,8 @@
 
 #[path = "support/compare.rs"]
 mod compare;
+#[path = "support/second_stage.rs"]
+mod second_stage;
 mod support;
 
 use std::path::Path;
@@ -10,108 +12,18 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
-use codebook::QuantizerConfig;
-use image::{Rgb, RgbImage};
 use pipeline::{
-    CodecInput, ConditionConfig, DrawRequest, Generator, GeneratorSpec, LoadOptions, Sampling,
-    Stream, TransformerFolder, Wavefront,
+    CodecInput, ConditionConfig, CopyOptions, DrawRequest, Generator, GeneratorSpec, LoadOptions,
+    Sampling, Stream, TransformerFolder, Wavefront,
 };
 use training::{
-    CodeModel, Limits, ParameterStore, RunConfig, Summary, TrainConfig, TransformerTrainConfig,
-    train_transformer, write_model,
+    CodeModel, Limits, ParameterStore, Summary, TrainConfig, train_transformer, write_model,
 };
 
 use compare::{bits, lines};
+use second_stage::{config, setting, train};
 use support::Warnings;
 use vq_autoencoder::VqModel;
-
-/// Pictures of gradients and squares in two folders, with captions.
-fn pictures(folder: &Path) -> Result<()> {
-    let mut captions = String::new();
-    for i in 0..14u32 {
-        let class = ["dark", "light"][(i % 2) as usize];
-        std::fs::create_dir_all(folder.join(class))?;
-        let picture = RgbImage::from_fn(20 + i, 18, |x, y| {
-            let shade = if i % 2 == 0 { 20 } else { 200 };
-            Rgb([(6 * x) as u8, (6 * y) as u8, shade + i as u8])
-        });
-        let file = format!("{class}/{i:02}.png");
-        picture.save(folder.join(&file))?;
-        captions += &format!("{{\"file\": {file:?}, \"caption\": \"a {class} picture\"}}\n");
-    }
-    std::fs::write(folder.join("captions.jsonl"), captions)?;
-    Ok(())
-}
-
-/// A first stage that nobody trained: its codes are as good as any.
-fn first_stage(folder: &Path) -> Result<()> {
-    let mut config = TrainConfig::default();
-    config.model.ch_mult = vec![1, 1, 1];
-    config.model.z_channels = 8;
-    config.model.quantizer =
-        QuantizerConfig::Normalized { len: 24, dim: 4, beta: 0.25, entropy_ratio: 0.0 };
-    let store = ParameterStore::new(3);
-    VqModel::new(&config.model, store.var_builder(DType::F32, &Device::Cpu))?;
-    write_model(folder, &config, &CodecInput::Pictures, 0, &store.tensors(), None)
-}
-
-fn config(dir: &Path, run: &str, condition: &str) -> Result<TransformerTrainConfig> {
-    let text = r#"
-        steps = 6
-        batch = 3
-        accumulate = 2
-        crops = 2
-        pkeep = 0.9
-        [pictures]
-        side = 16
-        largest = 18
-        [dropout]
-        embedding = 0.1
-        residual = 0.1
-        attention = 0.1
-        [optimizer]
-        ema = 0.9
-        clip = 1.0
-        [optimizer.schedule]
-        lr = 1e-3
-        warmup = 2
-        decay = "cosine"
-        floor = 0.1
-        [validation]
-        every = 2
-        fraction = 0.3
-        [log]
-        every = 1
-        preview_every = 3
-        preview_pictures = 2
-        [model]
-        kind = "gpt"
-        n_layer = 2
-        n_head = 2
-        n_embd = 16
-    "#;
-    let mut overrides: Vec<_> = condition.split_whitespace().map(str::to_owned).collect();
-    overrides.push(format!("data={}", dir.join("pictures").display()));
-    overrides.push(format!("first-stage={}", dir.join("vqgan").display()));
-    overrides.push(format!("run={}", dir.join(run).display()));
-    TransformerTrainConfig::parse(text, &overrides)
-}
-
-fn train(config: &TransformerTrainConfig, stop_at: Option<u64>) -> Result<Summary> {
-    let mut warnings = Warnings::default();
-    let limits = Limits { stop_at, ..Limits::default() };
-    let summary = train_transformer(config, &Device::Cpu, limits, &mut warnings)?;
-    assert_eq!(warnings.0, Vec::<String>::new());
-    Ok(summary)
-}
-
-fn setting() -> Result<tempfile::TempDir> {
-    let dir = tempfile::tempdir()?;
-    std::fs::create_dir(dir.path().join("pictures"))?;
-    pictures(&dir.path().join("pictures"))?;
-    first_stage(&dir.path().join("vqgan"))?;
-    Ok(dir)
-}
 
 /// The model of `summary`, read from its folder as another program would.
 fn read(summary: &Summary) -> Result<TransformerFolder> {
@@ -245,8 +157,9 @@ fn a_folder_to_hand_on_is_stored_in_f16_and_read_as_f32() -> Result<()> {
     let summary = train(&config(dir.path(), "run", settings)?, None)?;
     let trained = TransformerFolder::open(&summary.model)?;
     let out = dir.path().join("out");
-    let half = trained.copy(&out, Some(DType::F16), None, false)?;
-    let whole = trained.copy(dir.path().join("whole"), None, None, false)?;
+    let mut options = CopyOptions { dtype: Some(DType::F16), ..CopyOptions::default() };
+    let half = trained.copy(&out, &options)?;
+    let whole = trained.copy(dir.path().join("whole"), &CopyOptions::default())?;
     assert_eq!(whole.config.architecture, trained.config.architecture);
     assert_eq!(whole.config.first_stage, trained.config.first_stage);
 
@@ -267,6 +180,7 @@ fn a_folder_to_hand_on_is_stored_in_f16_and_read_as_f32() -> Result<()> {
     let (from, to) = (from.get((16, 16), name)?, to.get((16, 16), name)?);
     let rounded = from.to_dtype(DType::F16)?.to_dtype(DType::F32)?;
     assert_eq!(to.to_vec2::<f32>()?, rounded.to_vec2::<f32>()?);
+    let folder = trained;
     let (trained, half, whole) = (load(&summary.model)?, load(&out)?, load(&whole.dir)?);
     assert_eq!(whole.sha256(), trained.sha256());
     assert_ne!(half.sha256(), trained.sha256());
@@ -289,9 +203,23 @@ fn a_folder_to_hand_on_is_stored_in_f16_and_read_as_f32() -> Result<()> {
     assert_eq!(half.decode(&codes, half.training_size())?.len(), 1);
     // A folder is replaced only when asked, also by itself.
     let half = TransformerFolder::open(&out)?;
-    let error = half.copy(&out, None, None, false).err().map(|e| e.to_string()).unwrap_or_default();
+    let error =
+        half.copy(&out, &CopyOptions::default()).err().map(|e| e.to_string()).unwrap_or_default();
     assert!(error.contains("exists already"), "{error}");
-    let again = half.copy(&out, None, None, true)?;
+    let again = half.copy(&out, &CopyOptions { replace: true, ..CopyOptions::default() })?;
     assert_eq!(again.config, half.config);
+
+    // Two models beside one another may share a first stage, if it is the one.
+    let beside = dir.path().join("beside");
+    options.shared_first_stage = Some("../whole/first_stage".to_owned());
+    let error = folder.copy(&beside, &options).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(error.contains("this is not the first stage of the model"), "{error}");
+    assert!(!beside.exists());
+    options.shared_first_stage = Some("../out/first_stage".to_owned());
+    let beside = folder.copy(&beside, &options)?;
+    assert!(!beside.dir.join("first_stage").exists());
+    let beside = load(&beside.dir)?;
+    assert_eq!(beside.sha256(), load(&out)?.sha256());
+    assert_eq!(beside.codec().sha256(), half.config.first_stage.codec_sha256);
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::generator::{
 };
 use crate::network;
 use crate::transformer_config::{Architecture, ConditionConfig, StageRef};
-use crate::transformer_folder::TransformerFolder;
+use crate::transformer_folder::{CopyOptions, TransformerFolder};
 
 /// What was written.
 #[derive(Debug, Clone)]
@@ -50,8 +50,9 @@ pub fn convert_transformer(
             let files = match spec.first_stage.is_none() && TransformerFolder::is_one(dir) {
                 true => {
                     let folder = TransformerFolder::open(dir)?;
-                    let folder =
-                        folder.copy(out, options.dtype, options.weights, options.replace)?;
+                    let &ConvertOptions { dtype, weights, replace, .. } = options;
+                    let copy = CopyOptions { dtype, weights, replace, shared_first_stage: None };
+                    let folder = folder.copy(out, &copy)?;
                     vec![folder.weights, folder.dir.join("config.json")]
                 }
                 false => ours::write(&found, &file, &tensors, out, options)?,

@@ -20,6 +20,20 @@ pub(crate) struct NetworkWeights {
     pub(super) blocks: BTreeMap<String, Arc<QTensor>>,
 }
 
+impl NetworkWeights {
+    /// All of them in f32: those in blocks are what the blocks stand for.
+    ///
+    /// # Errors
+    /// If memory cannot be had.
+    pub(crate) fn into_numbers(self) -> Result<BTreeMap<String, Tensor>> {
+        let mut numbers = self.numbers;
+        for (name, blocks) in self.blocks {
+            numbers.insert(name, blocks.dequantize(&Device::Cpu)?);
+        }
+        Ok(numbers)
+    }
+}
+
 /// What a file holds for a transformer: all that it needs, each of its shape.
 pub(crate) struct Checked {
     /// The network's names of what is stored as numbers.

@@ -37,6 +37,8 @@ pub struct TransformerTrainConfig {
     pub accumulate: usize,
     /// What the model card says about the data and its licence.
     pub data_card: String,
+    /// Start from a model that was trained before instead of noise.
+    pub init: TransformerInit,
     /// How pictures are cut before the first stage reads them.
     pub pictures: PicturesConfig,
     /// Crops of each picture that are encoded; each is an example.
@@ -64,6 +66,23 @@ pub struct TransformerTrainConfig {
     pub sampling: SamplingSetting,
     /// The architecture.
     pub model: ModelSetting,
+}
+
+/// Where a run starts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TransformerInit {
+    /// Any transformer that `synth-cli` reads: a model or run folder, a reference run folder,
+    /// or a weights file (with `config`). Empty: start from noise. The architecture is its
+    /// own, and `[model]` is left out. It may have had another condition: rows that are new
+    /// start from noise.
+    pub model: PathBuf,
+    /// Of a weights file: its project file (YAML), `config.json`, or a preset's name.
+    pub config: PathBuf,
+    /// Take the optimiser's moments along, out of a run folder of ours. Weights are then
+    /// those that were trained; without it those that the run hands out, which may be an
+    /// average.
+    pub optimizer: bool,
 }
 
 /// Which weights of a run its model folder holds.
@@ -201,6 +220,7 @@ impl Default for TransformerTrainConfig {
             batch: 8,
             accumulate: 1,
             data_card: String::new(),
+            init: TransformerInit::default(),
             pictures: PicturesConfig::default(),
             crops: 1,
             condition: ConditionSetting::None {},

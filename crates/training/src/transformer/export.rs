@@ -30,13 +30,7 @@ impl Export<'_> {
     /// Writes the folder, the first stage inside, replacing one that is there.
     pub fn write(&self, folder: &Path, weights: &BTreeMap<String, Tensor>) -> Result<()> {
         let tokenizer = self.conditioning.tokenizer()?;
-        let first_stage = stage_folder(&self.config.first_stage)?;
-        let condition_stage = match &self.config.condition {
-            ConditionSetting::Grid { codec, .. } if !codec.as_os_str().is_empty() => {
-                Some(stage_folder(codec)?)
-            }
-            _ => None,
-        };
+        let (first_stage, condition_stage) = stage_folders(self.config)?;
         let parts = TransformerParts {
             tokenizer: tokenizer.as_deref().map(str::as_bytes),
             first_stage: Some(&first_stage),
@@ -138,6 +132,22 @@ impl Export<'_> {
             ),
         }
     }
+}
+
+/// The folders of the codecs of `config`, which go into the model folder: of its codes, and
+/// of its condition where that has one of its own.
+///
+/// # Errors
+/// When one is something else that a codec can be loaded from.
+pub(super) fn stage_folders(config: &TransformerTrainConfig) -> Result<(PathBuf, Option<PathBuf>)> {
+    let first_stage = stage_folder(&config.first_stage)?;
+    let condition_stage = match &config.condition {
+        ConditionSetting::Grid { codec, .. } if !codec.as_os_str().is_empty() => {
+            Some(stage_folder(codec)?)
+        }
+        _ => None,
+    };
+    Ok((first_stage, condition_stage))
 }
 
 /// The model folder at `path`, which may be that of a run.

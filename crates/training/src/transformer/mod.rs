@@ -9,13 +9,17 @@
 //! | `condition` | what comes in front of the codes, and its rows in the vocabulary |
 //! | `model` | both architectures under one roof |
 //! | `step` | one update: noise, cross entropy, gradients, AdamW |
+//! | `fine_tune` | starting from a transformer that was trained before |
+//! | `carry` | which of its rows become which of ours |
 //! | `samples` | pictures drawn with a finished model folder |
 //! | `run` | the stage that the shared loop drives |
 
+mod carry;
 mod condition;
 mod config;
 mod examples;
 mod export;
+mod fine_tune;
 mod grids;
 mod model;
 mod noise;
@@ -28,7 +32,8 @@ mod validation;
 
 pub use condition::{Condition, Conditioning, Labels};
 pub use config::{
-    ConditionSetting, DropoutConfig, HandOut, ModelSetting, SamplingSetting, TransformerTrainConfig,
+    ConditionSetting, DropoutConfig, HandOut, ModelSetting, SamplingSetting, TransformerInit,
+    TransformerTrainConfig,
 };
 pub use examples::{CodeExamples, ExampleBatch};
 pub use grids::GridCodec;

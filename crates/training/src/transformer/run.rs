@@ -7,12 +7,13 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use cond_transformer::Permuter;
-use pipeline::{Architecture, Codec, LoadOptions, ModelSpec};
+use pipeline::{Architecture, Codec, LoadOptions, ModelSpec, TransformerWeights};
 
 use super::condition::Conditioning;
 use super::config::{HandOut, ModelSetting, TransformerTrainConfig};
 use super::examples::{CodeBatches, CodeExamples};
-use super::export::Export;
+use super::export::{Export, stage_folders};
+use super::fine_tune::{FineTune, Start, hand_over_tokenizer};
 use super::grids::GridCodec;
 use super::model::{CodeModel, architecture};
 use super::preview::Preview;
@@ -51,17 +52,22 @@ pub(crate) fn train_transformer_in(
     limits: Limits,
     observer: &mut dyn Observer,
 ) -> Result<Summary> {
+    let first_stage = &config.first_stage;
     ensure!(
-        !config.first_stage.as_os_str().is_empty(),
+        !first_stage.as_os_str().is_empty(),
         "no first stage: give a run or model folder with first-stage=FOLDER"
     );
     let options = LoadOptions { device: device.clone(), ..LoadOptions::default() };
-    let codec = Codec::load(&ModelSpec::new(&config.first_stage), &options)
-        .with_context(|| format!("first-stage={}", config.first_stage.display()))?;
+    let codec = Codec::load(&ModelSpec::new(first_stage), &options)
+        .with_context(|| format!("first-stage={}", first_stage.display()))?;
+    // What could not be handed out need not be trained.
+    stage_folders(config)?;
+    let Start { config, from } = Start::new(config)?;
+    let config = &*config;
     let opened = Opened::new(config, device, observer)?;
     let codec = Arc::new(codec);
     let machine = (device, compute, limits);
-    let Some(stage) = SecondStage::new(config, codec, &opened, machine, observer)? else {
+    let Some(stage) = SecondStage::new(config, codec, &opened, (machine, from), observer)? else {
         let model = opened.folder.model();
         let step = opened.progress().step;
         return Ok(Summary { step, finished: false, validation: None, model });
@@ -98,7 +104,7 @@ impl<'a> SecondStage<'a> {
         config: &'a TransformerTrainConfig,
         codec: Arc<Codec>,
         opened: &Opened,
-        (device, compute, limits): (&Device, DType, Limits),
+        ((device, compute, limits), from): ((&Device, DType, Limits), Option<TransformerWeights>),
         observer: &mut dyn Observer,
     ) -> Result<Option<Self>> {
         let grids = GridCodec::open(&config.condition, &codec, device)?;
@@ -112,13 +118,17 @@ impl<'a> SecondStage<'a> {
         let kinds = codec.describe().codes;
         let grids = grids.as_ref().zip(codes.condition_grid());
         let Codes { train, held_out, labels } = codes;
+        let tokenizer = opened.folder.path().join("tokenizer.json");
+        if let Some(from) = &from {
+            hand_over_tokenizer(from, &config.condition, &tokenizer)?;
+        }
         let conditioning = Conditioning::new(
             &config.condition,
             labels,
             &names(&train.codes).collect(),
             kinds,
             matches!(config.model, ModelSetting::Llama { .. }),
-            &opened.folder.path().join("tokenizer.json"),
+            &tokenizer,
             grids,
         )?;
         let [train, held_out] = [&train, &held_out]
@@ -141,6 +151,19 @@ impl<'a> SecondStage<'a> {
             trainer.parameters.load(&loaded.section("model."))?;
             trainer.optimizer.load_state(progress.updates, &loaded.section("optimizer."))?;
             best.load(&loaded.section("validation."))?;
+        } else if let Some(from) = &from {
+            let fine_tune = FineTune {
+                config,
+                from,
+                architecture: &architecture,
+                conditioning: &conditioning,
+                grid,
+                codes: kinds,
+                codec_sha256: codec.sha256(),
+            };
+            for message in fine_tune.start(&mut trainer, device)? {
+                observer.see(&Event::Warning { message: &message });
+            }
         }
         let average = if config.optimizer.ema > 0.0 {
             let build = |parameters: &ParameterStore| build(parameters, DType::F32);
