@@ -11,6 +11,7 @@ mod fast;
 mod fused;
 mod geometry;
 mod kernels;
+mod narrow;
 mod panels;
 pub mod plain;
 mod product;

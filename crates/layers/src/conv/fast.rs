@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 use super::geometry::Geometry;
 use super::panels::Weight;
 use super::winograd::Extras;
-use super::{Conv2d, Conv2dConfig, Padding, kernels, panels, winograd};
+use super::{Conv2d, Conv2dConfig, Padding, kernels, narrow, panels, winograd};
 use crate::cpu;
 use crate::isa::Isa;
 
@@ -158,9 +158,11 @@ pub(super) fn bias_gradient(g: &Geometry, grad: &Tensor) -> Result<Tensor> {
 /// `trains`: then narrow layers are summed as they stand, see [`TRANSFORMED`].
 fn convolve(g: &Geometry, x: &[f32], weight: Weight, extras: Extras, trains: bool) -> Vec<f32> {
     let isa = Isa::detect();
-    let narrow = g.in_channels.min(g.out_channels) < TRANSFORMED;
-    if winograd::suits(g) && !(trains && narrow) {
+    let thin = g.in_channels.min(g.out_channels) < TRANSFORMED;
+    if winograd::suits(g) && !(trains && thin) {
         winograd::forward(isa, g, x, weight, extras)
+    } else if narrow::suits(g) {
+        narrow::forward(isa, g, x, weight, extras)
     } else {
         panels::forward(isa, g, x, weight, extras)
     }

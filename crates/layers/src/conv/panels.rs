@@ -54,7 +54,7 @@ impl<'a> Weight<'a> {
     }
 
     /// Blocks of `rows` outputs, each `[in, kh, kw, rows]`; the last may have fewer.
-    fn pack(self, g: &Geometry, rows: usize, packed: &mut [f32]) {
+    pub(super) fn pack(self, g: &Geometry, rows: usize, packed: &mut [f32]) {
         let (depth, taps) = (g.depth(), g.taps());
         packed.par_chunks_mut(rows * depth).enumerate().for_each(|(block, packed)| {
             let count = packed.len() / depth;

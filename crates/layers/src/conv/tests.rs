@@ -6,7 +6,7 @@ use candle_core::{Result, Shape};
 use super::geometry::Geometry;
 use super::panels::Weight;
 use super::winograd::Extras;
-use super::{Conv2dConfig, Padding, kernels, panels, winograd};
+use super::{Conv2dConfig, Padding, kernels, narrow, panels, winograd};
 use crate::isa::Isa;
 
 fn noise(len: usize, seed: f32) -> Vec<f32> {
@@ -42,6 +42,56 @@ fn panels_equal_patches_on_every_instruction_set() -> Result<()> {
                     let y =
                         panels::forward(Some(isa), &g, &x, Weight::plain(&weight), biased(&bias));
                     assert_close(&name, &y, &kernels::forward(&g, &x, &weight, biased(&bias)));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn few_outputs_equal_patches_on_every_instruction_set() -> Result<()> {
+    let paddings =
+        [Padding::ZERO, Padding::same(1), Padding { top: 2, bottom: 0, left: 3, right: 1 }];
+    // Sizes around the edges of vectors and bands; channels around what the cache holds.
+    let sizes = [(3, 3), (4, 31), (5, 32), (35, 33), (70, 65), (33, 259)];
+    for isa in Isa::available().into_iter().map(Some).chain([None]) {
+        for (case, (h, w)) in sizes.into_iter().enumerate() {
+            for padding in paddings {
+                for (kh, kw) in [(3, 3), (2, 3), (4, 4), (1, 3)] {
+                    let (in_channels, out_channels) = (1 + 9 * case, 1 + case % 4);
+                    let (x, weight) = (
+                        Shape::from((2, in_channels, h, w)),
+                        Shape::from((out_channels, in_channels, kh, kw)),
+                    );
+                    let Ok(g) = Geometry::new(&x, &weight, Conv2dConfig { stride: 1, padding })
+                    else {
+                        continue;
+                    };
+                    assert!(narrow::suits(&g));
+                    let name = format!("{isa:?} {x:?} {weight:?} {padding:?}");
+                    let (x, weight) = (noise(x.elem_count(), 1.0), noise(weight.elem_count(), 2.0));
+                    let bias = noise(out_channels, 3.0);
+                    let residual = noise(2 * out_channels * g.out_pixels(), 4.0);
+                    let extras = Extras {
+                        bias: Some(&bias),
+                        residual: Some(&residual),
+                        ..Extras::default()
+                    };
+                    for extras in [biased(&bias), extras] {
+                        let y = narrow::forward(isa, &g, &x, Weight::plain(&weight), extras);
+                        assert_close(&name, &y, &kernels::forward(&g, &x, &weight, extras));
+                        // A picture alone gives the same bits as in a batch.
+                        let alone = Geometry { batch: 1, ..g };
+                        let alone = narrow::forward(
+                            isa,
+                            &alone,
+                            &x[..in_channels * h * w],
+                            Weight::plain(&weight),
+                            extras,
+                        );
+                        assert_eq!(y[..alone.len()], alone, "{name}");
+                    }
                 }
             }
         }
