@@ -139,6 +139,7 @@ pub(super) fn weight_gradient(g: &Geometry, x: &Tensor, grad: &Tensor) -> Result
     }
     let dw = cpu::with_slices([x, grad], |[x, grad]| match Isa::detect() {
         isa if winograd::suits(g) => winograd::weight_gradient(isa, g, x, grad),
+        isa if narrow::suits_gradient(g) => narrow::weight_gradient(isa, g, x, grad),
         _ => kernels::weight_gradient(g, x, grad),
     })?;
     Tensor::from_vec(dw, (g.out_channels, g.in_channels, g.kh, g.kw), x.device())

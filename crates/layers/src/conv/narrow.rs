@@ -5,8 +5,11 @@
 //! ring of as many rows as the kernel is high goes down a band, and registers hold four
 //! vectors of a row of all output channels.
 
+mod gradient;
+
 use rayon::prelude::*;
 
+pub(super) use self::gradient::{suits_gradient, weight_gradient};
 use super::geometry::Geometry;
 use super::panels::Weight;
 use super::winograd::Extras;

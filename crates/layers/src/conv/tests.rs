@@ -59,7 +59,7 @@ fn few_outputs_equal_patches_on_every_instruction_set() -> Result<()> {
         for (case, (h, w)) in sizes.into_iter().enumerate() {
             for padding in paddings {
                 for (kh, kw) in [(3, 3), (2, 3), (4, 4), (1, 3)] {
-                    let (in_channels, out_channels) = (1 + 9 * case, 1 + case % 4);
+                    let (in_channels, out_channels) = (1 + 9 * case, 1 + (case + kh) % 4);
                     let (x, weight) = (
                         Shape::from((2, in_channels, h, w)),
                         Shape::from((out_channels, in_channels, kh, kw)),
@@ -91,6 +91,10 @@ fn few_outputs_equal_patches_on_every_instruction_set() -> Result<()> {
                             extras,
                         );
                         assert_eq!(y[..alone.len()], alone, "{name}");
+                    }
+                    if narrow::suits_gradient(&g) {
+                        let dw = narrow::weight_gradient(isa, &g, &x, &residual);
+                        assert_close(&name, &dw, &kernels::weight_gradient(&g, &x, &residual));
                     }
                 }
             }
