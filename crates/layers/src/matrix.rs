@@ -1,9 +1,34 @@
-//! Products of f32 matrices by the `gemm` crate: within one thread, or on all of them.
+//! Products of f32 matrices: on all threads in blocks of our own, which take 0.9 of the time
+//! of those of the crate `gemm`; within one thread by that crate, as the small products there
+//! do not pay for packing both factors.
+
+mod block;
+mod blocked;
+mod pack;
+#[cfg(test)]
+mod tests;
 
 use gemm::Parallelism;
 
+use crate::isa::Isa;
+use crate::shared_mut::SharedMut;
+
 /// A row-major or transposed view of a matrix: `(data, row stride, column stride)`.
 pub(crate) type View<'a> = (&'a [f32], usize, usize);
+
+/// What a product is added to.
+#[derive(Clone, Copy)]
+pub(crate) enum Start<'a> {
+    /// What is in the target.
+    Target,
+    /// A row `[n]` in every row, and a matrix `[m, n]`, as far as they are there.
+    Sum { row: Option<&'a [f32]>, matrix: Option<&'a [f32]> },
+}
+
+impl Start<'_> {
+    /// Nothing.
+    pub const ZERO: Self = Self::Sum { row: None, matrix: None };
+}
 
 /// `target[m, n] += left[m, k] right[k, n]`, `target` with the given row stride.
 ///
@@ -17,59 +42,12 @@ pub(crate) unsafe fn add_product(
     left: View,
     right: View,
 ) {
-    // SAFETY: this function's contract.
-    unsafe { multiply(sizes, target, row_stride, true, left, right, Parallelism::None) }
-}
-
-/// `target[m, n] = left[m, k] right[k, n]`, or `+=` where it `adds`, on all threads of
-/// the pool; without adding, what was in `target` is dropped.
-pub(crate) fn product(
-    sizes: (usize, usize, usize),
-    target: &mut Vec<f32>,
-    adds: bool,
-    left: View,
-    right: View,
-) {
     let (m, n, k) = sizes;
-    if adds {
-        assert!(target.len() == m * n, "{} numbers for {m}x{n}", target.len());
-    } else {
-        target.clear();
-        target.reserve_exact(m * n);
-        if k == 0 {
-            target.resize(m * n, 0.0);
-        }
-    }
-    // SAFETY: `target` has room for `m * n` floats, which are read only where it adds, and
-    // then are there; unless `k` is 0, and they are there already, all of them are written
-    // before the length says so.
-    unsafe {
-        multiply(sizes, target.as_mut_ptr(), n, adds, left, right, Parallelism::Rayon(0));
-        target.set_len(m * n);
-    }
-}
-
-/// `target[m, n] = left[m, k] right[k, n]`, or `+=` where it `adds`; nothing is touched
-/// where a size is 0.
-///
-/// # Safety
-/// Rows `0..m` of `target`, `n` floats each at distance `row_stride`, must be valid for
-/// writes by this thread and those of `parallelism` alone, and for reads where it adds.
-unsafe fn multiply(
-    (m, n, k): (usize, usize, usize),
-    target: *mut f32,
-    row_stride: usize,
-    adds: bool,
-    left: View,
-    right: View,
-    parallelism: Parallelism,
-) {
     if m == 0 || n == 0 || k == 0 {
         return;
     }
-    assert!(left.0.len() > (m - 1) * left.1 + (k - 1) * left.2, "left matrix too short");
-    assert!(right.0.len() > (k - 1) * right.1 + (n - 1) * right.2, "right matrix too short");
-    // SAFETY: the reads of `left` and `right` are within the slices (asserted), what is done
+    check(sizes, left, right);
+    // SAFETY: the reads of `left` and `right` are within the slices (checked), what is done
     // to `target` within this function's contract; strides fit isize because the slices do.
     unsafe {
         gemm::gemm(
@@ -79,7 +57,7 @@ unsafe fn multiply(
             target,
             1,
             row_stride as isize,
-            adds,
+            true,
             left.0.as_ptr(),
             left.2 as isize,
             left.1 as isize,
@@ -91,7 +69,53 @@ unsafe fn multiply(
             false,
             false,
             false,
-            parallelism,
+            Parallelism::None,
         );
     }
+}
+
+/// `target[m, n] = start + left[m, k] right[k, n]` on all threads of the pool; what was in
+/// `target` is dropped if that is not the start.
+pub(crate) fn product(
+    sizes: (usize, usize, usize),
+    target: &mut Vec<f32>,
+    start: Start,
+    left: View,
+    right: View,
+) {
+    let (m, n, k) = sizes;
+    let whole = |len, expected| assert!(len == expected, "{len} numbers for {m}x{n}");
+    match start {
+        Start::Target => whole(target.len(), m * n),
+        Start::Sum { row, matrix } => {
+            row.inspect(|row| whole(row.len(), n));
+            matrix.inspect(|matrix| whole(matrix.len(), m * n));
+            target.clear();
+            target.reserve_exact(m * n);
+        }
+    }
+    if k == 0 {
+        if let Start::Sum { row, matrix } = start {
+            let of = |numbers: Option<&[f32]>, i| numbers.map_or(0.0, |numbers| numbers[i]);
+            target.extend((0..m * n).map(|i| of(row, i % n) + of(matrix, i)));
+        }
+        return;
+    }
+    if m > 0 && n > 0 {
+        check(sizes, left, right);
+        // SAFETY: `target` has room for `m * n` floats, which are there if it starts with
+        // them.
+        unsafe {
+            let to = SharedMut::new_spare(target);
+            blocked::multiply(Isa::detect(), sizes, to, start, left, right);
+        }
+    }
+    // SAFETY: all of them were written.
+    unsafe { target.set_len(m * n) };
+}
+
+/// That the factors, of which no size is 0, are as large as the sizes say.
+fn check((m, n, k): (usize, usize, usize), left: View, right: View) {
+    assert!(left.0.len() > (m - 1) * left.1 + (k - 1) * left.2, "left matrix too short");
+    assert!(right.0.len() > (k - 1) * right.1 + (n - 1) * right.2, "right matrix too short");
 }

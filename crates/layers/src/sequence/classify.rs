@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::cpu;
 use crate::elementary::exp;
 use crate::isa::Isa;
-use crate::matrix::product;
+use crate::matrix::{Start, product};
 use crate::reduce::sum;
 use crate::vector::{self, Kernel, Vector};
 use crate::wide::wide;
@@ -52,7 +52,9 @@ pub fn classify(x: &Tensor, weight: &Tensor, targets: &[u32], learns: bool) -> R
     if !cpu::supports(x) || !cpu::supports(weight) {
         return formula(x, weight, targets, learns);
     }
-    let chunk = (LOGITS / classes).max(LEAST_ROWS).min(rows);
+    let chunk = (LOGITS / classes).max(LEAST_ROWS);
+    // Chunks that are about alike: a product of few rows is slow.
+    let chunk = rows.div_ceil(rows.div_ceil(chunk));
     let (total, dx, dw) = cpu::with_slices([x, weight], |[x, weight]| {
         let share = 1.0 / rows as f32;
         let (mut logits, mut part) = (Vec::new(), Vec::new());
@@ -62,14 +64,15 @@ pub fn classify(x: &Tensor, weight: &Tensor, targets: &[u32], learns: bool) -> R
             let count = x.len() / width;
             let targets = &targets[i * chunk..][..count];
             let sizes = (count, classes, width);
-            product(sizes, &mut logits, false, (x, width, 1), (weight, 1, width));
+            product(sizes, &mut logits, Start::ZERO, (x, width, 1), (weight, 1, width));
             total += surprise(&mut logits, targets, classes, learns.then_some(share));
             if learns {
                 let sizes = (count, width, classes);
-                product(sizes, &mut part, false, (&logits, classes, 1), (weight, width, 1));
+                product(sizes, &mut part, Start::ZERO, (&logits, classes, 1), (weight, width, 1));
                 dx.extend_from_slice(&part);
+                let start = if i > 0 { Start::Target } else { Start::ZERO };
                 let sizes = (classes, width, count);
-                product(sizes, &mut dw, i > 0, (&logits, 1, classes), (x, width, 1));
+                product(sizes, &mut dw, start, (&logits, 1, classes), (x, width, 1));
             }
         }
         (total, dx, dw)

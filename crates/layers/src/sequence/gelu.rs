@@ -33,11 +33,11 @@ pub fn gelu_taped(x: &Tensor, tape: &mut Tape) -> Result<Tensor> {
     if !cpu::supports(x) {
         return tape.record(x, Tensor::gelu_erf);
     }
-    let y = map([x, x], |x, _| x * normal_cdf(x))?;
+    let y = map([x, x], gelu)?;
     let x = x.detach();
     tape.push(move |dy, plus, _| {
         check(&x, dy)?;
-        let dx = map([&x, dy], |x, dy| dy * (normal_cdf(x) + x * normal_density(x)))?;
+        let dx = map([&x, dy], gelu_back)?;
         sum(dx, plus).map(Some)
     });
     Ok(y)
@@ -74,15 +74,12 @@ pub fn gate_taped(
         };
         return Ok((y, Box::new(back)));
     }
-    let y = map([&a, &b], |a, b| a * sigmoid(a) * b)?;
+    let y = map([&a, &b], gate)?;
     let back = move |dy: &Tensor| {
         check(&a, dy)?;
-        let slope = map([&a, &b], |a, b| {
-            let share = sigmoid(a);
-            b * share * (1.0 + a * (1.0 - share))
-        })?;
+        let slope = map([&a, &b], gate_slope)?;
         let da = map([&slope, dy], |slope, dy| slope * dy)?;
-        let db = map([&a, dy], |a, dy| a * sigmoid(a) * dy)?;
+        let db = map([&a, dy], gate)?;
         Ok((da, db))
     };
     Ok((y, Box::new(back)))
@@ -95,7 +92,8 @@ fn check(x: &Tensor, other: &Tensor) -> Result<()> {
     Ok(())
 }
 
-/// `f` of each pair of elements, compiled for every instruction set.
+/// `f` of each pair of elements, compiled for every instruction set: a function that is
+/// always inlined, as closures are not where they are large.
 fn map(tensors: [&Tensor; 2], f: impl Fn(f32, f32) -> f32 + Copy + Sync) -> Result<Tensor> {
     let (shape, device) = (tensors[0].shape(), tensors[0].device());
     let values = cpu::with_slices(tensors, |[a, b]| {
@@ -123,10 +121,34 @@ struct Map<'a, F> {
 impl<F: Fn(f32, f32) -> f32> Kernel for Map<'_, F> {
     #[inline(always)]
     unsafe fn run<S: Vector>(self) {
-        let values = self.a.iter().zip(self.b).map(|(&a, &b)| (self.f)(a, b));
-        // SAFETY: the elements of this task's chunk, which has room.
-        unsafe { self.to.0.write(self.to.1, self.a.len(), values) }
+        let to = self.to.0.range(self.to.1, self.a.len());
+        for (i, (&a, &b)) in self.a.iter().zip(self.b).enumerate() {
+            // SAFETY: an element of this task's chunk, which has room.
+            unsafe { to.add(i).write((self.f)(a, b)) }
+        }
     }
+}
+
+#[inline(always)]
+fn gelu(x: f32, _: f32) -> f32 {
+    x * normal_cdf(x)
+}
+
+#[inline(always)]
+fn gelu_back(x: f32, dy: f32) -> f32 {
+    dy * (normal_cdf(x) + x * normal_density(x))
+}
+
+#[inline(always)]
+fn gate(a: f32, b: f32) -> f32 {
+    a * sigmoid(a) * b
+}
+
+/// By `a`.
+#[inline(always)]
+fn gate_slope(a: f32, b: f32) -> f32 {
+    let share = sigmoid(a);
+    b * share * (1.0 + a * (1.0 - share))
 }
 
 #[inline(always)]

@@ -5,11 +5,10 @@ use rayon::prelude::*;
 
 use crate::cpu;
 use crate::device::has_kernels;
-use crate::matrix::product;
-use crate::shared_mut::SharedMut;
+use crate::matrix::{Start, product};
 use crate::tape::{Gradients, Tape};
 
-/// Rows that a thread fills or sums at a time.
+/// Rows that a thread sums at a time.
 const ROWS: usize = 64;
 
 /// `x W^T + b` over the last dimension.
@@ -96,9 +95,10 @@ impl Linear {
         let y = cpu::with_slices(tensors, |[x, weight, bias, residual_values]| {
             let bias = self.bias.as_ref().map(|_| bias);
             let residual = residual.map(|_| residual_values);
-            let (mut y, adds) = start(count, outputs, bias, residual);
+            let mut y = Vec::new();
+            let start = Start::Sum { row: bias, matrix: residual };
             let sizes = (count, outputs, inputs);
-            product(sizes, &mut y, adds, (x, inputs, 1), (weight, 1, inputs));
+            product(sizes, &mut y, start, (x, inputs, 1), (weight, 1, inputs));
             y
         })?;
         Tensor::from_vec(y, shape, x.device())
@@ -171,7 +171,7 @@ impl Linear {
             let dw = cpu::with_slices([x, dy], |[x, dy]| {
                 let mut dw = Vec::new();
                 let sizes = (outputs, inputs, count);
-                product(sizes, &mut dw, false, (dy, 1, outputs), (x, inputs, 1));
+                product(sizes, &mut dw, Start::ZERO, (dy, 1, outputs), (x, inputs, 1));
                 dw
             })?;
             gradients.add(&self.weight, Tensor::from_vec(dw, (outputs, inputs), x.device())?)?;
@@ -205,60 +205,26 @@ pub fn input_gradient(layers: &[(&Tensor, &Tensor)], plus: Option<&Tensor>) -> R
         }
         return dx.ok_or_else(|| candle_core::Error::Msg("linear: no gradient".into()));
     }
-    let mut dx = match plus {
-        Some(plus) if plus.dims() != shape => {
-            candle_core::bail!("linear: a gradient {:?} for {shape:?}", plus.shape())
-        }
-        Some(plus) => cpu::with_slices([plus], |[plus]| plus.to_vec())?,
-        None => Vec::new(),
-    };
+    if let Some(plus) = plus.filter(|plus| plus.dims() != shape) {
+        candle_core::bail!("linear: a gradient {:?} for {shape:?}", plus.shape())
+    }
+    let mut dx = Vec::new();
     for (i, (dy, weight)) in layers.iter().enumerate() {
         let outputs = weight.dim(0)?;
         if weight.dims() != [outputs, inputs] || rows(dy)? != (count, outputs) {
             candle_core::bail!("linear: a gradient {:?} for {:?}", dy.shape(), weight.shape())
         }
-        cpu::with_slices([dy, weight], |[dy, weight]| {
+        // `dy` stands in for what is not there.
+        cpu::with_slices([dy, weight, plus.unwrap_or(dy)], |[dy, weight, other]| {
+            let start = match i {
+                0 => Start::Sum { row: None, matrix: plus.map(|_| other) },
+                _ => Start::Target,
+            };
             let sizes = (count, inputs, outputs);
-            let adds = i > 0 || plus.is_some();
-            product(sizes, &mut dx, adds, (dy, outputs, 1), (weight, inputs, 1));
+            product(sizes, &mut dx, start, (dy, outputs, 1), (weight, inputs, 1));
         })?;
     }
     Tensor::from_vec(dx, shape, first.device())
-}
-
-/// What the product is added to: bias and residual, and whether there is either.
-fn start(
-    count: usize,
-    width: usize,
-    bias: Option<&[f32]>,
-    residual: Option<&[f32]>,
-) -> (Vec<f32>, bool) {
-    if bias.is_none() && residual.is_none() {
-        return (Vec::new(), false);
-    }
-    let mut y = Vec::with_capacity(count * width);
-    let spare = SharedMut::new_spare(&mut y);
-    (0..count.div_ceil(ROWS)).into_par_iter().for_each(|block| {
-        for row in block * ROWS..count.min((block + 1) * ROWS) {
-            let at = row * width;
-            let residual = residual.map(|residual| &residual[at..at + width]);
-            // SAFETY: each row is written by one task; there is room for all of them.
-            unsafe {
-                match (bias, residual) {
-                    (Some(bias), Some(residual)) => {
-                        spare.write(at, width, bias.iter().zip(residual).map(|(b, r)| b + r));
-                    }
-                    (Some(values), None) | (None, Some(values)) => {
-                        spare.write(at, width, values.iter().copied());
-                    }
-                    (None, None) => {}
-                }
-            }
-        }
-    });
-    // SAFETY: every row was written.
-    unsafe { y.set_len(count * width) };
-    (y, true)
 }
 
 /// The sums of the columns of rows of `width`: in blocks of rows, then over blocks in

@@ -1,0 +1,117 @@
+//! A block of a product in registers, from packed factors.
+
+use crate::vector::Vector;
+
+/// Steps along the sum between two looks at the counter.
+const UNROLL: usize = 4;
+
+/// Where a block of the product goes: rows `row` floats apart.
+#[derive(Clone, Copy)]
+pub(super) struct Out {
+    pub data: *mut f32,
+    pub row: usize,
+}
+
+/// What is added to a block on the way: rows `row` floats apart.
+#[derive(Clone, Copy)]
+pub(super) struct Addend {
+    pub data: *const f32,
+    pub row: usize,
+}
+
+/// `out[m][n] = sum_k left[k][m] right[k][n]`, plus the `addends`, for `rows` rows and two
+/// vectors of columns. `left` has [`Vector::PAIRS`] floats for each of the `depth`
+/// terms, of which `rows` are used, `right` two vectors: every address is a constant away
+/// from one of two pointers, so that there is little but the multiply-adds to execute. The
+/// order of the sum depends on nothing but `depth`.
+///
+/// # Safety
+/// The machine must have the instruction set; all that is named must be readable, `out`
+/// writable, which may be an addend too; `rows` is 1 to [`Vector::PAIRS`].
+#[inline(always)]
+pub(super) unsafe fn product<S: Vector>(
+    rows: usize,
+    left: *const f32,
+    right: *const f32,
+    depth: usize,
+    out: Out,
+    addends: [Option<Addend>; 2],
+) {
+    // SAFETY: this function's contract.
+    unsafe {
+        match rows {
+            1 => block::<S, 1>(left, right, depth, out, addends),
+            2 => block::<S, 2>(left, right, depth, out, addends),
+            3 => block::<S, 3>(left, right, depth, out, addends),
+            4 => block::<S, 4>(left, right, depth, out, addends),
+            5 => block::<S, 5>(left, right, depth, out, addends),
+            6 => block::<S, 6>(left, right, depth, out, addends),
+            7 if S::PAIRS > 6 => block::<S, 7>(left, right, depth, out, addends),
+            8 if S::PAIRS > 6 => block::<S, 8>(left, right, depth, out, addends),
+            9 if S::PAIRS > 6 => block::<S, 9>(left, right, depth, out, addends),
+            10 if S::PAIRS > 6 => block::<S, 10>(left, right, depth, out, addends),
+            11 if S::PAIRS > 6 => block::<S, 11>(left, right, depth, out, addends),
+            12 if S::PAIRS > 6 => block::<S, 12>(left, right, depth, out, addends),
+            _ => debug_assert!(false, "{rows} rows of {}", S::PAIRS),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn block<S: Vector, const M: usize>(
+    mut left: *const f32,
+    mut right: *const f32,
+    depth: usize,
+    out: Out,
+    addends: [Option<Addend>; 2],
+) {
+    let width = 2 * S::LANES;
+    // SAFETY: within the matrices (contract of `product`); a prefetch may be of anything.
+    unsafe {
+        // What the sums are written to in the end, and mostly added to.
+        for m in 0..M {
+            S::prefetch(out.data.wrapping_add(m * out.row));
+            S::prefetch(out.data.wrapping_add(m * out.row + width - 1));
+        }
+        let mut sums = [[S::splat(0.0); 2]; M];
+        for _ in 0..depth / UNROLL {
+            for k in 0..UNROLL {
+                step::<S, M>(left.add(k * S::PAIRS), right.add(k * width), &mut sums);
+            }
+            (left, right) = (left.add(UNROLL * S::PAIRS), right.add(UNROLL * width));
+        }
+        for k in 0..depth % UNROLL {
+            step::<S, M>(left.add(k * S::PAIRS), right.add(k * width), &mut sums);
+        }
+        for (m, sums) in sums.into_iter().enumerate() {
+            for (vector, sum) in sums.into_iter().enumerate() {
+                let to = out.data.add(m * out.row + vector * S::LANES);
+                // Last, so that a long sum is one of shorter ones, which rounds less.
+                let mut sum = sum;
+                for addend in addends.into_iter().flatten() {
+                    sum = S::load(addend.data.add(m * addend.row + vector * S::LANES)).plus(sum);
+                }
+                sum.store(to);
+            }
+        }
+    }
+}
+
+/// One term of each sum. A function, not a closure: those are not compiled for the
+/// caller's instruction set.
+#[inline(always)]
+unsafe fn step<S: Vector, const M: usize>(
+    left: *const f32,
+    right: *const f32,
+    sums: &mut [[S; 2]; M],
+) {
+    // SAFETY: within the matrices (contract of `product`).
+    unsafe {
+        let (a, b) = (S::load(right), S::load(right.add(S::LANES)));
+        for (m, sums) in sums.iter_mut().enumerate() {
+            let value = S::splat(*left.add(m));
+            sums[0] = value.mul_add(a, sums[0]);
+            sums[1] = value.mul_add(b, sums[1]);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Factors of a product in the order in which blocks read them.
+
+use std::ops::Range;
+
+use crate::shared_mut::SharedMut;
+use crate::vector::{Kernel, MAX_LANES, Vector};
+
+/// Terms of the sums that a task packs: few enough that the rows they come from stay in
+/// the caches while panel after panel takes its share.
+pub(super) const TERMS: usize = 64;
+
+/// A factor: `data[line * line_stride + term * term_stride]` for each of its `lines` (rows
+/// of the left one, columns of the right one) and each term of their sums.
+#[derive(Clone, Copy)]
+pub(super) struct Factor<'a> {
+    pub data: &'a [f32],
+    pub lines: usize,
+    pub line_stride: usize,
+    pub term_stride: usize,
+}
+
+/// Packs some `terms` of a factor: panels of `width` lines, each `[depth, width]`, zeros for
+/// lines that are not there. `width` is two vectors, or less than one.
+pub(super) struct Pack<'a> {
+    pub factor: Factor<'a>,
+    pub width: usize,
+    pub depth: usize,
+    pub terms: Range<usize>,
+    /// All panels, of which the named terms are written.
+    pub panels: SharedMut,
+}
+
+impl Kernel for Pack<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Vector>(self) {
+        for (panel, first) in (0..self.factor.lines).step_by(self.width).enumerate() {
+            let at = (panel * self.depth + self.terms.start) * self.width;
+            // SAFETY: this panel's terms that are this task's, which no other task has.
+            let to = unsafe { self.panels.slice(at, self.terms.len() * self.width) };
+            // SAFETY: this function's contract.
+            unsafe { self.panel::<S>(first, to) }
+        }
+    }
+}
+
+impl Pack<'_> {
+    /// The terms of the panel that begins with line `first`.
+    #[inline(always)]
+    unsafe fn panel<S: Vector>(&self, first: usize, to: &mut [f32]) {
+        let Factor { data, lines, line_stride, term_stride } = self.factor;
+        let data = &data[first * line_stride + self.terms.start * term_stride..];
+        let (width, count) = (self.width, self.terms.len());
+        let vectors = width.div_ceil(S::LANES);
+        // By whole vectors, also where a panel is narrower than one: what is too much is
+        // whatever follows in the matrix, and is written where the next term comes, so not
+        // with the last one.
+        let terms = count - usize::from(width < S::LANES);
+        let needed = match (line_stride, term_stride) {
+            (1, _) => (count - 1) * term_stride + vectors * S::LANES,
+            (_, 1) => (vectors * S::LANES - 1) * line_stride + count,
+            _ => usize::MAX,
+        };
+        let terms = if lines - first < width || data.len() < needed { 0 } else { terms };
+        let mut done = 0;
+        if terms > 0 && line_stride == 1 {
+            assert!(to.len() >= (terms - 1) * width + vectors * S::LANES);
+            for k in 0..terms {
+                // SAFETY: so many vectors are there for each term (`needed`), and there is
+                // room for them (asserted).
+                unsafe {
+                    let (from, to) = (data.as_ptr().add(k * term_stride), to.as_mut_ptr());
+                    let to = to.add(k * width);
+                    S::load(from).store(to);
+                    if vectors == 2 {
+                        S::load(from.add(S::LANES)).store(to.add(S::LANES));
+                    }
+                }
+            }
+            done = terms;
+        } else if terms >= S::LANES && term_stride == 1 {
+            assert!(to.len() >= (terms - 1) * width + vectors * S::LANES);
+            let mut square = [0f32; MAX_LANES * MAX_LANES];
+            while done + S::LANES <= terms {
+                for lane in (0..vectors * S::LANES).step_by(S::LANES) {
+                    // SAFETY: so many lines are there for each term (`needed`), and there is
+                    // room for a vector of each (asserted); `square` has as many rows.
+                    unsafe {
+                        let from = data.as_ptr().add(lane * line_stride + done);
+                        S::transpose(from, line_stride, square.as_mut_ptr(), S::LANES);
+                        let to = to.as_mut_ptr().add(done * width + lane);
+                        for k in 0..S::LANES {
+                            S::load(square.as_ptr().add(k * S::LANES)).store(to.add(k * width));
+                        }
+                    }
+                }
+                done += S::LANES;
+            }
+        }
+        for (k, to) in to.chunks_exact_mut(width).enumerate().skip(done) {
+            let (there, missing) = to.split_at_mut(width.min(lines - first));
+            for (line, to) in there.iter_mut().enumerate() {
+                *to = data[line * line_stride + k * term_stride];
+            }
+            missing.fill(0.0);
+        }
+    }
+}
