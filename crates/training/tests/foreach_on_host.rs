@@ -116,7 +116,7 @@ fn adam_is_that_of_the_cpu() -> Result<()> {
     let config = AdamConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.05 };
     let (lr, scale) = (3e-3, 0.37);
     let store = store(5)?;
-    let decays = |i: usize| i % 3 != 0;
+    let decays = |i: usize| !i.is_multiple_of(3);
     let decays_by_name = |name: &str, _| name[1..].parse().is_ok_and(decays);
     let mut adam = Adam::with_groups(config.clone(), &store, decays_by_name)?;
     for step in 1..=4 {
@@ -250,7 +250,8 @@ fn conversions_are_those_of_the_cpu() -> Result<()> {
     assert!(through(8, &exact, [8, 4])? == expected);
     assert!(through(9, &expected, [8, 8])? == expected);
     let codes: Vec<u8> = [0, 7, u32::MAX].iter().flat_map(|code| code.to_le_bytes()).collect();
-    let wide = [0.0, 7.0, f64::from(u32::MAX)].iter().flat_map(|code| code.to_le_bytes()).collect();
+    let numbers = [0.0, 7.0, f64::from(u32::MAX)];
+    let wide: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
     assert!(through(10, &[codes], [8, 4])? == [wide]);
     Ok(())
 }
