@@ -16,6 +16,8 @@ use candle_core::Tensor;
 use candle_core::{Device, Result};
 
 #[cfg(feature = "cuda")]
+pub mod foreach;
+#[cfg(feature = "cuda")]
 mod launch;
 #[cfg(feature = "cuda")]
 mod map;
@@ -49,16 +51,27 @@ pub fn tf32_is_allowed() -> bool {
     TF32.load(Ordering::Relaxed)
 }
 
-/// Lets an NVIDIA GPU's driver keep freed memory for the next tensors, as the allocators
-/// of other frameworks do, rather than hand it back to the system whenever the device is
-/// waited for, after which every tensor of a training step is mapped anew. Holds for the
-/// device and process; to be called once. Does nothing on other devices.
+/// Makes an NVIDIA GPU's device ready for work in which the host is the bottleneck; to be
+/// called once, before there are tensors. Does nothing on other devices.
+///
+/// Its driver keeps freed memory for the next tensors, as the allocators of other frameworks
+/// do, rather than hand it back to the system whenever the device is waited for, after which
+/// every tensor of a training step is mapped anew. That holds for the process.
+///
+/// And no events are recorded. A device made by `Device::new_cuda_with_stream` has one stream,
+/// on which everything happens in the order in which it is asked for; unless told otherwise,
+/// cudarc makes two events for every tensor, and has every kernel wait for and record those of
+/// its arguments: more calls of the driver than launches.
 ///
 /// # Errors
 /// What the driver says.
-pub fn keep_memory(device: &Device) -> Result<()> {
+pub fn prepare(device: &Device) -> Result<()> {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(device) = device {
+        // SAFETY: nobody makes a second stream for this device's context: candle, cuBLAS,
+        // cuDNN and the kernels here and elsewhere use the device's own, and memory is freed
+        // on it, too.
+        unsafe { device.disable_event_tracking() };
         return memory::keep(device);
     }
     let _ = device;

@@ -30,7 +30,7 @@ pub fn parse_device(name: &str) -> Result<Device> {
             // share tensors would not wait for each other.
             let device = Device::new_cuda_with_stream(index.unwrap_or(0));
             let device = device.map_err(|e| refuse(e.to_string()))?;
-            layers::cuda::keep_memory(&device).map_err(|e| refuse(e.to_string()))?;
+            layers::cuda::prepare(&device).map_err(|e| refuse(e.to_string()))?;
             Ok(device)
         }
         ("metal", index) => {

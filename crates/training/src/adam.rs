@@ -92,7 +92,7 @@ impl Adam {
     pub fn update(&mut self, gradients: &[(String, Tensor)], lr: f64, scale: f64) -> Result<()> {
         self.step += 1;
         let rates = Rates::new(&self.config, self.step, lr, scale);
-        let update = |(name, gradient): &(String, Tensor)| -> Result<()> {
+        let slots = gradients.iter().map(|(name, gradient)| {
             let slot = self.slots.get(name).with_context(|| format!("no parameter {name}"))?;
             ensure!(
                 gradient.shape() == slot.parameter.shape(),
@@ -100,14 +100,21 @@ impl Adam {
                 gradient.dims(),
                 slot.parameter.dims()
             );
-            let gradient = gradient.contiguous()?;
-            match gradient.device() {
-                Device::Cpu => rates.apply_in_place(slot, &gradient),
-                _ => rates.apply_by_formula(slot, &gradient),
+            Ok((slot, gradient))
+        });
+        let slots = slots.collect::<Result<Vec<_>>>()?;
+        match slots.first().map(|(_, gradient)| gradient.device()) {
+            None => Ok(()),
+            // Most parameters are too small to be shared out themselves.
+            Some(Device::Cpu) => slots.par_iter().try_for_each(|(slot, gradient)| {
+                rates.apply_in_place(slot, &gradient.contiguous()?)
+            }),
+            #[cfg(feature = "cuda")]
+            Some(Device::Cuda(_)) => rates.apply_to_all(&slots),
+            Some(_) => {
+                slots.iter().try_for_each(|(slot, gradient)| rates.apply_by_formula(slot, gradient))
             }
-        };
-        // Most parameters are too small to be shared out themselves.
-        gradients.par_iter().try_for_each(update)
+        }
     }
 
     /// The moments by name (`NAME.exp_avg`, `NAME.exp_avg_sq`), as torch calls
@@ -177,6 +184,17 @@ struct Rates {
     shrink: f64,
 }
 
+/// The same as kernels have it.
+struct Rounded {
+    scale: f32,
+    gain1: f32,
+    beta2: f32,
+    gain2: f32,
+    size: f32,
+    root: f32,
+    eps: f32,
+}
+
 impl Rates {
     fn new(config: &AdamConfig, step: u64, lr: f64, scale: f64) -> Self {
         let t = step.min(i32::MAX as u64) as i32;
@@ -196,16 +214,22 @@ impl Rates {
         if slot.decays { self.shrink } else { 1.0 }
     }
 
+    fn rounded(&self) -> Rounded {
+        Rounded {
+            scale: self.scale as f32,
+            gain1: (1.0 - self.beta1) as f32,
+            beta2: self.beta2 as f32,
+            gain2: (1.0 - self.beta2) as f32,
+            size: self.step_size as f32,
+            root: self.root_correction as f32,
+            eps: self.eps as f32,
+        }
+    }
+
+    /// The path of the CPU, whose arithmetic is that of the kernel, too.
     fn apply_in_place(&self, slot: &Slot, gradient: &Tensor) -> Result<()> {
-        let scale = self.scale as f32;
-        let (gain1, beta2, gain2) =
-            ((1.0 - self.beta1) as f32, self.beta2 as f32, (1.0 - self.beta2) as f32);
-        let (size, root, eps, shrink) = (
-            self.step_size as f32,
-            self.root_correction as f32,
-            self.eps as f32,
-            self.shrink_of(slot) as f32,
-        );
+        let Rounded { scale, gain1, beta2, gain2, size, root, eps } = self.rounded();
+        let shrink = self.shrink_of(slot) as f32;
         slot.first.inplace_op2(
             gradient,
             &Zip2("adam-first-moment", |m: f32, g: f32| m + gain1 * (g * scale - m)),
@@ -227,8 +251,25 @@ impl Rates {
         Ok(())
     }
 
+    /// The path of NVIDIA GPUs: one kernel for all parameters.
+    #[cfg(feature = "cuda")]
+    fn apply_to_all(&self, slots: &[(&Slot, &Tensor)]) -> Result<()> {
+        use layers::cuda::foreach::{AdamParameter, AdamRates, adam};
+
+        let Rounded { scale, gain1, beta2, gain2, size, root, eps } = self.rounded();
+        let rates = AdamRates { scale, gain1, beta2, gain2, size, root, eps };
+        let parameters = slots.iter().map(|(slot, gradient)| AdamParameter {
+            parameter: &slot.parameter,
+            first: &slot.first,
+            second: &slot.second,
+            gradient,
+            shrink: self.shrink_of(slot) as f32,
+        });
+        Ok(adam(&parameters.collect::<Vec<_>>(), &rates)?)
+    }
+
     /// The same as whole-tensor formulas: the path of other devices, and the
-    /// oracle of the fast one.
+    /// oracle of the fast ones.
     fn apply_by_formula(&self, slot: &Slot, gradient: &Tensor) -> Result<()> {
         let gradient = (gradient * self.scale)?;
         let (m, v) = (slot.first.as_detached_tensor(), slot.second.as_detached_tensor());

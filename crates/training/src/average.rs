@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use candle_core::DType;
 
-use crate::elementwise::Zip2;
+use crate::foreach::follow;
 use crate::store::ParameterStore;
 
 /// A second model whose parameters follow the trained ones slowly. It has less
@@ -42,20 +42,16 @@ impl<M> Average<M> {
     pub fn follow(&self, source: &ParameterStore, step: u64) -> Result<()> {
         let step = step as f64;
         let gain = (1.0 - self.decay.min((1.0 + step) / (10.0 + step))) as f32;
+        let mut pairs = Vec::new();
         for (name, average) in self.parameters.variables() {
             let current = source.variable(&name).with_context(|| "weight average")?;
             if ParameterStore::is_buffer(&name) || average.dtype() != DType::F32 {
                 average.set(&current.as_detached_tensor())?;
-            } else if average.device().is_cpu() {
-                let op = Zip2("weight-average", |mean: f32, x: f32| mean + gain * (x - mean));
-                average.inplace_op2(&current, &op)?;
             } else {
-                let mean = average.as_detached_tensor();
-                let step = ((current.as_detached_tensor() - &mean)? * f64::from(gain))?;
-                average.set(&(mean + step)?)?;
+                pairs.push((average, current));
             }
         }
-        Ok(())
+        follow(&pairs, gain)
     }
 }
 

@@ -4,9 +4,7 @@
 //! nothing; candle's own element-wise ops would write a fresh buffer each, and
 //! a first touch of memory costs more than the arithmetic.
 
-use candle_core::{
-    CpuStorage, DType, Device, InplaceOp2, InplaceOp3, Layout, Result, Storage, Tensor, bail,
-};
+use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, bail};
 use rayon::prelude::*;
 
 /// Elements a thread takes at a time.
@@ -86,59 +84,6 @@ impl<F: Fn(f32, f32, f32) -> f32 + Sync> InplaceOp3 for Zip3<F> {
                 *y = (self.1)(*y, a, b);
             }
         });
-        Ok(())
-    }
-}
-
-/// The square root of the sum of squares over all `tensors`, which are on `device`: a
-/// scalar, f64, there, and nobody waits for it.
-///
-/// On the CPU partial sums belong to fixed chunks and are added in order, so that the
-/// result does not depend on the number of threads.
-pub(crate) fn norm<'a>(
-    tensors: impl Iterator<Item = &'a Tensor>,
-    device: &Device,
-) -> Result<Tensor> {
-    if !device.is_cpu() {
-        return norm_elsewhere(tensors, device);
-    }
-    let mut total = 0.0;
-    for tensor in tensors {
-        let tensor = tensor.to_dtype(DType::F32)?.contiguous()?;
-        let (storage, layout) = tensor.storage_and_layout();
-        let Storage::Cpu(storage) = &*storage else { bail!("norm: the tensor is not on the CPU") };
-        let parts: Vec<f64> = source("norm", storage, layout)?
-            .par_chunks(CHUNK)
-            .map(|chunk| chunk.iter().map(|&x| f64::from(x) * f64::from(x)).sum())
-            .collect();
-        total += parts.iter().sum::<f64>();
-    }
-    Tensor::new(total.sqrt(), device)
-}
-
-fn norm_elsewhere<'a>(
-    tensors: impl Iterator<Item = &'a Tensor>,
-    device: &Device,
-) -> Result<Tensor> {
-    let square = |tensor: &Tensor| tensor.to_dtype(DType::F32)?.flatten_all()?.sqr()?.sum_all();
-    let squares = tensors.map(square).collect::<Result<Vec<_>>>()?;
-    if squares.is_empty() {
-        return Tensor::zeros((), DType::F64, device);
-    }
-    Tensor::stack(&squares, 0)?.to_dtype(DType::F64)?.sum_all()?.sqrt()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_norm_spans_tensors_and_layouts() -> anyhow::Result<()> {
-        let a = Tensor::arange(0f32, 40_000.0, &Device::Cpu)?.reshape((200, 200))?.t()?;
-        let b = Tensor::new(&[3f32, -4.0], &Device::Cpu)?;
-        let expected = (0..40_000u64).map(|x| (x * x) as f64).sum::<f64>() + 25.0;
-        let actual = norm([&a, &b].into_iter(), &Device::Cpu)?.to_scalar::<f64>()?;
-        assert!((actual / expected.sqrt() - 1.0).abs() < 1e-12, "{actual}");
         Ok(())
     }
 }

@@ -18,6 +18,7 @@ mod elementwise;
 mod event_log;
 mod export;
 mod fine_tune;
+mod foreach;
 mod guards;
 mod init;
 mod input;

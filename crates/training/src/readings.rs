@@ -5,6 +5,7 @@ use std::ops::Range;
 use anyhow::Result;
 use candle_core::{DType, Tensor};
 
+use crate::foreach;
 use crate::observer::Terms;
 
 /// The terms of a step on their way from the device, where they are read all at once.
@@ -30,7 +31,7 @@ struct Entry {
 
 enum Number {
     Known(f64),
-    /// `[1]`, f64.
+    /// `[1]`, f32 or f64.
     OnDevice(Tensor),
 }
 
@@ -71,7 +72,11 @@ impl Readings {
     /// # Errors
     /// If it is no scalar.
     pub fn add(&mut self, name: &'static str, value: &Tensor) -> Result<()> {
-        let value = Number::OnDevice(value.detach().to_dtype(DType::F64)?.reshape(1)?);
+        let value = match value.dtype() {
+            DType::F32 | DType::F64 => value.detach(),
+            _ => value.detach().to_dtype(DType::F64)?,
+        };
+        let value = Number::OnDevice(value.reshape(1)?);
         self.entries.push(Entry { name, share: self.part.1, value });
         Ok(())
     }
@@ -92,15 +97,9 @@ impl Readings {
             Number::OnDevice(value) => Some(value.clone()),
             Number::Known(_) => None,
         }));
-        for codes in codes {
-            // f64 holds every u32.
-            waiting.push(codes.flatten_all()?.to_dtype(DType::F64)?);
-        }
-        let read = match waiting.is_empty() {
-            true => Vec::new(),
-            false => Tensor::cat(&waiting, 0)?.to_vec1::<f64>()?,
-        };
-        let mut read = read.into_iter();
+        // f64 holds every u32.
+        waiting.extend(codes.iter().map(|&codes| codes.clone()));
+        let mut read = foreach::read(&waiting)?.into_iter();
         let mut values = Vec::with_capacity(self.entries.len());
         for entry in &self.entries {
             values.extend(match entry.value {

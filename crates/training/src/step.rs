@@ -34,7 +34,7 @@ pub use reconstruction::{Perceptual, ReconstructionLoss};
 
 use crate::adam::Adam;
 use crate::config::{TrainConfig, UpdateOrder};
-use crate::elementwise::norm;
+use crate::foreach::norm;
 use crate::observer::Terms;
 use crate::readings::{Read, Readings};
 use crate::store::ParameterStore;

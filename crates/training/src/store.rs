@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 
+use crate::foreach::{in_dtypes, round};
 use crate::init::initial_value;
 
 /// Where an autoencoder has its quantizer.
@@ -114,11 +115,12 @@ impl ParameterStore {
     ) -> Result<Vec<(String, Tensor)>> {
         let variables = self.lock();
         let parameters = variables.iter().filter(|(name, _)| !Self::is_buffer(name));
-        let gradients = parameters.filter_map(|(name, var)| {
+        let found = parameters.filter_map(|(name, var)| {
             let gradient = find(var.copy.as_ref().unwrap_or(&var.master).as_tensor())?;
-            Some(gradient.to_dtype(var.master.dtype()).map(|gradient| (name.clone(), gradient)))
+            Some((name.clone(), (gradient.clone(), var.master.dtype())))
         });
-        Ok(gradients.collect::<candle_core::Result<_>>()?)
+        let (names, gradients): (Vec<_>, Vec<_>) = found.unzip();
+        Ok(names.into_iter().zip(in_dtypes(gradients)?).collect())
     }
 
     /// Brings the copies in half precision up to date: to be called after every change of
@@ -160,12 +162,8 @@ impl ParameterStore {
 }
 
 fn refresh(variables: &BTreeMap<String, Variable>) -> Result<()> {
-    for Variable { master, copy } in variables.values() {
-        if let Some(copy) = copy {
-            copy.set(&master.as_detached_tensor().to_dtype(copy.dtype())?)?;
-        }
-    }
-    Ok(())
+    let copies = variables.values().filter_map(|var| Some((var.copy.as_ref()?, &var.master)));
+    Ok(round(&copies.collect::<Vec<_>>())?)
 }
 
 impl Variable {

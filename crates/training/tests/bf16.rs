@@ -15,9 +15,10 @@ const LOSSES: f64 = 0.03;
 
 /// The first GPU, if this build and machine have one.
 fn gpu(test: &str) -> Option<Device> {
-    let device = Device::new_cuda(0).ok();
-    if device.is_none() {
-        println!("{test} skipped: no CUDA device");
+    let device = Device::new_cuda_with_stream(0).ok();
+    match &device {
+        Some(device) => layers::cuda::prepare(device).ok()?,
+        None => println!("{test} skipped: no CUDA device"),
     }
     device
 }

@@ -12,7 +12,7 @@ static DEVICE: OnceLock<Device> = OnceLock::new();
 /// If this build has no CUDA, or the machine no such GPU.
 pub fn set_cuda() -> Result<()> {
     let device = Device::new_cuda_with_stream(0)?;
-    ::layers::cuda::keep_memory(&device)?;
+    ::layers::cuda::prepare(&device)?;
     // Nobody else can have set it: there is one thread here.
     let _ = DEVICE.set(device);
     Ok(())

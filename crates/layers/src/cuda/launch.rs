@@ -17,6 +17,7 @@ pub(crate) struct Module(&'static str, &'static str);
 
 impl Module {
     pub const BATCH_NORM: Self = Self("layers-batch-norm", ptx::BATCH_NORM);
+    pub const FOREACH: Self = Self("layers-foreach", ptx::FOREACH);
     pub const GROUP_NORM: Self = Self("layers-group-norm", ptx::GROUP_NORM);
     pub const PLANES: Self = Self("layers-planes", ptx::PLANES);
     pub const POINTWISE: Self = Self("layers-pointwise", ptx::POINTWISE);

@@ -3,7 +3,7 @@
 use candle_core::cuda_backend::cudarc::driver::{result, sys};
 use candle_core::{CudaDevice, Result};
 
-/// See [`super::keep_memory`].
+/// Lets the driver keep freed memory: see [`super::prepare`].
 pub(super) fn keep(device: &CudaDevice) -> Result<()> {
     let stream = device.cuda_stream();
     let context = stream.context();

@@ -138,7 +138,7 @@ pub(crate) fn aligned(x: &Tensor) -> Result<Tensor> {
 }
 
 /// A tensor, without a graph, of what a kernel wrote.
-pub(crate) fn tensor<T: Element>(
+pub(crate) fn tensor<T: CudaDType>(
     data: CudaSlice<T>,
     shape: impl Into<Shape>,
     device: &CudaDevice,

@@ -172,12 +172,12 @@ fn convolutions_hand_on_nan() -> Result<()> {
 
 #[test]
 fn tf32_is_a_switch() -> Result<()> {
-    if Device::new_cuda(0).is_err() {
+    if Device::new_cuda_with_stream(0).is_err() {
         println!("skipped: no CUDA device (tf32_is_a_switch)");
         return Ok(());
     }
     let _alone = EXACT.write().unwrap_or_else(|e| e.into_inner());
-    let device = Device::new_cuda(0)?;
+    let device = Device::new_cuda_with_stream(0)?;
     let (x, weight) = (noise(&[2, 64, 32, 32], 1)?, noise(&[64, 64, 3, 3], 2)?);
     let expected = Conv2d::new(weight.clone(), None, Conv2dConfig::same(3)).forward(&x)?;
     let conv = Conv2d::new(weight.to_device(&device)?, None, Conv2dConfig::same(3));

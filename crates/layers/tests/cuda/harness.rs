@@ -12,7 +12,7 @@ pub static EXACT: RwLock<()> = RwLock::new(());
 /// A GPU of this test's own, or nothing, having said so. Each test has its own because
 /// candle's handles are not made for several threads at once.
 pub fn gpu(name: &str) -> Option<(Device, RwLockReadGuard<'static, ()>)> {
-    match Device::new_cuda(0) {
+    match Device::new_cuda_with_stream(0) {
         Ok(device) => Some((device, EXACT.read().unwrap_or_else(|e| e.into_inner()))),
         Err(error) => {
             let why = error.to_string();
@@ -25,7 +25,7 @@ pub fn gpu(name: &str) -> Option<(Device, RwLockReadGuard<'static, ()>)> {
 /// Runs `test` where there is a GPU and says how it went.
 pub fn on_gpu(name: &str, test: impl FnOnce(&Device) -> Result<()>) -> Result<()> {
     let Some((device, _exact)) = gpu(name) else { return Ok(()) };
-    layers::cuda::keep_memory(&device)?;
+    layers::cuda::prepare(&device)?;
     test(&device).with_context(|| format!("FAILED {name}"))?;
     println!("ok {name}");
     Ok(())

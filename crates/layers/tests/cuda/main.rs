@@ -6,6 +6,7 @@
 mod chain;
 mod convolution;
 mod elsewhere;
+mod foreach;
 mod harness;
 mod norms;
 mod sequence;

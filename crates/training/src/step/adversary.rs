@@ -11,7 +11,7 @@ use super::parts::Sums;
 use super::{Pair, gradient_at};
 use crate::adam::{Adam, AdamConfig};
 use crate::config::{AdversarialConfig, UpdateOrder};
-use crate::elementwise::norm;
+use crate::foreach::{copies, norm};
 use crate::readings::Readings;
 use crate::store::ParameterStore;
 
@@ -110,8 +110,8 @@ impl Adversary {
         if self.sleeps(step) {
             return Ok(None);
         }
-        let copy = |(name, var): (String, Var)| Ok((name, var.as_detached_tensor().copy()?));
-        let variables = self.parameters.variables().into_iter().map(copy).collect::<Result<_>>()?;
+        let (names, values): (Vec<_>, Vec<_>) = self.parameters.tensors().into_iter().unzip();
+        let variables = names.into_iter().zip(copies(&values)?).collect();
         Ok(Some(Kept { variables, lecam: self.lecam.clone() }))
     }
 

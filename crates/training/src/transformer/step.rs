@@ -10,7 +10,7 @@ use super::examples::ExampleBatch;
 use super::model::{CodeModel, Lesson};
 use super::noise::{happens, noisy, step_rng};
 use crate::adam::Adam;
-use crate::elementwise::norm;
+use crate::foreach::norm;
 use crate::observer::Terms;
 use crate::readings::{Readings, not_finite};
 use crate::step::clip_factor;

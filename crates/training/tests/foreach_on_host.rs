@@ -1,0 +1,257 @@
+//! The CUDA kernels for many tensors at once, compiled for the CPU by a C++ compiler, against
+//! this crate's code for the CPU: bit for bit. Where there is no compiler that will do, the
+//! tests say so and pass.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, ensure};
+use candle_core::{DType, Device, Tensor};
+use candle_nn::Init;
+use training::{Adam, AdamConfig, Average, ParameterStore, initial_value};
+
+/// Around the sizes of a vector, a block's threads and a block's part.
+const LENGTHS: [usize; 14] =
+    [1, 3, 4, 5, 255, 1023, 1024, 1025, 8191, 8192, 8193, 16384, 20000, 24577];
+
+/// The compiled driver, if there is a compiler; made once for all tests.
+fn driver(test: &str) -> Result<Option<&'static Path>> {
+    static DRIVER: OnceLock<std::result::Result<Option<PathBuf>, String>> = OnceLock::new();
+    match DRIVER.get_or_init(|| compile().map_err(|error| format!("{error:#}"))) {
+        Ok(Some(path)) => Ok(Some(path)),
+        Ok(None) => {
+            println!("skipped: no C++ compiler with C++20 and _Float16 ({test})");
+            Ok(None)
+        }
+        Err(error) => anyhow::bail!("{error}"),
+    }
+}
+
+fn compile() -> Result<Option<PathBuf>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let own = root.join("tests/foreach_on_host");
+    let kernels = root.join("../layers/src/cuda/foreach.cu");
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_string());
+    let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("foreach_on_host");
+    let compile = |source: &Path, to: &Path| {
+        Command::new(&compiler)
+            .args(["-std=c++20", "-O2", "-ffp-contract=off", "-Wno-unknown-pragmas", "-pthread"])
+            .arg("-I")
+            .arg(&own)
+            .arg(format!("-DFOREACH=\"{}\"", kernels.display()))
+            .arg(source)
+            .arg("-o")
+            .arg(to)
+            .output()
+    };
+    match compile(&own.join("probe.cpp"), &made.with_extension("probe")) {
+        Ok(probe) if probe.status.success() => {}
+        _ => return Ok(None),
+    }
+    let result = compile(&own.join("driver.cpp"), &made)?;
+    let said = String::from_utf8_lossy(&result.stderr);
+    ensure!(result.status.success(), "the kernels do not compile for the CPU: {said}");
+    Ok(Some(made))
+}
+
+/// A row of the table: by how many elements its tensors begin late, its own number, and its
+/// tensors' bytes.
+struct Row {
+    late: usize,
+    own: f32,
+    tensors: Vec<Vec<u8>>,
+}
+
+/// What kernel `kind` writes, one row's written tensors after the other.
+fn run(driver: &Path, kind: u64, numbers: [f32; 7], size: usize, rows: &[Row]) -> Result<Vec<u8>> {
+    let mut input = Vec::new();
+    for number in [kind, rows.len() as u64] {
+        input.extend(number.to_le_bytes());
+    }
+    numbers.iter().for_each(|number| input.extend(number.to_le_bytes()));
+    for Row { late, own, tensors } in rows {
+        let len = tensors.last().context("a row without tensors")?.len() / size;
+        input.extend((len as u64).to_le_bytes());
+        input.extend((*late as u64).to_le_bytes());
+        input.extend(own.to_le_bytes());
+        tensors.iter().for_each(|tensor| input.extend(tensor));
+    }
+    let mut child = Command::new(driver).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    // It reads all before it writes.
+    child.stdin.take().context("no pipe")?.write_all(&input)?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "the driver failed: {}", output.status);
+    Ok(output.stdout)
+}
+
+fn noise(seed: u64, len: usize) -> Result<Tensor> {
+    let hint = Init::Randn { mean: 0.01, stdev: 1.0 };
+    Ok(initial_value(seed, "noise", &len.into(), hint, DType::F32, &Device::Cpu)?)
+}
+
+fn bytes(tensor: &Tensor) -> Result<Vec<u8>> {
+    Ok(tensor.to_vec1::<f32>()?.into_iter().flat_map(f32::to_le_bytes).collect())
+}
+
+fn store(seed: u64) -> Result<ParameterStore> {
+    let store = ParameterStore::new(seed);
+    let vb = store.var_builder(DType::F32, &Device::Cpu);
+    for (i, len) in LENGTHS.into_iter().enumerate() {
+        vb.get_with_hints(len, &name(i), Init::Randn { mean: 0.0, stdev: 0.1 })?;
+    }
+    Ok(store)
+}
+
+fn name(i: usize) -> String {
+    format!("p{i:02}")
+}
+
+/// Every third parameter does not decay, and every fourth begins where four of its elements
+/// cannot be loaded at once.
+#[test]
+fn adam_is_that_of_the_cpu() -> Result<()> {
+    let Some(driver) = driver("adam_is_that_of_the_cpu")? else { return Ok(()) };
+    let config = AdamConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.05 };
+    let (lr, scale) = (3e-3, 0.37);
+    let store = store(5)?;
+    let decays = |i: usize| !i.is_multiple_of(3);
+    let decays_by_name = |name: &str, _| name[1..].parse().is_ok_and(decays);
+    let mut adam = Adam::with_groups(config.clone(), &store, decays_by_name)?;
+    for step in 1..=4 {
+        let mut rows = Vec::new();
+        let mut gradients = Vec::new();
+        for (i, len) in LENGTHS.into_iter().enumerate() {
+            let gradient = noise(100 * step as u64 + i as u64, len)?;
+            let state = adam.state();
+            let moment = |suffix| bytes(&state[&format!("{}.{suffix}", name(i))]);
+            rows.push(Row {
+                late: usize::from(i % 4 == 1),
+                own: if decays(i) { (1.0 - lr * config.weight_decay) as f32 } else { 1.0 },
+                tensors: vec![
+                    bytes(&*store.variable(&name(i))?)?,
+                    moment("exp_avg")?,
+                    moment("exp_avg_sq")?,
+                    bytes(&gradient)?,
+                ],
+            });
+            gradients.push((name(i), gradient));
+        }
+        let numbers = [
+            scale,
+            1.0 - config.beta1,
+            config.beta2,
+            1.0 - config.beta2,
+            lr / (1.0 - config.beta1.powi(step)),
+            (1.0 - config.beta2.powi(step)).sqrt(),
+            config.eps,
+        ];
+        let actual = run(driver, 0, numbers.map(|number| number as f32), 4, &rows)?;
+        adam.update(&gradients, lr, scale)?;
+        let mut expected = Vec::new();
+        for i in 0..LENGTHS.len() {
+            expected.extend(bytes(&*store.variable(&name(i))?)?);
+            for suffix in ["exp_avg", "exp_avg_sq"] {
+                expected.extend(bytes(&adam.state()[&format!("{}.{suffix}", name(i))])?);
+            }
+        }
+        assert!(actual == expected, "step {step}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_average_is_that_of_the_cpu() -> Result<()> {
+    let Some(driver) = driver("the_average_is_that_of_the_cpu")? else { return Ok(()) };
+    let source = store(7)?;
+    let build = |own: &ParameterStore| {
+        let vb = own.var_builder(DType::F32, &Device::Cpu);
+        for (i, len) in LENGTHS.into_iter().enumerate() {
+            vb.get(len, &name(i))?;
+        }
+        Ok(())
+    };
+    let average = Average::new(0.99, &source, build)?;
+    let mut rows = Vec::new();
+    for (i, len) in LENGTHS.into_iter().enumerate() {
+        source.variable(&name(i))?.set(&noise(i as u64, len)?)?;
+        let pair = [average.parameters.variable(&name(i))?, source.variable(&name(i))?];
+        let tensors = pair.iter().map(|var| bytes(var)).collect::<Result<_>>()?;
+        rows.push(Row { late: i % 3, own: 0.0, tensors });
+    }
+    let mut numbers = [0f32; 7];
+    numbers[0] = (1.0 - 3.0 / 12.0f64) as f32;
+    let actual = run(driver, 1, numbers, 4, &rows)?;
+    average.follow(&source, 2)?;
+    let mut expected = Vec::new();
+    for i in 0..LENGTHS.len() {
+        expected.extend(bytes(&*average.parameters.variable(&name(i))?)?);
+    }
+    assert!(actual == expected);
+    Ok(())
+}
+
+#[test]
+fn the_norm_is_exact_but_for_the_order_of_sums() -> Result<()> {
+    let Some(driver) = driver("the_norm_is_exact_but_for_the_order_of_sums")? else {
+        return Ok(());
+    };
+    let (mut rows, mut total) = (Vec::new(), 0.0);
+    for (i, len) in LENGTHS.into_iter().enumerate() {
+        let values = noise(i as u64, len)?;
+        total += values.to_vec1::<f32>()?.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
+        rows.push(Row { late: i % 3, own: 0.0, tensors: vec![bytes(&values)?] });
+    }
+    let actual = run(driver, 2, [0.0; 7], 4, &rows)?;
+    let actual = f64::from_le_bytes(actual.try_into().map_err(|_| anyhow::anyhow!("8 bytes"))?);
+    ensure!((actual / total.sqrt() - 1.0).abs() < 1e-14, "{actual} instead of {}", total.sqrt());
+    Ok(())
+}
+
+/// Rounded on the way there, exact on the way back.
+#[test]
+fn conversions_are_those_of_the_cpu() -> Result<()> {
+    let Some(driver) = driver("conversions_are_those_of_the_cpu")? else { return Ok(()) };
+    let mut given = Vec::new();
+    for (i, len) in LENGTHS.into_iter().enumerate() {
+        given.push(noise(i as u64, len)?);
+    }
+    let through = |kind, from: &[Vec<u8>], sizes: [usize; 2]| -> Result<Vec<Vec<u8>>> {
+        let row = |(i, from): (usize, &Vec<u8>)| {
+            let empty = vec![0; from.len() / sizes[1] * sizes[0]];
+            Row { late: i % 3, own: 0.0, tensors: vec![empty, from.clone()] }
+        };
+        let rows: Vec<_> = from.iter().enumerate().map(row).collect();
+        let mut rest = &run(driver, kind, [0.0; 7], sizes[1], &rows)?[..];
+        let mut made = Vec::new();
+        for row in &rows {
+            let (own, others) = rest.split_at(row.tensors[0].len());
+            made.push(own.to_vec());
+            rest = others;
+        }
+        Ok(made)
+    };
+    let exact = given.iter().map(bytes).collect::<Result<Vec<_>>>()?;
+    assert!(through(3, &exact, [4, 4])? == exact);
+    for (there, back, dtype) in [(4, 6, DType::F16), (5, 7, DType::BF16)] {
+        let half = through(there, &exact, [2, 4])?;
+        let expected = given.iter().map(|t| bytes(&t.to_dtype(dtype)?.to_dtype(DType::F32)?));
+        assert!(
+            through(back, &half, [4, 2])? == expected.collect::<Result<Vec<_>>>()?,
+            "{dtype:?}"
+        );
+    }
+    let wide = |t: &Tensor| -> Result<Vec<u8>> {
+        let values = t.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        Ok(values.into_iter().flat_map(f64::to_le_bytes).collect())
+    };
+    let expected = given.iter().map(wide).collect::<Result<Vec<_>>>()?;
+    assert!(through(8, &exact, [8, 4])? == expected);
+    assert!(through(9, &expected, [8, 8])? == expected);
+    let codes: Vec<u8> = [0, 7, u32::MAX].iter().flat_map(|code| code.to_le_bytes()).collect();
+    let numbers = [0.0, 7.0, f64::from(u32::MAX)];
+    let wide: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    assert!(through(10, &[codes], [8, 4])? == [wide]);
+    Ok(())
+}
