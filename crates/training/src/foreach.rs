@@ -36,13 +36,22 @@ pub(crate) fn norm<'a>(
         let tensor = tensor.contiguous()?;
         let (storage, layout) = tensor.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else { bail!("norm: the tensor is not on the CPU") };
-        let parts: Vec<f64> = source("norm", storage, layout)?
-            .par_chunks(CHUNK)
-            .map(|chunk| chunk.iter().map(|&x| f64::from(x) * f64::from(x)).sum())
-            .collect();
+        let parts: Vec<f64> =
+            source("norm", storage, layout)?.par_chunks(CHUNK).map(sum_of_squares).collect();
         total += parts.iter().sum::<f64>();
     }
     Tensor::new(total.sqrt(), device)
+}
+
+/// In lanes, so that no addition waits for the one before.
+fn sum_of_squares(values: &[f32]) -> f64 {
+    let mut lanes = [0f64; 16];
+    for values in values.chunks(lanes.len()) {
+        for (lane, &x) in lanes.iter_mut().zip(values) {
+            *lane += f64::from(x) * f64::from(x);
+        }
+    }
+    lanes.iter().sum()
 }
 
 fn norm_elsewhere(tensors: &[Tensor], device: &Device) -> candle_core::Result<Tensor> {
