@@ -41,7 +41,8 @@ fn dense(x: &Tensor) -> Result<Tensor> {
 /// transforms. Those round about five times as much as plain sums (2e-6 of a loss or a
 /// gradient's norm), and Adam, which divides gradients by their own size, turns the
 /// rounding of the smallest into steps as long as any. Small networks, whose
-/// convolutions cost little, are spared that.
+/// convolutions cost little, are spared that; and a few outputs of theirs are summed in the
+/// order of all others, for the same reason.
 const TRANSFORMED: usize = 64;
 
 struct ConvOp {
@@ -139,7 +140,9 @@ pub(super) fn weight_gradient(g: &Geometry, x: &Tensor, grad: &Tensor) -> Result
     }
     let dw = cpu::with_slices([x, grad], |[x, grad]| match Isa::detect() {
         isa if winograd::suits(g) => winograd::weight_gradient(isa, g, x, grad),
-        isa if narrow::suits_gradient(g) => narrow::weight_gradient(isa, g, x, grad),
+        isa if narrow::suits_gradient(g) && g.in_channels >= TRANSFORMED => {
+            narrow::weight_gradient(isa, g, x, grad)
+        }
         _ => kernels::weight_gradient(g, x, grad),
     })?;
     Tensor::from_vec(dw, (g.out_channels, g.in_channels, g.kh, g.kw), x.device())
@@ -162,7 +165,7 @@ fn convolve(g: &Geometry, x: &[f32], weight: Weight, extras: Extras, trains: boo
     let thin = g.in_channels.min(g.out_channels) < TRANSFORMED;
     if winograd::suits(g) && !(trains && thin) {
         winograd::forward(isa, g, x, weight, extras)
-    } else if narrow::suits(g) {
+    } else if narrow::suits(g) && !(trains && g.in_channels < TRANSFORMED) {
         narrow::forward(isa, g, x, weight, extras)
     } else {
         panels::forward(isa, g, x, weight, extras)

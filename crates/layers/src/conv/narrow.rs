@@ -24,6 +24,8 @@ const FEW: usize = 4;
 const VECTORS: usize = 4;
 /// Floats of the ring: three quarters of a first-level cache of 32 KiB.
 const RING_FLOATS: usize = 6 << 10;
+/// Terms of a sum before it joins the others, at most: a long sum of shorter ones rounds less.
+const TERMS: usize = 96;
 /// Output rows of a band, at most: their sums stay in the second-level cache.
 const BAND_ROWS: usize = 32;
 /// Tasks to cut a small input into, so that threads share it.
@@ -86,7 +88,7 @@ impl Sizes {
         let width = g.ow.next_multiple_of(step);
         let pitch = width + g.kw - 1;
         let plane = g.kh * pitch;
-        let channels = (RING_FLOATS / plane).clamp(1, g.in_channels);
+        let channels = (RING_FLOATS / plane).min(TERMS / g.taps()).clamp(1, g.in_channels);
         Self {
             rows,
             bands: g.oh.div_ceil(rows),
@@ -244,7 +246,6 @@ impl Tile<'_> {
                 let sums = &mut sums[channel * sizes.width + column..][..VECTORS * S::LANES];
                 for (vector, total) in totals.into_iter().enumerate() {
                     let to = sums[vector * S::LANES..].as_mut_ptr();
-                    // Last, so that a long sum is one of shorter ones, which rounds less.
                     let total = if adds { S::load(to).plus(total) } else { total };
                     total.store(to);
                 }
