@@ -16,6 +16,16 @@ fn colour(picture: &RgbImage) -> [f64; 3] {
     sum.map(|value| value / count.max(1.0))
 }
 
+/// The mean colour of the pixels in `part`.
+fn mean(picture: &RgbImage, part: &dyn Fn(u32, u32) -> bool) -> [f64; 3] {
+    let (mut sum, mut count) = ([0.0; 3], 0.0);
+    for (_, _, pixel) in picture.enumerate_pixels().filter(|(x, y, _)| part(*x, *y)) {
+        (0..3).for_each(|i| sum[i] += f64::from(pixel[i]));
+        count += 1.0;
+    }
+    sum.map(|value: f64| value / count)
+}
+
 #[test]
 fn words_decide_what_the_shipped_model_draws() -> Result<()> {
     let place = Place::new()?;
@@ -77,15 +87,7 @@ fn a_map_decides_where_the_shipped_fruit_lie_and_which() -> Result<()> {
             let file = format!("out/{label}-1-{:05}.png", 2 * kind + index);
             let picture = image::open(place.path(&file))?.to_rgb8();
             assert_eq!(picture.dimensions(), (128, 128));
-            let mean = |part: &dyn Fn(u32, u32) -> bool| {
-                let pixels = picture.enumerate_pixels().filter(|(x, y, _)| part(*x, *y));
-                let (mut sum, mut count) = ([0.0; 3], 0.0);
-                for (_, _, pixel) in pixels {
-                    (0..3).for_each(|i| sum[i] += f64::from(pixel[i]));
-                    count += 1.0;
-                }
-                sum.map(|value: f64| value / count)
-            };
+            let mean = |part: &dyn Fn(u32, u32) -> bool| mean(&picture, part);
             let (disk, floor) = (mean(&inside), mean(&|x, y| x.min(y) > 90));
             let blue = [disk, floor].map(|[_, _, blue]| blue);
             assert!(blue[1] > 140.0 && blue[0] < blue[1] - 50.0, "{file}: {disk:.0?}, {floor:.0?}");
@@ -94,5 +96,36 @@ fn a_map_decides_where_the_shipped_fruit_lie_and_which() -> Result<()> {
     }
     let [papaya, plum] = fruit.map(|[red, green, _]| red.min(green));
     assert!(papaya > plum + 50.0, "papayas {papaya:.0}, plums {plum:.0}");
+    Ok(())
+}
+
+#[test]
+fn depth_decides_where_the_shipped_fruit_lie() -> Result<()> {
+    let place = Place::new()?;
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/models/fruit-depth");
+    // A ball on a floor that comes nearer, to the left and to the right.
+    let inside = |left: f64, x: u32, y: u32| (x as f64 - left).hypot(y as f64 - 60.0) / 30.0;
+    for (name, left) in [("left", 40.0), ("right", 88.0)] {
+        let value = |x: u32, y: u32| match inside(left, x, y) {
+            within if within < 1.0 => 130.0 + 22.0 * (1.0 - within * within).sqrt(),
+            _ => 20.0 + 48.0 * f64::from(y) / 127.0,
+        };
+        let depth = image::GrayImage::from_fn(128, 128, |x, y| image::Luma([value(x, y) as u8]));
+        depth.save(place.path(&format!("{name}.png")))?;
+    }
+    let args = ["generate", "--model", model, "--seed", "1", "--count", "2", "--output", "out"];
+    place.run(&[&args[..], &["--condition", "left.png", "right.png"]].concat())?.exits(0)?;
+    for (name, own, other, first) in [("left", 40.0, 88.0, 0), ("right", 88.0, 40.0, 2)] {
+        for index in first..first + 2 {
+            let file = format!("out/{name}-1-{index:05}.png");
+            let picture = image::open(place.path(&file))?.to_rgb8();
+            assert_eq!(picture.dimensions(), (128, 128));
+            let ball = mean(&picture, &|x, y| inside(own, x, y) < 0.8);
+            let floor =
+                mean(&picture, &|x, y| inside(other, x, y) < 0.8 && inside(own, x, y) > 1.2);
+            // Every fruit has less blue in it than any floor.
+            assert!(ball[2] < floor[2] - 40.0, "{file}: {ball:.0?}, {floor:.0?}");
+        }
+    }
     Ok(())
 }

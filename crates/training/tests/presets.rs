@@ -16,7 +16,7 @@ fn read(name: &str) -> Result<TrainConfig> {
 
 #[test]
 fn they_are_what_they_say() -> Result<()> {
-    for name in ["tiny.toml", "emoji.toml", "small.toml", "fruit-masks.toml"] {
+    for name in ["tiny.toml", "emoji.toml", "small.toml", "fruit-masks.toml", "fruit-depth.toml"] {
         let config = read(name)?;
         // Codes of unit length and dimension 8, and no GAN before reconstruction settles.
         assert!(
@@ -29,6 +29,9 @@ fn they_are_what_they_say() -> Result<()> {
     let masks = read("fruit-masks.toml")?;
     assert_eq!((masks.input, masks.loss.pixel), (InputKind::Labels, PixelLoss::Bce));
     assert_eq!((masks.model.in_channels, masks.model.factor()), (27, 8));
+    let depth = read("fruit-depth.toml")?;
+    assert_eq!((depth.input, depth.loss.pixel), (InputKind::Depth, PixelLoss::L2));
+    assert_eq!((depth.model.in_channels, depth.model.factor()), (1, 8));
     let preset = |name: &str| VqConfig::preset(name).with_context(|| name.to_string());
     let paper = read("vqgan-f16.toml")?;
     assert_eq!(paper.model, preset("imagenet-f16-1024")?);
