@@ -29,7 +29,7 @@ pub use picture_condition::{PictureCondition, fit_mask, fit_picture};
 pub use score::Scores;
 
 pub(crate) use self::find::{FoundGenerator, Stage};
-pub(crate) use self::reference::{CONDITION_STAGE, FIRST_STAGE, TRANSFORMER, UNKNOWN};
+pub(crate) use self::reference::{CONDITION_STAGE, FIRST_STAGE, TRANSFORMER};
 pub(crate) use self::reference_extra::Extra;
 use text_tokens::TextTokenizer;
 

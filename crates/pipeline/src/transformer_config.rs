@@ -27,6 +27,9 @@ use crate::error::{Error, Result};
 /// `kind` in the `config.json` of a transformer over codes.
 pub const TRANSFORMER_KIND: &str = "code_transformer";
 
+/// The identity of a codec that is not loaded yet.
+pub(crate) const UNKNOWN: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
 /// What a transformer's `config.json` says.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(deny_unknown_fields)]
@@ -129,6 +132,12 @@ impl StageRef {
             (Some(path), _) => folder.join(path),
             (None, hub) => PathBuf::from(hub.as_deref().unwrap_or_default()),
         }
+    }
+
+    /// Whether `codec_sha256` may be the codec that this names. References' models do not
+    /// say which theirs are.
+    pub fn may_be(&self, codec_sha256: &str) -> bool {
+        self.codec_sha256 == UNKNOWN || self.codec_sha256 == codec_sha256
     }
 
     fn validate(&self, what: &str) -> std::result::Result<(), String> {

@@ -7,9 +7,9 @@ use candle_core::Tensor;
 use checkpoints::TensorFile;
 
 use crate::error::Result;
-use crate::generator::{GeneratorSpec, UNKNOWN};
+use crate::generator::GeneratorSpec;
 use crate::network;
-use crate::transformer_config::{StageRef, TransformerConfig};
+use crate::transformer_config::TransformerConfig;
 
 /// A transformer that is not built yet: what training goes on from.
 #[derive(Debug)]
@@ -40,13 +40,5 @@ impl TransformerWeights {
             tokenizer: found.tokenizer,
             file: found.weights,
         })
-    }
-}
-
-impl StageRef {
-    /// Whether `codec_sha256` may be the codec that this names. References' models do not
-    /// say which theirs are.
-    pub fn may_be(&self, codec_sha256: &str) -> bool {
-        self.codec_sha256 == UNKNOWN || self.codec_sha256 == codec_sha256
     }
 }

@@ -10,10 +10,10 @@ use super::stage::Stage;
 use super::{ConvertOptions, Target, convert_found, ours, prepare, taming};
 use crate::error::{Error, Result};
 use crate::generator::{
-    CONDITION_STAGE, Extra, FIRST_STAGE, FoundGenerator, GeneratorSpec, TRANSFORMER, UNKNOWN,
+    CONDITION_STAGE, Extra, FIRST_STAGE, FoundGenerator, GeneratorSpec, TRANSFORMER,
 };
 use crate::network;
-use crate::transformer_config::{Architecture, ConditionConfig, StageRef};
+use crate::transformer_config::{Architecture, ConditionConfig, StageRef, UNKNOWN};
 use crate::transformer_folder::{CopyOptions, TransformerFolder};
 
 /// What was written.

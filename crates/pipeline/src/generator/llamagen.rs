@@ -3,10 +3,9 @@
 use cond_transformer::{LlamaConfig, Order, PrefixConfig};
 use serde_json::Value;
 
-use super::reference::UNKNOWN;
 use crate::transformer_config::{
     Architecture, CaptionCondition, ClassCondition, ConditionConfig, SamplingDefaults, StageRef,
-    TransformerConfig,
+    TransformerConfig, UNKNOWN,
 };
 
 /// Codes of the published tokenizers.

@@ -9,7 +9,7 @@ use super::Extra;
 use crate::error::{Error, Result};
 use crate::transformer_config::{
     Architecture, ClassCondition, ConditionConfig, CoordinateCondition, GridCondition, GridInput,
-    LayoutCondition, SamplingDefaults, StageRef, StartCondition, TransformerConfig,
+    LayoutCondition, SamplingDefaults, StageRef, StartCondition, TransformerConfig, UNKNOWN,
 };
 
 /// Where a `Net2NetTransformer`'s checkpoint keeps its parts.
@@ -159,8 +159,6 @@ impl ReferenceTransformer {
     }
 }
 
-/// The identity of a codec that is not loaded yet.
-pub(crate) const UNKNOWN: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 /// What the reference's scripts sample with.
 const TOP_K: usize = 100;
 
