@@ -217,8 +217,14 @@ impl RunConfig for TrainConfig {
              normalized), not {:?}",
             self.model.quantizer
         );
-        let unknown =
-            !self.init.model.as_os_str().is_empty() && self.model == Self::default().model;
+        let init = &self.init;
+        let model = !init.model.as_os_str().is_empty();
+        ensure!(
+            !init.partial || (model && !init.optimizer),
+            "init.partial = true needs init.model, and init.optimizer = false: moments fit no \
+             other weights"
+        );
+        let unknown = model && !init.partial && self.model == Self::default().model;
         // The architecture that is started from comes later.
         if unknown { self.check_losses_of_input() } else { self.check_input() }
     }

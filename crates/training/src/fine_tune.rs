@@ -1,7 +1,7 @@
 //! Starting from a model that was trained before, here or elsewhere.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -12,6 +12,7 @@ use pipeline::{CodecWeights, ModelSpec};
 use crate::checkpoint::{Checkpoints, Loaded};
 use crate::config::{InitConfig, RunConfig, TrainConfig};
 use crate::step::VqTrainer;
+use crate::store::ParameterStore;
 
 /// Where a reference checkpoint keeps its discriminator, and where ours is built.
 const DISCRIMINATOR: &str = "loss.discriminator.";
@@ -22,7 +23,7 @@ const DISCRIMINATOR: &str = "loss.discriminator.";
 /// # Errors
 /// When the model cannot be found or read, or `config` describes another architecture.
 pub(crate) fn resolved(config: &TrainConfig) -> Result<Cow<'_, TrainConfig>> {
-    if config.init.model.as_os_str().is_empty() {
+    if config.init.model.as_os_str().is_empty() || config.init.partial {
         return Ok(Cow::Borrowed(config));
     }
     let path = config.run.join("config.toml");
@@ -33,7 +34,8 @@ pub(crate) fn resolved(config: &TrainConfig) -> Result<Cow<'_, TrainConfig>> {
     };
     ensure!(
         config.model == TrainConfig::default().model || config.model == model,
-        "[model] is not the architecture of init.model = {}: leave [model] out",
+        "[model] is not the architecture of init.model = {}: leave [model] out, or set \
+         init.partial = true to take only the weights that fit",
         config.init.model.display()
     );
     let config = TrainConfig { model, ..config.clone() };
@@ -54,6 +56,7 @@ pub(crate) fn start(
     let name = || format!("init.model = {}", init.model.display());
     let run = run_checkpoint(&init.model, device)?;
     let weights = CodecWeights::load(&spec(init)).with_context(name)?;
+    let mut warnings = Vec::new();
     match (&run, init.optimizer) {
         (Some(run), true) => {
             trainer.parameters.load(&run.section("model.")).with_context(name)?;
@@ -63,13 +66,20 @@ pub(crate) fn start(
         }
         (None, true) => return Err(no_moments(&init.model)),
         (_, false) => {
-            let tensors: HashMap<_, _> = weights.tensors.into_iter().collect();
+            let tensors = if init.partial {
+                let (tensors, said) =
+                    fitting(weights.tensors, &trainer.parameters).with_context(name)?;
+                warnings.extend(said);
+                tensors
+            } else {
+                weights.tensors.into_iter().collect()
+            };
             trainer.parameters.load(&tensors).with_context(name)?;
         }
     }
 
     let Some(adversary) = trainer.adversary.as_mut().filter(|_| init.discriminator) else {
-        return Ok(Vec::new());
+        return Ok(warnings);
     };
     let critic = match &run {
         Some(run) => run.section("critic."),
@@ -80,7 +90,8 @@ pub(crate) fn start(
             "{} holds no discriminator: this run's starts from noise",
             init.model.display()
         );
-        return Ok(vec![message]);
+        warnings.push(message);
+        return Ok(warnings);
     }
     adversary.parameters.load(&critic).with_context(|| {
         format!(
@@ -94,7 +105,47 @@ pub(crate) fn start(
         adversary.optimizer.load_state(updates, &run.section("critic_optimizer."))?;
         adversary.load_state(&run.section("critic_state."))?;
     }
-    Ok(Vec::new())
+    Ok(warnings)
+}
+
+/// Of `tensors`, a model's, those that fit the variables in `store`, and the fresh values of
+/// the others. Says which parts of the network the others are, where there are any.
+///
+/// # Errors
+/// When nothing fits, which is another kind of model.
+fn fitting(
+    mut tensors: BTreeMap<String, Tensor>,
+    store: &ParameterStore,
+) -> Result<(HashMap<String, Tensor>, Option<String>)> {
+    let mut values = HashMap::new();
+    let mut parts = BTreeSet::new();
+    let mut fresh = 0;
+    for (name, variable) in store.variables() {
+        let value = match tensors.remove(&name).filter(|old| old.dims() == variable.dims()) {
+            Some(old) => old,
+            None => {
+                fresh += 1;
+                parts.insert(part(&name).to_owned());
+                variable.copy()?
+            }
+        };
+        values.insert(name, value);
+    }
+    let all = values.len();
+    ensure!(fresh < all, "not one of its tensors has the name and shape of one of [model]'s {all}");
+    let parts = parts.into_iter().collect::<Vec<_>>().join(", ");
+    let said = format!("init.partial: {fresh} of {all} tensors start from noise: {parts}");
+    Ok((values, (fresh > 0).then_some(said)))
+}
+
+/// The part of the network that a weight belongs to: `decoder.up.4` of
+/// `decoder.up.4.block.0.conv1.weight`.
+fn part(name: &str) -> &str {
+    let ends: Vec<usize> = name.match_indices('.').map(|(at, _)| at).collect();
+    match ends.get(2).or(ends.last()) {
+        Some(&end) => &name[..end],
+        None => name,
+    }
 }
 
 /// What is said where moments are asked for and there are none.

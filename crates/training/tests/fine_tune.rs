@@ -150,3 +150,44 @@ fn a_run_of_ours_gives_moments_when_asked() -> Result<()> {
     assert!(warnings[0].contains("holds no discriminator"), "{warnings:?}");
     Ok(())
 }
+
+#[test]
+fn another_architecture_takes_the_weights_that_fit() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let data = pictures(dir.path())?;
+    let mut first = config(dir.path(), &data, &["model.ch_mult=[1]".into()])?;
+    first.run = dir.path().join("first");
+    let (begun, _) = train(&first)?;
+
+    // Another seed, a level more: the same run from noise, and from the first.
+    let settings = ["model.ch_mult=[1, 1]".to_string(), "seed=5".to_string()];
+    let mut fresh = config(dir.path(), &data, &settings)?;
+    fresh.optimizer.schedule.lr = 1e-30;
+    fresh.run = dir.path().join("fresh");
+    let mut grown = fresh.clone();
+    grown.run = dir.path().join("grown");
+    grown.init.model = first.run.clone();
+    let error = train(&grown).err().map(|e| format!("{e:#}")).unwrap_or_default();
+    assert!(error.contains("init.partial = true"), "{error}");
+    grown.init.partial = true;
+    let ((fresh, _), (grown_run, warnings)) = (train(&fresh)?, train(&grown)?);
+    assert!(warnings[0].contains("start from noise: decoder.up.1"), "{warnings:?}");
+
+    let (begun, fresh) = (begun.section("model."), fresh.section("model."));
+    let mut carried = 0;
+    for (name, tensor) in grown_run.section("model.") {
+        match begun.get(&name).filter(|old| old.dims() == tensor.dims()) {
+            Some(_) => {
+                same(&name, &begun, &tensor)?;
+                carried += 1;
+            }
+            None => same(&name, &fresh, &tensor)?,
+        }
+    }
+    assert!(carried > 0 && carried < fresh.len(), "{carried} of {}", fresh.len());
+
+    grown.init.optimizer = true;
+    let error = grown.validate().err().map(|e| format!("{e:#}")).unwrap_or_default();
+    assert!(error.contains("init.partial"), "{error}");
+    Ok(())
+}

@@ -38,6 +38,10 @@ pub struct InitConfig {
     /// those that were trained; without it those that the run hands out, which may be an
     /// average.
     pub optimizer: bool,
+    /// Build what `[model]` says, and take of the model's weights those that have the same
+    /// name and shape; the others start from noise. For a level more, or another codebook.
+    /// First stages only.
+    pub partial: bool,
 }
 
 impl Default for InitConfig {
@@ -47,6 +51,7 @@ impl Default for InitConfig {
             config: PathBuf::new(),
             discriminator: true,
             optimizer: false,
+            partial: false,
         }
     }
 }
