@@ -14,6 +14,7 @@ mod kernels;
 mod narrow;
 mod panels;
 pub mod plain;
+mod pointwise;
 mod product;
 mod taped;
 mod winograd;

@@ -2,7 +2,7 @@
 //! of those of the crate `gemm`; within one thread by that crate, as the small products there
 //! do not pay for packing both factors.
 
-mod block;
+pub(crate) mod block;
 mod blocked;
 mod pack;
 #[cfg(test)]
@@ -21,13 +21,14 @@ pub(crate) type View<'a> = (&'a [f32], usize, usize);
 pub(crate) enum Start<'a> {
     /// What is in the target.
     Target,
-    /// A row `[n]` in every row, and a matrix `[m, n]`, as far as they are there.
-    Sum { row: Option<&'a [f32]>, matrix: Option<&'a [f32]> },
+    /// A row `[n]` in every row, a column `[m]` in every column, and a matrix `[m, n]`, as
+    /// far as they are there.
+    Sum { row: Option<&'a [f32]>, column: Option<&'a [f32]>, matrix: Option<&'a [f32]> },
 }
 
 impl Start<'_> {
     /// Nothing.
-    pub const ZERO: Self = Self::Sum { row: None, matrix: None };
+    pub const ZERO: Self = Self::Sum { row: None, column: None, matrix: None };
 }
 
 /// `target[m, n] += left[m, k] right[k, n]`, `target` with the given row stride.
@@ -84,34 +85,55 @@ pub(crate) fn product(
     right: View,
 ) {
     let (m, n, k) = sizes;
-    let whole = |len, expected| assert!(len == expected, "{len} numbers for {m}x{n}");
     match start {
-        Start::Target => whole(target.len(), m * n),
-        Start::Sum { row, matrix } => {
-            row.inspect(|row| whole(row.len(), n));
-            matrix.inspect(|matrix| whole(matrix.len(), m * n));
+        Start::Target => assert!(target.len() == m * n, "{} numbers for {m}x{n}", target.len()),
+        Start::Sum { row, column, matrix } => {
+            let whole = |part: Option<&[f32]>, len| {
+                assert!(part.is_none_or(|part| part.len() == len), "what is added to {m}x{n}");
+            };
+            whole(row, n);
+            whole(column, m);
+            whole(matrix, m * n);
             target.clear();
             target.reserve_exact(m * n);
         }
     }
     if k == 0 {
-        if let Start::Sum { row, matrix } = start {
+        if let Start::Sum { row, column, matrix } = start {
             let of = |numbers: Option<&[f32]>, i| numbers.map_or(0.0, |numbers| numbers[i]);
-            target.extend((0..m * n).map(|i| of(row, i % n) + of(matrix, i)));
+            let sum = |i| of(row, i % n) + of(column, i / n) + of(matrix, i);
+            target.extend((0..m * n).map(sum));
         }
         return;
     }
     if m > 0 && n > 0 {
-        check(sizes, left, right);
+        let to = SharedMut::new_spare(target);
         // SAFETY: `target` has room for `m * n` floats, which are there if it starts with
         // them.
-        unsafe {
-            let to = SharedMut::new_spare(target);
-            blocked::multiply(Isa::detect(), sizes, to, start, left, right);
-        }
+        unsafe { product_into(Isa::detect(), sizes, to, 0, start, left, right) }
     }
     // SAFETY: all of them were written.
     unsafe { target.set_len(m * n) };
+}
+
+/// As [`product`], to the `m * n` floats of `target` from `at` on, which are whole products
+/// of that size away from its first; so is a matrix that is added. No size is 0.
+///
+/// # Safety
+/// Nothing else may use these floats meanwhile; where the product starts with them, they must
+/// be there.
+pub(crate) unsafe fn product_into(
+    isa: Option<Isa>,
+    sizes: (usize, usize, usize),
+    target: SharedMut,
+    at: usize,
+    start: Start,
+    left: View,
+    right: View,
+) {
+    check(sizes, left, right);
+    // SAFETY: this function's contract.
+    unsafe { blocked::multiply(isa, sizes, (target, at), start, left, right) }
 }
 
 /// That the factors, of which no size is 0, are as large as the sizes say.

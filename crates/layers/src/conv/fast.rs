@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 use super::geometry::Geometry;
 use super::panels::Weight;
 use super::winograd::Extras;
-use super::{Conv2d, Conv2dConfig, Padding, kernels, narrow, panels, winograd};
+use super::{Conv2d, Conv2dConfig, Padding, kernels, narrow, panels, pointwise, winograd};
 use crate::cpu;
 use crate::isa::Isa;
 
@@ -139,6 +139,7 @@ pub(super) fn weight_gradient(g: &Geometry, x: &Tensor, grad: &Tensor) -> Result
         return super::cuda::weight_gradient(g, x, grad);
     }
     let dw = cpu::with_slices([x, grad], |[x, grad]| match Isa::detect() {
+        _ if g.is_pointwise() => pointwise::weight_gradient(g, x, grad),
         isa if winograd::suits(g) => winograd::weight_gradient(isa, g, x, grad),
         isa if narrow::suits_gradient(g) && g.in_channels >= TRANSFORMED => {
             narrow::weight_gradient(isa, g, x, grad)
@@ -167,6 +168,8 @@ fn convolve(g: &Geometry, x: &[f32], weight: Weight, extras: Extras, trains: boo
         winograd::forward(isa, g, x, weight, extras)
     } else if narrow::suits(g) && !(trains && g.in_channels < TRANSFORMED) {
         narrow::forward(isa, g, x, weight, extras)
+    } else if g.is_pointwise() && g.batch > 0 {
+        pointwise::forward(isa, g, x, weight, extras)
     } else {
         panels::forward(isa, g, x, weight, extras)
     }

@@ -67,14 +67,10 @@ pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], extras: Extras) -
                 );
             }
         };
-        if g.is_pointwise() {
-            multiply((&image[start..], pixels, 1));
-        } else {
-            with_scratch(depth * n, |columns| {
-                g.gather(image, 0..g.in_channels, range, columns);
-                multiply((columns, n, 1));
-            });
-        }
+        with_scratch(depth * n, |columns| {
+            g.gather(image, 0..g.in_channels, range, columns);
+            multiply((columns, n, 1));
+        });
     });
     // SAFETY: there is room for `len`, and every pixel of every channel was written.
     unsafe { y.set_len(len) }
@@ -99,15 +95,6 @@ pub(super) fn input_gradient(g: &Geometry, weight: &[f32], grad: &[f32]) -> Vec<
             target.slice(offset, channels * g.in_pixels())
         };
         let left = (&weight[first * g.taps()..], 1, depth);
-        if g.is_pointwise() {
-            // SAFETY: `planes` has `rows` rows of `pixels` floats, this task's alone.
-            unsafe {
-                let target = planes.as_mut_ptr();
-                let sizes = (rows, pixels, g.out_channels);
-                add_product(sizes, target, pixels, left, (grad, pixels, 1));
-            }
-            return;
-        }
         let tile = tile_pixels(rows);
         for start in (0..pixels).step_by(tile) {
             let range = start..(start + tile).min(pixels);
@@ -146,24 +133,16 @@ pub(super) fn weight_gradient(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32>
             for start in (0..pixels).step_by(tile) {
                 let range = start..(start + tile).min(pixels);
                 let n = range.len();
-                let multiply = |columns: View| {
-                    let (columns, row, column) = columns;
+                with_scratch(rows * n, |columns| {
+                    g.gather(image, channels.clone(), range, columns);
                     let left = (&grad[start..], pixels, 1);
                     // SAFETY: these columns of every row of `dw`; no other task has them.
                     unsafe {
                         let target = target.at(first * g.taps());
-                        let right = (columns, column, row);
+                        let right: View = (columns, 1, n);
                         add_product((g.out_channels, rows, n), target, depth, left, right);
                     }
-                };
-                if g.is_pointwise() {
-                    multiply((&image[first * pixels + start..], pixels, 1));
-                } else {
-                    with_scratch(rows * n, |columns| {
-                        g.gather(image, channels.clone(), range, columns);
-                        multiply((columns, n, 1));
-                    });
-                }
+                });
             }
         }
     });

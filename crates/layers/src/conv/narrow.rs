@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 pub(super) use self::gradient::{suits_gradient, weight_gradient};
 use super::geometry::Geometry;
-use super::panels::Weight;
+use super::panels::{Blocks, Weight};
 use super::winograd::Extras;
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
@@ -50,7 +50,8 @@ pub(super) fn forward(
     let target = SharedMut::new_spare(&mut y);
     with_scratch(g.out_channels * g.depth(), |packed| {
         // One block: `[in, kh, kw, out]`.
-        weight.pack(g, g.out_channels, packed);
+        let all = Blocks { channels: g.out_channels, count: 1 };
+        weight.pack(g, all, g.out_channels, packed);
         let packed = &*packed;
         (0..g.batch * sizes.bands).into_par_iter().for_each(|task| {
             with_scratch(sizes.sums + sizes.ring, |scratch| {

@@ -9,16 +9,18 @@
 
 mod planes;
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use self::planes::{Planes, gather};
 use super::geometry::Geometry;
-use super::product::{Left, Right, product};
 use super::winograd::Extras;
 use crate::isa::Isa;
+use crate::matrix::block::{Addend, Addends, Out, product};
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
-use crate::vector::{Kernel, Vector, lanes, run};
+use crate::vector::{Kernel, MAX_LANES, Vector, lanes, run};
 
 /// Floats of the padded planes of one band: a share of the second-level cache.
 const BAND_FLOATS: usize = 128 << 10;
@@ -26,7 +28,8 @@ const BAND_FLOATS: usize = 128 << 10;
 const PANEL_DEPTH: usize = 192;
 /// Floats of sums that are kept while panels change, about.
 const SUM_FLOATS: usize = 32 << 10;
-/// Panels, each of other outputs, that meet the same weights one after the other.
+/// Panels, each of other outputs, that meet the same weights one after the other: the
+/// second-level cache keeps those.
 const PANELS: usize = 8;
 /// Tasks to cut a small input into, so that threads share it.
 const MIN_TASKS: usize = 8;
@@ -53,14 +56,13 @@ impl<'a> Weight<'a> {
         Self { data, flipped: true }
     }
 
-    /// Blocks of `rows` outputs, each `[in, kh, kw, rows]`; the last may have fewer.
-    pub(super) fn pack(self, g: &Geometry, rows: usize, packed: &mut [f32]) {
+    /// The `blocks` of outputs, each `[in, kh, kw, pitch]`: numbers that mean nothing behind
+    /// the last output of a block.
+    pub(super) fn pack(self, g: &Geometry, blocks: Blocks, pitch: usize, packed: &mut [f32]) {
         let (depth, taps) = (g.depth(), g.taps());
-        packed.par_chunks_mut(rows * depth).enumerate().for_each(|(block, packed)| {
-            let count = packed.len() / depth;
-            for m in 0..count {
-                let output = block * rows + m;
-                let mut column = packed[m..].iter_mut().step_by(count);
+        packed.par_chunks_mut(pitch * depth).enumerate().for_each(|(block, packed)| {
+            for (m, output) in blocks.range(block).enumerate() {
+                let mut column = packed[m..].iter_mut().step_by(pitch);
                 for input in 0..g.in_channels {
                     let at = if self.flipped {
                         input * g.out_channels + output
@@ -80,6 +82,25 @@ impl<'a> Weight<'a> {
     }
 }
 
+/// Output channels in blocks that differ by one channel at most.
+#[derive(Clone, Copy)]
+pub(super) struct Blocks {
+    pub channels: usize,
+    pub count: usize,
+}
+
+impl Blocks {
+    /// Blocks of at most `rows` channels.
+    fn of(channels: usize, rows: usize) -> Self {
+        Self { channels, count: channels.div_ceil(rows) }
+    }
+
+    /// The channels of block `index`.
+    fn range(self, index: usize) -> Range<usize> {
+        index * self.channels / self.count..(index + 1) * self.channels / self.count
+    }
+}
+
 /// `[B, in, H, W]` to `[B, out, H', W']`.
 pub(super) fn forward(
     isa: Option<Isa>,
@@ -92,16 +113,29 @@ pub(super) fn forward(
     let mut y = Vec::with_capacity(len);
     if len > 0 && g.depth() > 0 {
         let planes = Planes::new(g);
-        let rows = block_rows(lanes(isa), g.out_channels);
+        let rows = if lanes(isa) == MAX_LANES { 12 } else { 6 };
+        let blocks = Blocks::of(g.out_channels, rows);
         let sizes = Sizes::new(g, &planes, 2 * lanes(isa));
         let target = SharedMut::new_spare(&mut y);
-        with_scratch(g.out_channels * g.depth(), |packed| {
-            weight.pack(g, rows, packed);
-            let packed = &*packed;
+        with_scratch(blocks.count * rows * g.depth(), |packed| {
+            weight.pack(g, blocks, rows, packed);
+            let (packed, taps) = (&*packed, &*planes.taps(g));
             (0..g.batch * planes.bands).into_par_iter().for_each(|task| {
                 with_scratch(sizes.all(), |scratch| {
                     let y = target;
-                    let band = Band { g, planes, sizes, x, packed, rows, extras, task, scratch, y };
+                    let band = Band {
+                        g,
+                        planes,
+                        sizes,
+                        x,
+                        packed,
+                        blocks,
+                        taps,
+                        extras,
+                        task,
+                        scratch,
+                        y,
+                    };
                     run(isa, band);
                 });
             });
@@ -119,21 +153,12 @@ pub(super) fn forward(
     y
 }
 
-/// Output channels of a block: as many as fit the registers, or a few less where that
-/// leaves fewer in the last block.
-fn block_rows(lanes: usize, channels: usize) -> usize {
-    let most = if lanes == 16 { 12 } else { 6 };
-    let waste = |rows: usize| channels.next_multiple_of(rows) - channels;
-    let candidates = (most * 2 / 3..=most).rev().map(|rows| rows.min(channels));
-    candidates.min_by_key(|&rows| waste(rows)).unwrap_or(1)
-}
-
 /// The scratch of one task.
 #[derive(Clone, Copy)]
 struct Sizes {
     /// Outputs of a panel: two vectors.
     width: usize,
-    /// Panels at a time.
+    /// Panels whose sums are kept.
     panels: usize,
     /// Floats of a panel.
     panel: usize,
@@ -157,7 +182,7 @@ impl Sizes {
     }
 
     fn all(&self) -> usize {
-        self.planes + self.panels * (self.panel + self.sums)
+        self.planes + self.panel + self.panels * self.sums
     }
 }
 
@@ -168,8 +193,10 @@ struct Band<'a> {
     sizes: Sizes,
     x: &'a [f32],
     packed: &'a [f32],
-    /// Output channels of a block of `packed`.
-    rows: usize,
+    /// Those of `packed`.
+    blocks: Blocks,
+    /// See [`Planes::taps`].
+    taps: &'a [usize],
     extras: Extras<'a>,
     /// Picture and band.
     task: usize,
@@ -181,13 +208,13 @@ impl Kernel for Band<'_> {
     // No closures around vectors: they would be compiled without the instruction set.
     #[inline(always)]
     unsafe fn run<S: Vector>(self) {
-        let Self { g, planes, sizes, rows: block_rows, .. } = self;
+        let Self { g, planes, sizes, blocks, .. } = self;
         let Sizes { width, panels, .. } = sizes;
         let (picture, rows) = (self.task / planes.bands, planes.range(g, self.task % planes.bands));
         let image = &self.x[picture * g.in_channels * g.in_pixels()..];
         let image = &image[..g.in_channels * g.in_pixels()];
         // Whole vectors first, so that they stay aligned.
-        let (panel, scratch) = self.scratch.split_at_mut(panels * sizes.panel);
+        let (panel, scratch) = self.scratch.split_at_mut(sizes.panel);
         let (sums, data) = scratch.split_at_mut(panels * sizes.sums);
         // From what the band's first output reads.
         let data = if planes.is_picture {
@@ -201,23 +228,28 @@ impl Kernel for Band<'_> {
             let count = panels.min((pixels - start).div_ceil(width));
             for first in (0..depth).step_by(PANEL_DEPTH) {
                 let range = first..(first + PANEL_DEPTH).min(depth);
-                for (i, panel) in panel.chunks_exact_mut(sizes.panel).take(count).enumerate() {
+                for (i, sums) in sums.chunks_exact_mut(sizes.sums).take(count).enumerate() {
                     let start = start + i * width;
                     let outputs = start..(start + width).min(pixels);
                     // SAFETY: this function's contract.
-                    unsafe { gather::<S>(g, &planes, data, outputs, range.clone(), panel) }
-                }
-                for (block, weights) in self.packed.chunks(block_rows * depth).enumerate() {
-                    let rows = weights.len() / depth;
-                    let data = weights[first * rows..].as_ptr();
-                    let left = Left { data, row: 1, depth: rows };
-                    for i in 0..count {
-                        let right = Right { data: panel[i * sizes.panel..].as_ptr(), row: width };
-                        let out = &mut sums[i * sizes.sums + block * block_rows * width..];
-                        let (out, depth) = (out[..rows * width].as_mut_ptr(), range.len());
-                        // SAFETY: weights and panel have `depth` rows from here on, `out` all
-                        // `rows`, which `block_rows` keeps within the registers.
-                        unsafe { product::<S>(rows, left, right, depth, out, first > 0) }
+                    unsafe {
+                        gather::<S>(g, &planes, data, outputs, &self.taps[range.clone()], panel)
+                    }
+                    let right = panel[..range.len() * width].as_ptr();
+                    for (block, weights) in self.packed.chunks_exact(S::PAIRS * depth).enumerate() {
+                        let channels = blocks.range(block);
+                        let left = weights[first * S::PAIRS..][..range.len() * S::PAIRS].as_ptr();
+                        let out = &mut sums[channels.start * width..];
+                        let data = out[..channels.len() * width].as_mut_ptr();
+                        let out = Out { data, row: width };
+                        let addend = Addend { data, row: width };
+                        let blocks = [(first > 0).then_some(addend), None];
+                        let addends = Addends { blocks, column: None };
+                        // SAFETY: weights and panel have the terms of `range`, `out` all rows,
+                        // which are at most `PAIRS`.
+                        unsafe {
+                            product::<S>(channels.len(), left, right, range.len(), out, addends);
+                        }
                     }
                 }
             }

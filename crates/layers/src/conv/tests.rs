@@ -6,7 +6,7 @@ use candle_core::{Result, Shape};
 use super::geometry::Geometry;
 use super::panels::Weight;
 use super::winograd::Extras;
-use super::{Conv2dConfig, Padding, kernels, narrow, panels, winograd};
+use super::{Conv2dConfig, Padding, kernels, narrow, panels, pointwise, winograd};
 use crate::isa::Isa;
 
 fn noise(len: usize, seed: f32) -> Vec<f32> {
@@ -30,13 +30,15 @@ fn panels_equal_patches_on_every_instruction_set() -> Result<()> {
     for isa in Isa::available() {
         for (case, (h, w)) in sizes.into_iter().enumerate() {
             for padding in paddings {
-                for (kh, kw) in [(3, 3), (2, 3), (3, 2), (1, 3)] {
+                for (kh, kw, stride) in
+                    [(3, 3, 1), (2, 3, 2), (3, 2, 3), (3, 3, 2), (4, 4, 2), (1, 3, 1)]
+                {
                     let (in_channels, out_channels) = (1 + 5 * case, 1 + 3 * case);
-                    let config = Conv2dConfig { stride: 1, padding };
+                    let config = Conv2dConfig { stride, padding };
                     let x = Shape::from((2, in_channels, h, w));
                     let weight = Shape::from((out_channels, in_channels, kh, kw));
-                    let g = Geometry::new(&x, &weight, config)?;
-                    let name = format!("{isa:?} {x:?} {weight:?} {padding:?}");
+                    let Ok(g) = Geometry::new(&x, &weight, config) else { continue };
+                    let name = format!("{isa:?} {x:?} {weight:?} {config:?}");
                     let (x, weight) = (noise(x.elem_count(), 1.0), noise(weight.elem_count(), 2.0));
                     let bias = noise(out_channels, 3.0);
                     let y =
@@ -45,6 +47,43 @@ fn panels_equal_patches_on_every_instruction_set() -> Result<()> {
                 }
             }
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn single_pixels_equal_patches_on_every_instruction_set() -> Result<()> {
+    // Around blocks and vectors; channels in more than one range of terms.
+    for (in_channels, out_channels, side) in [(1, 1, 1), (5, 7, 3), (33, 13, 9), (300, 50, 17)] {
+        let (x, weight) = (
+            Shape::from((2, in_channels, side, side + 1)),
+            Shape::from((out_channels, in_channels, 1, 1)),
+        );
+        let g = Geometry::new(&x, &weight, Conv2dConfig::default())?;
+        let name = format!("{x:?} {weight:?}");
+        let len = 2 * out_channels * g.out_pixels();
+        let (x, weight) = (noise(x.elem_count(), 1.0), noise(weight.elem_count(), 2.0));
+        let (bias, residual) = (noise(out_channels, 3.0), noise(len, 4.0));
+        let both = Extras { bias: Some(&bias), residual: Some(&residual), ..Extras::default() };
+        for extras in [Extras::default(), biased(&bias), both] {
+            let expected = kernels::forward(&g, &x, &weight, extras);
+            for isa in Isa::available().into_iter().map(Some).chain([None]) {
+                let y = pointwise::forward(isa, &g, &x, Weight::plain(&weight), extras);
+                assert_close(&format!("{isa:?} {name}"), &y, &expected);
+            }
+        }
+        let dy = noise(len, 5.0);
+        let back = Geometry { in_channels: out_channels, out_channels: in_channels, ..g };
+        let dx = pointwise::forward(
+            Isa::detect(),
+            &back,
+            &dy,
+            Weight::flipped(&weight),
+            Extras::default(),
+        );
+        assert_close(&name, &dx, &kernels::input_gradient(&g, &weight, &dy));
+        let dw = pointwise::weight_gradient(&g, &x, &dy);
+        assert_close(&name, &dw, &kernels::weight_gradient(&g, &x, &dy));
     }
     Ok(())
 }

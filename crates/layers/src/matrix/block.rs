@@ -7,16 +7,29 @@ const UNROLL: usize = 4;
 
 /// Where a block of the product goes: rows `row` floats apart.
 #[derive(Clone, Copy)]
-pub(super) struct Out {
+pub(crate) struct Out {
     pub data: *mut f32,
     pub row: usize,
 }
 
 /// What is added to a block on the way: rows `row` floats apart.
 #[derive(Clone, Copy)]
-pub(super) struct Addend {
+pub(crate) struct Addend {
     pub data: *const f32,
     pub row: usize,
+}
+
+/// All that is added to a block.
+#[derive(Clone, Copy)]
+pub(crate) struct Addends {
+    pub blocks: [Option<Addend>; 2],
+    /// A number for each row.
+    pub column: Option<*const f32>,
+}
+
+impl Addends {
+    /// Nothing.
+    pub const NONE: Self = Self { blocks: [None; 2], column: None };
 }
 
 /// `out[m][n] = sum_k left[k][m] right[k][n]`, plus the `addends`, for `rows` rows and two
@@ -29,13 +42,13 @@ pub(super) struct Addend {
 /// The machine must have the instruction set; all that is named must be readable, `out`
 /// writable, which may be an addend too; `rows` is 1 to [`Vector::PAIRS`].
 #[inline(always)]
-pub(super) unsafe fn product<S: Vector>(
+pub(crate) unsafe fn product<S: Vector>(
     rows: usize,
     left: *const f32,
     right: *const f32,
     depth: usize,
     out: Out,
-    addends: [Option<Addend>; 2],
+    addends: Addends,
 ) {
     // SAFETY: this function's contract.
     unsafe {
@@ -63,7 +76,7 @@ unsafe fn block<S: Vector, const M: usize>(
     mut right: *const f32,
     depth: usize,
     out: Out,
-    addends: [Option<Addend>; 2],
+    addends: Addends,
 ) {
     let width = 2 * S::LANES;
     // SAFETY: within the matrices (contract of `product`); a prefetch may be of anything.
@@ -88,7 +101,10 @@ unsafe fn block<S: Vector, const M: usize>(
                 let to = out.data.add(m * out.row + vector * S::LANES);
                 // Last, so that a long sum is one of shorter ones, which rounds less.
                 let mut sum = sum;
-                for addend in addends.into_iter().flatten() {
+                if let Some(column) = addends.column {
+                    sum = S::splat(*column.add(m)).plus(sum);
+                }
+                for addend in addends.blocks.into_iter().flatten() {
                     sum = S::load(addend.data.add(m * addend.row + vector * S::LANES)).plus(sum);
                 }
                 sum.store(to);

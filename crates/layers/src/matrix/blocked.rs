@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::block::{Addend, Out, product};
+use super::block::{Addend, Addends, Out, product};
 use super::pack::{Factor, Pack, TERMS};
 use super::{Start, View};
 use crate::isa::Isa;
@@ -28,16 +28,17 @@ const TASKS: [(usize, usize); 3] = [(48, 512), (24, 512), (24, 128)];
 /// What enough tasks are, for each thread.
 const ENOUGH: usize = 8;
 
-/// `target[m, n] = start + left[m, k] right[k, n]` by the instruction set `isa`. No size is
-/// 0.
+/// `target[m, n] = start + left[m, k] right[k, n]` by the instruction set `isa`, from a float
+/// of `target` on that a row of the whole begins with; the matrix of `start` is counted from
+/// the target's first. No size is 0.
 ///
 /// # Safety
-/// Nothing else may use the `m * n` floats of `target` meanwhile; where it starts with them,
-/// they must be there.
+/// Nothing else may use the `m * n` floats meanwhile; where they are the start, they must be
+/// there.
 pub(super) unsafe fn multiply(
     isa: Option<Isa>,
     (m, n, k): (usize, usize, usize),
-    target: SharedMut,
+    (target, origin): (SharedMut, usize),
     start: Start,
     left: View,
     right: View,
@@ -64,7 +65,7 @@ pub(super) unsafe fn multiply(
                     line_stride: left.1,
                     term_stride: left.2,
                 };
-                let at = columns.start;
+                let at = origin + columns.start;
                 let start = if terms.start > 0 { Start::Target } else { start };
                 let columns = columns.len();
                 Part { left, columns, depth, panels, target, at, stride: n, start }.multiply(isa);
@@ -113,24 +114,30 @@ impl Part<'_> {
 }
 
 impl Start<'_> {
-    /// What is added to `rows` rows of `columns` columns from element `at` on of the whole
-    /// product, whose rows have `stride` floats.
+    /// What is added to `rows` rows from the `first` on and `columns` columns from element
+    /// `at` on of the whole product, whose rows have `stride` floats.
     #[inline(always)]
     fn addends(
         self,
         (at, stride): (usize, usize),
-        (rows, columns): (usize, usize),
+        (first, rows): (usize, usize),
+        columns: usize,
         target: *const f32,
-    ) -> [Option<Addend>; 2] {
+    ) -> Addends {
         match self {
-            Self::Target => [Some(Addend { data: target, row: stride }), None],
-            Self::Sum { row, matrix } => [
-                row.map(|row| Addend { data: row[at % stride..][..columns].as_ptr(), row: 0 }),
-                matrix.map(|matrix| Addend {
-                    data: matrix[at..][..(rows - 1) * stride + columns].as_ptr(),
-                    row: stride,
-                }),
-            ],
+            Self::Target => {
+                Addends { blocks: [Some(Addend { data: target, row: stride }), None], column: None }
+            }
+            Self::Sum { row, column, matrix } => Addends {
+                blocks: [
+                    row.map(|row| Addend { data: row[at % stride..][..columns].as_ptr(), row: 0 }),
+                    matrix.map(|matrix| Addend {
+                        data: matrix[at..][..(rows - 1) * stride + columns].as_ptr(),
+                        row: stride,
+                    }),
+                ],
+                column: column.map(|column| column[first..][..rows].as_ptr()),
+            },
         }
     }
 }
@@ -175,7 +182,7 @@ impl Kernel for Task<'_> {
                     let at = self.part.at + row * stride + column;
                     let to = target.range(at, (rows - 1) * stride + columns);
                     let out = Out { data: to, row: stride };
-                    let addends = start.addends((at, stride), (rows, columns), to);
+                    let addends = start.addends((at, stride), (row, rows), columns, to);
                     // SAFETY: `left` and `right` have `count` terms, `target` these rows and
                     // columns, which are this task's, and the addends too; `tile` has room for
                     // a whole block.
@@ -187,11 +194,14 @@ impl Kernel for Task<'_> {
                         let mut tile = [0f32; 24 * MAX_LANES];
                         let data = tile.as_mut_ptr();
                         let whole = Out { data, row: width };
-                        product::<S>(rows, left, right.as_ptr(), count, whole, [None; 2]);
+                        product::<S>(rows, left, right.as_ptr(), count, whole, Addends::NONE);
                         for (m, sums) in tile.chunks_exact(width).take(rows).enumerate() {
                             for (n, &sum) in sums.iter().take(columns).enumerate() {
                                 let mut sum = sum;
-                                for addend in addends.into_iter().flatten() {
+                                if let Some(column) = addends.column {
+                                    sum += *column.add(m);
+                                }
+                                for addend in addends.blocks.into_iter().flatten() {
                                     sum += *addend.data.add(m * addend.row + n);
                                 }
                                 *to.add(m * stride + n) = sum;

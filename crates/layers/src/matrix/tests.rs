@@ -56,19 +56,22 @@ fn products_are_the_formula() {
             let left = view(&a, m, k, layout & 1 == 1, gap);
             let right = view(&b, k, n, layout & 2 == 2, gap);
             let (row, matrix) = (numbers(n, case + 90), numbers(m * n, case + 91));
+            let column = numbers(m, case + 92);
             for start in [
                 Start::ZERO,
                 Start::Target,
-                Start::Sum { row: Some(&row), matrix: None },
-                Start::Sum { row: None, matrix: Some(&matrix) },
-                Start::Sum { row: Some(&row), matrix: Some(&matrix) },
+                Start::Sum { row: Some(&row), column: None, matrix: None },
+                Start::Sum { row: None, column: Some(&column), matrix: Some(&matrix) },
+                Start::Sum { row: Some(&row), column: Some(&column), matrix: Some(&matrix) },
             ] {
-                let (of_row, of_matrix) = match start {
-                    Start::Target => (None, Some(&matrix[..])),
-                    Start::Sum { row, matrix } => (row, matrix),
+                let (of_row, of_column, of_matrix) = match start {
+                    Start::Target => (None, None, Some(&matrix[..])),
+                    Start::Sum { row, column, matrix } => (row, column, matrix),
                 };
                 let sum = |i: usize| {
-                    of_row.map_or(0.0, |row| row[i % n]) + of_matrix.map_or(0.0, |all| all[i])
+                    of_row.map_or(0.0, |row| row[i % n])
+                        + of_column.map_or(0.0, |column| column[i / n])
+                        + of_matrix.map_or(0.0, |all| all[i])
                 };
                 let before: Vec<f32> = (0..m * n).map(sum).collect();
                 let expected = formula(sizes, &before, left, right);
@@ -79,7 +82,7 @@ fn products_are_the_formula() {
                     };
                     let to = SharedMut::new(&mut found);
                     // SAFETY: `found` has `m * n` floats, which nobody else uses.
-                    unsafe { blocked::multiply(isa, sizes, to, start, left, right) };
+                    unsafe { blocked::multiply(isa, sizes, (to, 0), start, left, right) };
                     for (i, (found, (sum, size))) in found.iter().zip(&expected).enumerate() {
                         let apart = (f64::from(*found) - sum).abs();
                         assert!(
@@ -138,7 +141,7 @@ fn empty_products_are_what_they_start_with() {
     product((2, 3, 0), &mut target, Start::ZERO, left, right);
     assert_eq!(target, [0.0; 6]);
     let row = Some(&[1.0, 2.0, 3.0][..]);
-    product((2, 3, 0), &mut target, Start::Sum { row, matrix: None }, left, right);
+    product((2, 3, 0), &mut target, Start::Sum { row, column: None, matrix: None }, left, right);
     assert_eq!(target, [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
     product((2, 3, 0), &mut target, Start::Target, left, right);
     assert_eq!(target, [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);

@@ -96,7 +96,7 @@ impl Linear {
             let bias = self.bias.as_ref().map(|_| bias);
             let residual = residual.map(|_| residual_values);
             let mut y = Vec::new();
-            let start = Start::Sum { row: bias, matrix: residual };
+            let start = Start::Sum { row: bias, column: None, matrix: residual };
             let sizes = (count, outputs, inputs);
             product(sizes, &mut y, start, (x, inputs, 1), (weight, 1, inputs));
             y
@@ -217,7 +217,7 @@ pub fn input_gradient(layers: &[(&Tensor, &Tensor)], plus: Option<&Tensor>) -> R
         // `dy` stands in for what is not there.
         cpu::with_slices([dy, weight, plus.unwrap_or(dy)], |[dy, weight, other]| {
             let start = match i {
-                0 => Start::Sum { row: None, matrix: plus.map(|_| other) },
+                0 => Start::Sum { row: None, column: None, matrix: plus.map(|_| other) },
                 _ => Start::Target,
             };
             let sizes = (count, inputs, outputs);

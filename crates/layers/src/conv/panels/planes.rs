@@ -45,13 +45,15 @@ impl Planes {
         index * self.rows..((index + 1) * self.rows).min(g.oh)
     }
 
-    /// Where tap `(ky, kx)` of a channel finds what the first output reads.
-    fn tap(&self, g: &Geometry, ky: usize, kx: usize) -> usize {
+    /// Where each (channel, tap) finds what the first output reads.
+    pub(super) fn taps(&self, g: &Geometry) -> Vec<usize> {
         let stride = g.config.stride;
-        if stride == 1 {
-            return ky * self.pitch + kx;
-        }
-        ky * self.pitch + kx % stride * self.phase + kx / stride
+        let tap = |tap: usize| {
+            let (ky, kx) = (tap / g.kw, tap % g.kw);
+            ky * self.pitch + kx % stride * self.phase + kx / stride
+        };
+        let pairs = (0..g.depth()).map(|pair| (pair / g.taps(), pair % g.taps()));
+        pairs.map(|(channel, t)| channel * self.plane + tap(t)).collect()
     }
 
     /// Copies what the output rows `rows` read of one picture.
@@ -81,6 +83,10 @@ impl Planes {
                     target[left + g.w..].fill(0.0);
                     continue;
                 }
+                if stride == 2 {
+                    self.halves(left, source, target);
+                    continue;
+                }
                 target.fill(0.0);
                 for (phase, target) in target.chunks_exact_mut(self.phase).enumerate() {
                     // The first column of the padded row that has this remainder and is
@@ -93,36 +99,38 @@ impl Planes {
             }
         }
     }
-}
 
-/// A (channel, tap) pair.
-struct Tap {
-    channel: usize,
-    ky: usize,
-    kx: usize,
-}
-
-impl Tap {
-    fn of(g: &Geometry, pair: usize) -> Self {
-        let tap = pair % g.taps();
-        Self { channel: pair / g.taps(), ky: tap / g.kw, kx: tap % g.kw }
-    }
-
-    #[inline(always)]
-    fn next(&mut self, g: &Geometry) {
-        self.kx += 1;
-        if self.kx == g.kw {
-            (self.kx, self.ky) = (0, self.ky + 1);
+    /// A row and `left` zeros before it, even and odd columns apart, for a stride of 2: in
+    /// pairs, which machines sort by vectors.
+    fn halves(&self, left: usize, source: &[f32], target: &mut [f32]) {
+        let (even, odd) = target.split_at_mut(self.phase);
+        let before = left / 2;
+        even[..before].fill(0.0);
+        odd[..before].fill(0.0);
+        let (mut even, mut odd) = (&mut even[before..], &mut odd[before..]);
+        let mut source = source;
+        if let (true, Some((first, others))) = (left % 2 == 1, source.split_first()) {
+            (even[0], odd[0]) = (0.0, *first);
+            (even, odd) = (&mut even[1..], &mut odd[1..]);
+            source = others;
         }
-        if self.ky == g.kh {
-            (self.ky, self.channel) = (0, self.channel + 1);
+        let (pairs, last) = source.as_chunks::<2>();
+        let (to_even, even) = even.split_at_mut(pairs.len());
+        let (to_odd, odd) = odd.split_at_mut(pairs.len());
+        for ((even, odd), [a, b]) in to_even.iter_mut().zip(to_odd).zip(pairs) {
+            (*even, *odd) = (*a, *b);
+        }
+        even.fill(0.0);
+        odd.fill(0.0);
+        if let (Some(even), [last]) = (even.first_mut(), last) {
+            *even = *last;
         }
     }
 }
 
-/// Copies what the outputs `outputs` of a band read for the (channel, tap) pairs
-/// `range` to `panel`, rows of two vectors; beyond the last output are numbers that
-/// mean nothing.
+/// Copies what the outputs `outputs` of a band read for the (channel, tap) pairs `taps` (see
+/// [`Planes::taps`]) to `panel`, rows of two vectors; beyond the last output are numbers
+/// that mean nothing.
 ///
 /// # Safety
 /// The machine must have the instruction set of `S`.
@@ -132,9 +140,10 @@ pub(super) unsafe fn gather<S: Vector>(
     planes: &Planes,
     data: &[f32],
     outputs: Range<usize>,
-    range: Range<usize>,
+    taps: &[usize],
     panel: &mut [f32],
 ) {
+    let width = 2 * S::LANES;
     let step = g.config.stride * planes.pitch;
     let at = |output: usize| output / g.ow * step + output % g.ow;
     // Of each vector, where it starts, if all of it is in one row.
@@ -143,25 +152,27 @@ pub(super) unsafe fn gather<S: Vector>(
         let last = first + S::LANES - 1;
         (last < outputs.end && at(last) - at(first) == S::LANES - 1).then(|| at(first))
     });
-    let mut tap = Tap::of(g, range.start);
-    for row in panel.chunks_exact_mut(2 * S::LANES).take(range.len()) {
-        let from = &data[tap.channel * planes.plane + planes.tap(g, tap.ky, tap.kx)..];
-        tap.next(g);
-        if let [Some(a), Some(b)] = starts {
-            let (a, b) = (&from[a..a + S::LANES], &from[b..b + S::LANES]);
-            // SAFETY: this function's contract; two vectors of both.
+    if let [Some(a), Some(b)] = starts {
+        let furthest = taps.iter().fold(0, |furthest, tap| furthest.max(*tap));
+        assert!(furthest + a.max(b) + S::LANES <= data.len() && panel.len() >= taps.len() * width);
+        let (data, mut row) = (data.as_ptr(), panel.as_mut_ptr());
+        for &tap in taps {
+            // SAFETY: this function's contract; two vectors of both, within the slices
+            // (asserted).
             unsafe {
-                S::load(a.as_ptr()).store(row.as_mut_ptr());
-                S::load(b.as_ptr()).store(row[S::LANES..].as_mut_ptr());
+                S::load(data.add(tap + a)).store(row);
+                S::load(data.add(tap + b)).store(row.add(S::LANES));
+                row = row.add(width);
             }
-            continue;
         }
+        return;
+    }
+    for (row, &tap) in panel.chunks_exact_mut(width).zip(taps) {
         let mut output = outputs.start;
         while output < outputs.end {
             let len = (g.ow - output % g.ow).min(outputs.end - output);
-            let (to, from) =
-                (&mut row[output - outputs.start..][..len], &from[at(output)..][..len]);
-            to.copy_from_slice(from);
+            let to = &mut row[output - outputs.start..][..len];
+            to.copy_from_slice(&data[tap + at(output)..][..len]);
             output += len;
         }
     }
