@@ -14,12 +14,14 @@ use crate::families::{self, CodecWeights, Family};
 use crate::model_config::vq_config;
 use crate::place::locate;
 use crate::reference_target::ReferenceModel;
+use crate::transformer_config::TransformerConfig;
+use crate::transformer_folder::TransformerFolder;
 
 /// Where a model is.
 ///
 /// `model` is one of
 /// - our model folder (`config.json`, `model.safetensors`), or the run folder
-///   of a training that has one in `model/`;
+///   of a training that has one in `model/`; of a transformer, its first stage is meant;
 /// - a reference run folder (`configs/*-project.yaml`, `checkpoints/last.ckpt`);
 /// - a diffusers folder (`config.json` with `"_class_name": "VQModel"`), or one
 ///   that has it in `vqvae/`;
@@ -175,12 +177,27 @@ impl ModelSpec {
     }
 
     fn our_folder(&self, folder: &Path, origin: &'static str) -> Result<Found> {
+        if TransformerFolder::is_one(folder) {
+            return self.first_stage(folder);
+        }
         let model = ModelFolder::open(folder)?;
         let path = folder.join("config.json");
         let config = vq_config(&model.config, &path)?;
         let input = CodecInput::of(&model.config, config.in_channels)
             .map_err(|reason| Error::model(&path, reason))?;
         Ok(Found { input, ..self.found(origin, &model.weights, config, Some(""))? })
+    }
+
+    /// The codec of the codes that the transformer in `folder` draws.
+    fn first_stage(&self, folder: &Path) -> Result<Found> {
+        let path = folder.join("config.json");
+        let config = TransformerConfig::from_value(&read_json(&path)?, &path)?;
+        let model = locate(&config.first_stage.place(folder), &mut |_: &str, _, _| ())?;
+        if TransformerFolder::is_one(&model) {
+            let reason = format!("its first stage, {}, is a transformer", model.display());
+            return Err(Error::model(&path, reason));
+        }
+        Self { model, ..self.clone() }.find()
     }
 
     fn reference_run(&self, run: &ReferenceRun) -> Result<Found> {

@@ -86,6 +86,32 @@ fn a_training_run_holds_a_model_folder() -> Result<()> {
 }
 
 #[test]
+fn of_a_transformer_the_first_stage_is_meant() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let codec = model_config(&small(), &CodecInput::default(), json!({}))?;
+    let tensors = weights(&small())?;
+    let folder = dir.path().join("drawing");
+    let mut transformer = json!({
+        "kind": "code_transformer", "format_version": 1,
+        "architecture": { "layout": "gpt", "vocab_size": 60, "block_size": 40, "n_layer": 1,
+                          "n_head": 2, "n_embd": 8 },
+        "first_stage": { "path": "first_stage", "codec_sha256": "0".repeat(64) },
+        "codes": 32, "grid": [4, 4], "permuter": "subsample",
+        "condition": { "kind": "start", "token": 32 },
+        "preprocessing": { "range": [-1, 1] },
+    });
+    ModelFolder::write(&folder, &transformer, &tensors, "")?;
+    ModelFolder::write(folder.join("first_stage"), &codec, &tensors, "")?;
+    assert_eq!(ModelSpec::new(&folder).find()?.config, small());
+
+    transformer["first_stage"]["path"] = json!(".");
+    std::fs::write(folder.join("config.json"), transformer.to_string())?;
+    let error = ModelSpec::new(&folder).find().err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(error.contains("is a transformer"), "{error}");
+    Ok(())
+}
+
+#[test]
 fn a_diffusers_folder_is_the_same_model() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let folder = dir.path().join("vqvae");
