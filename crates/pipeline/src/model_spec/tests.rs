@@ -105,7 +105,8 @@ fn of_a_transformer_the_first_stage_is_meant() -> Result<()> {
     assert_eq!(ModelSpec::new(&folder).find()?.config, small());
 
     transformer["first_stage"]["path"] = json!(".");
-    std::fs::write(folder.join("config.json"), transformer.to_string())?;
+    let folder = dir.path().join("itself");
+    ModelFolder::write(&folder, &transformer, &tensors, "")?;
     let error = ModelSpec::new(&folder).find().err().map(|e| e.to_string()).unwrap_or_default();
     assert!(error.contains("is a transformer"), "{error}");
     Ok(())
