@@ -22,8 +22,8 @@ pub struct Questions {
     /// Which; by default all
     #[arg(value_enum)]
     which: Vec<Question>,
-    /// The first stage that is asked
-    #[arg(long, default_value = "assets/models/emoji", value_name = "FOLDER")]
+    /// The first stage that is asked, or a transformer, whose it is
+    #[arg(long, default_value = "assets/models/flowers", value_name = "FOLDER")]
     model: PathBuf,
     /// The transformer that is asked: for `decoders`
     #[arg(long, value_name = "FOLDER")]

@@ -14,9 +14,11 @@ use super::{Questions, below, head, panel, plot, row};
 use crate::plot::{Curve, on_canvas};
 
 const SIZES: [usize; 8] = [16, 64, 256, 512, 1024, 2048, 4096, 16384];
-/// Crops that codebooks are fitted to, and others that they are measured on.
-const FITTED: usize = 192;
-const MEASURED: usize = 48;
+/// Vectors that codebooks are fitted to, and others that they are measured on.
+const FITTED: usize = 48 << 10;
+const MEASURED: usize = 12 << 10;
+/// Crops at a time.
+const BATCH: usize = 48;
 const ROUNDS: usize = 6;
 /// Codes of a map whose middle shows what a code looks like on its own.
 const PATCH: usize = 4;
@@ -27,9 +29,10 @@ pub fn answer(questions: &Questions) -> Result<()> {
     let shipped = subject.model().quantizer();
     let rows = on_rows(&shipped.codebook().to_dtype(DType::F32)?)?;
     println!("{} codes of dimension {}, on the unit sphere\n", shipped.len(), shipped.dim());
-    let fitted = vectors(&subject, 1, FITTED)?;
-    let x = subject.crops(2, MEASURED)?;
-    let z = on_sphere(&subject.model().pre_quant(&x)?)?;
+    let others = batches(&subject, 0, MEASURED)?;
+    let fitted = batches(&subject, others.len(), FITTED)?;
+    let fitted = fitted.iter().map(|(_, z)| vectors(z)).collect::<Result<Vec<_>>>()?;
+    let fitted = Tensor::cat(&fitted, 0)?;
 
     head(&["entries", "bits a code", "PSNR", "entries in use", "perplexity"]);
     let (mut quality, mut spread) = (Curve::new(), Curve::new());
@@ -39,13 +42,13 @@ pub fn answer(questions: &Questions) -> Result<()> {
             break;
         }
         let book = k_means(&fitted, size)?;
-        let (psnr, usage) = measure(&subject, &book, &z, &x)?;
+        let (psnr, usage) = measure(&subject, &book, &others)?;
         let bits = (size as f64).log2();
         tell(&size.to_string(), bits, psnr, &usage);
         quality.push((bits, psnr));
         spread.push((bits, usage.perplexity()));
     }
-    let (with_own, usage) = measure(&subject, &rows, &z, &x)?;
+    let (with_own, usage) = measure(&subject, &rows, &others)?;
     let bits = (shipped.len() as f64).log2();
     tell(&format!("{}, as trained", shipped.len()), bits, with_own, &usage);
 
@@ -69,9 +72,22 @@ fn tell(name: &str, bits: f64, psnr: f64, usage: &CodeUsage) {
     ]);
 }
 
-/// The encoder's vectors `[N, D]` of `count` crops.
-fn vectors(subject: &Subject, draw: u64, count: usize) -> Result<Tensor> {
-    let z = on_sphere(&subject.model().pre_quant(&subject.crops(draw, count)?)?)?;
+/// Crops, and the maps of the encoder's vectors of them, on the sphere: `count` vectors or a
+/// few more, in batches, of which `before` were drawn for something else.
+fn batches(subject: &Subject, before: usize, count: usize) -> Result<Vec<(Tensor, Tensor)>> {
+    let batch = |draw: usize| {
+        let x = subject.crops(draw as u64, BATCH)?;
+        let z = on_sphere(&subject.model().pre_quant(&x)?)?;
+        Ok((x, z))
+    };
+    let first = batch(before)?;
+    let each = first.1.elem_count() / first.1.dim(1)?;
+    let others = (1..count.div_ceil(each)).map(|i| batch(before + i));
+    std::iter::once(Ok(first)).chain(others).collect()
+}
+
+/// The rows `[N, D]` of maps `[B, D, h, w]`.
+fn vectors(z: &Tensor) -> Result<Tensor> {
     let dim = z.dim(1)?;
     Ok(z.permute((0, 2, 3, 1))?.reshape(((), dim))?.contiguous()?)
 }
@@ -100,20 +116,26 @@ fn k_means(vectors: &Tensor, size: usize) -> Result<Tensor> {
     Ok(book)
 }
 
-/// PSNR over crops `x`, whose vectors `z` are replaced by rows of `book`, and how rows are
-/// used.
-fn measure(subject: &Subject, book: &Tensor, z: &Tensor, x: &Tensor) -> Result<(f64, CodeUsage)> {
-    let (b, dim, h, w) = z.dims4()?;
-    let rows = z.permute((0, 2, 3, 1))?.reshape(((), dim))?.contiguous()?;
-    let codes = nearest_codes(&rows, book)?;
-    let embeddings = book.index_select(&codes, 0)?.reshape((b, h, w, dim))?;
-    let embeddings = embeddings.permute((0, 3, 1, 2))?.contiguous()?;
-    let made = subject.model().decode_embeddings(&embeddings)?.clamp(-1.0, 1.0)?;
-    let each = (made - x)?.sqr()?.mean((1, 2, 3))?.to_vec1::<f32>()?;
+/// PSNR over `crops`, whose vectors are replaced by rows of `book`, and how rows are used.
+fn measure(
+    subject: &Subject,
+    book: &Tensor,
+    crops: &[(Tensor, Tensor)],
+) -> Result<(f64, CodeUsage)> {
     let mut usage = CodeUsage::new(book.dim(0)?);
-    usage.add(&CodeGrid::new(codes.reshape((b, h, w))?)?)?;
-    let total: f64 = each.iter().map(|&mean| psnr(f64::from(mean))).sum();
-    Ok((total / each.len() as f64, usage))
+    let (mut total, mut count) = (0.0, 0);
+    for (x, z) in crops {
+        let (b, dim, h, w) = z.dims4()?;
+        let codes = nearest_codes(&vectors(z)?, book)?;
+        let embeddings = book.index_select(&codes, 0)?.reshape((b, h, w, dim))?;
+        let embeddings = embeddings.permute((0, 3, 1, 2))?.contiguous()?;
+        let made = subject.model().decode_embeddings(&embeddings)?.clamp(-1.0, 1.0)?;
+        let each = (made - x)?.sqr()?.mean((1, 2, 3))?.to_vec1::<f32>()?;
+        usage.add(&CodeGrid::new(codes.reshape((b, h, w))?)?)?;
+        total += each.iter().map(|&mean| psnr(f64::from(mean))).sum::<f64>();
+        count += b;
+    }
+    Ok((total / count as f64, usage))
 }
 
 /// The codes in the plane of their two largest principal components, each in the colour
