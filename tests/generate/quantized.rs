@@ -24,7 +24,7 @@ fn config(path: &Path) -> Result<Value> {
 #[test]
 fn the_shipped_model_in_8_bits_draws_what_it_draws_when_it_is_rounded_on_loading() -> Result<()> {
     let place = Place::new()?;
-    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/models/emoji-text");
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/models/emoji");
     for (format, most) in [("q8", 0.65), ("q4", 0.5)] {
         place.run(&["convert", model, "--weights", format, "--output", format])?.exits(0)?;
         let (before, after) = (bytes(Path::new(model))?, bytes(&place.path(format))?);

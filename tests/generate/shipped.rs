@@ -29,20 +29,38 @@ fn mean(picture: &RgbImage, part: &dyn Fn(u32, u32) -> bool) -> [f64; 3] {
 #[test]
 fn words_decide_what_the_shipped_model_draws() -> Result<()> {
     let place = Place::new()?;
-    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/models/emoji-text");
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/models/emoji");
     let prompts = ["red heart", "deciduous tree", "fish"];
     let args = ["generate", "--model", model, "--seed", "1", "--output", "out", "--prompt"];
     place.run(&[&args[..], &prompts].concat())?.exits(0)?;
     let mut seen = Vec::new();
     for file in ["red-heart-1-00000", "deciduous-tree-1-00001", "fish-1-00002"] {
         let picture = image::open(place.path(&format!("out/{file}.png")))?.to_rgb8();
-        assert_eq!(picture.dimensions(), (64, 64));
+        assert_eq!(picture.dimensions(), (128, 128));
         seen.push(colour(&picture));
     }
     let [heart, tree, fish] = [seen[0], seen[1], seen[2]];
     assert!(heart[0] > heart[1] + 60.0 && heart[0] > heart[2] + 40.0, "heart: {heart:?}");
     assert!(tree[1] > tree[0] + 20.0 && tree[1] > tree[2], "tree: {tree:?}");
     assert!(fish[2] > fish[0] + 40.0, "fish: {fish:?}");
+    Ok(())
+}
+
+#[test]
+fn a_skin_tone_decides_how_dark_a_hand_is() -> Result<()> {
+    let place = Place::new()?;
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/models/emoji");
+    let prompts = ["thumbs up, light skin tone", "thumbs up, dark skin tone"];
+    let args = ["generate", "--model", model, "--seed", "1", "--output", "out", "--prompt"];
+    place.run(&[&args[..], &prompts].concat())?.exits(0)?;
+    let mut light = Vec::new();
+    for file in place.files("out")? {
+        let picture = image::open(place.path(&format!("out/{file}")))?.to_rgb8();
+        light.push(colour(&picture).iter().sum::<f64>());
+    }
+    // The files in the order of their names: dark, light.
+    assert_eq!(light.len(), 2);
+    assert!(light[0] + 150.0 < light[1], "{light:.0?}");
     Ok(())
 }
 

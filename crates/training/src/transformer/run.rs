@@ -244,7 +244,7 @@ impl Stage for SecondStage<'_> {
         let count = self.config.validation.pictures;
         let batch = self.config.batch;
         let terms = held_out_nll(self.model(), &self.held_out, count, batch, &self.device)?;
-        let (_, said) = self.best.validated(step, terms["val_nll"]);
+        let (_, said) = self.best.validated(step, terms["val_nll"], self.config.hand_out);
         if let Some(message) = said {
             log.warn(&message);
         }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
 use cond_transformer::Dropouts;
 
+use super::config::HandOut;
 use super::examples::CodeExamples;
 use super::model::{CodeModel, Lesson};
 use crate::observer::Terms;
@@ -67,9 +68,14 @@ impl Best {
         self.since.1 += 1;
     }
 
-    /// Notes a validation; returns whether it is the best so far, and what to say if
-    /// the model has begun to memorise.
-    pub fn validated(&mut self, step: u64, nll: f64) -> (bool, Option<String>) {
+    /// Notes a validation; returns whether it is the best so far, and what to say of a run
+    /// that hands out these weights if the model has begun to memorise.
+    pub fn validated(
+        &mut self,
+        step: u64,
+        nll: f64,
+        hand_out: HandOut,
+    ) -> (bool, Option<String>) {
         let train = self.since.0 / self.since.1.max(1) as f64;
         self.since = (0.0, 0);
         let Some((at, best)) = self.best else {
@@ -85,11 +91,14 @@ impl Best {
             return (false, None);
         }
         self.said = true;
+        let kept = match hand_out {
+            HandOut::Best => format!("the model folder keeps step {at}"),
+            HandOut::Last => "the model folder has the latest step all the same: hand_out".into(),
+        };
         let message = format!(
             "the model begins to memorise: since step {at} the held-out NLL has risen from \
              {best:.4} to {nll:.4} nats a code, while that of training fell from {:.4} to \
-             {train:.4}; the model folder keeps step {at} (more data or crops, dropout, a lower \
-             pkeep or a smaller model help)",
+             {train:.4}; {kept} (more data or crops, dropout, a lower pkeep or a smaller model help)",
             self.train
         );
         (false, Some(message))
@@ -127,7 +136,7 @@ mod tests {
         let mut best = Best::default();
         let after = |best: &mut Best, step, train, held_out| {
             best.trained(train);
-            best.validated(step, held_out)
+            best.validated(step, held_out, HandOut::Best)
         };
         assert_eq!(after(&mut best, 10, 5.0, 5.1), (true, None));
         assert_eq!(after(&mut best, 20, 4.0, 4.5), (true, None));
@@ -138,8 +147,10 @@ mod tests {
         best.trained(3.0);
         other.load(&best.state()?.into_iter().collect())?;
         assert_eq!(best, other);
-        let (kept, said) = best.validated(50, 4.8);
-        assert!(!kept && said.is_some_and(|said| said.contains("step 20")));
+        let (kept, said) = other.validated(50, 4.8, HandOut::Last);
+        assert!(!kept && said.is_some_and(|said| said.contains("latest")));
+        let (kept, said) = best.validated(50, 4.8, HandOut::Best);
+        assert!(!kept && said.is_some_and(|said| said.contains("keeps step 20")));
         assert_eq!(after(&mut best, 60, 2.0, 5.0), (false, None));
         assert_eq!(after(&mut best, 70, 2.0, 4.4), (true, None));
         assert_eq!(best.best, Some((70, 4.4)));
