@@ -70,12 +70,7 @@ impl Best {
 
     /// Notes a validation; returns whether it is the best so far, and what to say of a run
     /// that hands out these weights if the model has begun to memorise.
-    pub fn validated(
-        &mut self,
-        step: u64,
-        nll: f64,
-        hand_out: HandOut,
-    ) -> (bool, Option<String>) {
+    pub fn validated(&mut self, step: u64, nll: f64, hand_out: HandOut) -> (bool, Option<String>) {
         let train = self.since.0 / self.since.1.max(1) as f64;
         self.since = (0.0, 0);
         let Some((at, best)) = self.best else {
