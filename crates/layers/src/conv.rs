@@ -15,7 +15,6 @@ mod narrow;
 mod panels;
 pub mod plain;
 mod pointwise;
-mod product;
 mod taped;
 mod winograd;
 

@@ -41,4 +41,14 @@ impl Isa {
             Self::Avx2 => 8,
         }
     }
+
+    /// Pairs of vectors that sums are kept in.
+    pub fn pairs(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => 12,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => 6,
+        }
+    }
 }

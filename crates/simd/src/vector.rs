@@ -122,6 +122,11 @@ pub fn lanes(isa: Option<Isa>) -> usize {
     isa.map_or(Portable::LANES, Isa::lanes)
 }
 
+/// [`Vector::PAIRS`] of an instruction set.
+pub fn pairs(isa: Option<Isa>) -> usize {
+    isa.map_or(Portable::PAIRS, Isa::pairs)
+}
+
 /// A part of a computation, for one thread.
 pub trait Kernel {
     /// Does it.

@@ -20,7 +20,7 @@ use crate::isa::Isa;
 use crate::matrix::block::{Addend, Addends, Out, product};
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
-use crate::vector::{Kernel, MAX_LANES, Vector, lanes, run};
+use crate::vector::{Kernel, Vector, lanes, pairs, run};
 
 /// Floats of the padded planes of one band: a share of the second-level cache.
 const BAND_FLOATS: usize = 128 << 10;
@@ -113,7 +113,7 @@ pub(super) fn forward(
     let mut y = Vec::with_capacity(len);
     if len > 0 && g.depth() > 0 {
         let planes = Planes::new(g);
-        let rows = if lanes(isa) == MAX_LANES { 12 } else { 6 };
+        let rows = pairs(isa);
         let blocks = Blocks::of(g.out_channels, rows);
         let sizes = Sizes::new(g, &planes, 2 * lanes(isa));
         let target = SharedMut::new_spare(&mut y);

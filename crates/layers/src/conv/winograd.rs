@@ -8,6 +8,7 @@
 
 mod gradient;
 mod outputs;
+mod product;
 mod tiles;
 mod transforms;
 mod weights;

@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::super::geometry::Geometry;
-use super::super::product::{Left, Right, block_rows, product};
+use super::product::{Left, Right, block_rows, product};
 use super::tiles::{Grid, Maps, Order, Part, Range, Tiles, Transform};
 use super::transforms::FREQUENCIES;
 use super::weights::Back;

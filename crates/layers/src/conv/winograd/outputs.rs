@@ -1,7 +1,7 @@
 //! Products of tiles and weights, and the way back to pixels.
 
 use super::super::geometry::Geometry;
-use super::super::product::{Left, Right, block_rows, product};
+use super::product::{Left, Right, block_rows, product};
 use super::tiles::{COLUMNS, Grid, Range, TILE, Tiles};
 use super::transforms::{FREQUENCIES, output_tile};
 use super::weights;
