@@ -65,7 +65,8 @@ impl Export {
         };
         let trained = TransformerFolder::open(model)?;
         let shared_first_stage = self.shared_first_stage.clone();
-        let options = CopyOptions { dtype, replace: true, shared_first_stage, weights: None };
+        let options =
+            CopyOptions { dtype, replace: true, shared_first_stage, ..CopyOptions::default() };
         let written = trained.copy(&self.output, &options)?;
         if written.config.first_stage.codec_sha256 != trained.config.first_stage.codec_sha256 {
             eprintln!(

@@ -16,7 +16,7 @@ use checkpoints::{
 };
 use cond_transformer::WeightFormat;
 use serde_json::{Value, json};
-use vq_autoencoder::{Layout, VqConfig};
+use vq_autoencoder::{Layout, VqConfig, VqModel};
 
 use self::plain::{CODEBOOK, Plain, UNIT_ROWS};
 use crate::digest::codec_sha256;
@@ -145,6 +145,13 @@ pub(crate) fn identity(found: &Found, dtype: Option<DType>) -> Result<String> {
     let expected = weights::expected(&found.config)?;
     let tensors = expected.keys().map(|name| Ok((name.clone(), rounded(found, name, dtype)?)));
     codec_sha256(&found.config, tensors)
+}
+
+/// The identity of that part of a codec which decides what codes pictures get.
+pub(crate) fn identity_of_codes(found: &Found) -> Result<String> {
+    let expected = weights::expected(&found.config)?;
+    let names = expected.keys().filter(|name| VqModel::decides_codes(name));
+    codec_sha256(&found.config, names.map(|name| Ok((name.clone(), rounded(found, name, None)?))))
 }
 
 /// The codec's tensor `name` as it is read when it was stored as `dtype`.

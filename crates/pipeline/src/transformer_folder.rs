@@ -43,6 +43,9 @@ pub struct CopyOptions {
     /// of copied: several models beside one another may share one. It must be the codec
     /// that would be copied, as `dtype` makes it.
     pub shared_first_stage: Option<String>,
+    /// A codec in the place of the first stage: the same, or one that makes the same codes
+    /// and has another decoder (`init.keep_codes` of a training run).
+    pub first_stage: Option<ModelSpec>,
 }
 
 /// What a transformer's folder holds besides configuration, weights and card.
@@ -99,8 +102,8 @@ impl TransformerFolder {
     /// folder to hand on, unless a shared codec is asked for. Numbers are read back as f32
     /// whatever they are stored as.
     ///
-    /// A codec that was rounded is another one by its identity, and the copy names that
-    /// one; the provenance then has `trained_with_codec_sha256`.
+    /// A codec that was rounded, or has another decoder, is another one by its identity, and
+    /// the copy names that one; the provenance then has `trained_with_codec_sha256`.
     ///
     /// # Errors
     /// When a codec is not in a model folder of ours or not the one that is named, when
@@ -110,7 +113,9 @@ impl TransformerFolder {
         let &CopyOptions { dtype, weights, replace, .. } = options;
         let mut config = self.config.clone();
         let trained = config.first_stage.codec_sha256.clone();
-        let mut first_stage = Some(self.inside(&mut config.first_stage, "first_stage", dtype)?);
+        let instead = options.first_stage.as_ref();
+        let first = self.inside(&mut config.first_stage, instead, "first_stage", dtype)?;
+        let mut first_stage = Some(first);
         if let Some(place) = &options.shared_first_stage {
             config.first_stage.path = Some(place.clone());
             check_shared(&beside(out.as_ref(), place)?, &config.first_stage)?;
@@ -118,13 +123,15 @@ impl TransformerFolder {
         }
         let condition_stage = match &mut config.condition {
             ConditionConfig::Grid(GridCondition { codec: Some(stage), .. }) => {
-                Some(self.inside(stage, "condition_stage", dtype)?)
+                Some(self.inside(stage, None, "condition_stage", dtype)?)
             }
             _ => None,
         };
         let mut card = ModelFolder::open(&self.dir)?.card.unwrap_or_default();
-        if let (Some(dtype), Value::Object(provenance)) = (dtype, &mut config.provenance) {
-            provenance.insert("numbers".to_owned(), dtype.as_str().into());
+        if let Value::Object(provenance) = &mut config.provenance {
+            if let Some(dtype) = dtype {
+                provenance.insert("numbers".to_owned(), dtype.as_str().into());
+            }
             if trained != config.first_stage.codec_sha256 {
                 provenance.insert("trained_with_codec_sha256".to_owned(), trained.into());
             }
@@ -159,10 +166,17 @@ impl TransformerFolder {
         Self::open(folder.dir)
     }
 
-    /// The folder of the codec that `stage` names, which then names it as it will be:
-    /// inside at `place`, its numbers being `dtype`.
-    fn inside(&self, stage: &mut StageRef, place: &str, dtype: Option<DType>) -> Result<PathBuf> {
-        let found = ModelSpec::new(stage.place(&self.dir)).find()?;
+    /// The folder of the codec that `stage` names, or of the one that is wanted `instead`;
+    /// `stage` then names it as it will be: inside at `place`, its numbers being `dtype`.
+    fn inside(
+        &self,
+        stage: &mut StageRef,
+        instead: Option<&ModelSpec>,
+        place: &str,
+        dtype: Option<DType>,
+    ) -> Result<PathBuf> {
+        let own = ModelSpec::new(stage.place(&self.dir));
+        let found = instead.unwrap_or(&own).find()?;
         let file = found.weights.file.path().to_path_buf();
         let folder = file.parent().unwrap_or(Path::new("")).to_path_buf();
         if ModelFolder::open(&folder).map(|ours| ours.weights).ok().as_ref() != Some(&file) {
@@ -173,14 +187,24 @@ impl TransformerFolder {
         }
         let sha256 = convert::identity(&found, None)?;
         if sha256 != stage.codec_sha256 {
-            return Err(Error::model(
-                file,
-                format!(
-                    "this is not the codec that the transformer was trained with: it has sha256 \
-                     {sha256}, and {} was",
-                    stage.codec_sha256
-                ),
-            ));
+            if instead.is_none() {
+                return Err(Error::model(
+                    file,
+                    format!(
+                        "this is not the codec that the transformer was trained with: it has \
+                         sha256 {sha256}, and {} was",
+                        stage.codec_sha256
+                    ),
+                ));
+            }
+            if convert::identity_of_codes(&found)? != convert::identity_of_codes(&own.find()?)? {
+                return Err(Error::model(
+                    file,
+                    "its encoder or codebook is not that of the model's own first stage, so its \
+                     codes mean something else to the transformer (`train vqgan` with \
+                     init.keep_codes = true changes the decoder alone)",
+                ));
+            }
         }
         *stage = StageRef::at(place, convert::identity(&found, dtype)?);
         Ok(folder)

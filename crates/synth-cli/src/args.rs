@@ -214,7 +214,8 @@ pub struct ConvertArgs {
     /// Take the moving average of the weights, where the file has one
     #[arg(long)]
     pub ema: bool,
-    /// The codec of a transformer's codes, for a weights file without one (LlamaGen)
+    /// The codec of a transformer's codes: for a weights file without one (LlamaGen), or to
+    /// give a model of ours another decoder of the same codes (init.keep_codes in training)
     #[arg(long, value_name = "PATH")]
     pub first_stage: Option<PathBuf>,
     /// The configuration of a codec that is a weights file

@@ -68,8 +68,17 @@ impl Adam {
         store: &ParameterStore,
         decays: impl Fn(&str, usize) -> bool,
     ) -> Result<Self> {
+        Self::over(config, store.parameters(), decays)
+    }
+
+    /// The same, of some of a store's parameters.
+    pub(crate) fn over(
+        config: AdamConfig,
+        parameters: Vec<(String, Var)>,
+        decays: impl Fn(&str, usize) -> bool,
+    ) -> Result<Self> {
         let mut slots = BTreeMap::new();
-        for (name, parameter) in store.parameters() {
+        for (name, parameter) in parameters {
             let zeros = parameter.zeros_like()?;
             let (first, second) = (Var::from_tensor(&zeros)?, Var::from_tensor(&zeros)?);
             let decays = decays(&name, parameter.rank());

@@ -224,6 +224,11 @@ impl RunConfig for TrainConfig {
             "init.partial = true needs init.model, and init.optimizer = false: moments fit no \
              other weights"
         );
+        ensure!(
+            !init.keep_codes || (model && !init.partial && self.revival.every == 0),
+            "init.keep_codes = true needs init.model, init.partial = false and revival.every = 0: \
+             encoder and codebook stay as that model has them"
+        );
         let unknown = model && !init.partial && self.model == Self::default().model;
         // The architecture that is started from comes later.
         if unknown { self.check_losses_of_input() } else { self.check_input() }

@@ -53,6 +53,8 @@ pub struct VqTrainer {
     pub adversary: Option<Adversary>,
     loss: ReconstructionLoss,
     codebook_weight: f64,
+    /// Whether the decoder alone is trained.
+    keep_codes: bool,
     clip: f64,
     /// The most pictures that go through the networks at once.
     part: usize,
@@ -98,7 +100,10 @@ impl VqTrainer {
         loss: ReconstructionLoss,
         adversary: Option<Adversary>,
     ) -> Result<Self> {
-        let optimizer = Adam::new(config.optimizer.adam.clone(), &parameters)?;
+        let keep_codes = config.init.keep_codes;
+        let mut trained = parameters.parameters();
+        trained.retain(|(name, _)| !(keep_codes && VqModel::decides_codes(name)));
+        let optimizer = Adam::over(config.optimizer.adam.clone(), trained, |_, _| true)?;
         Ok(Self {
             model,
             parameters,
@@ -106,6 +111,7 @@ impl VqTrainer {
             adversary,
             loss,
             codebook_weight: config.loss.codebook_weight,
+            keep_codes,
             clip: config.optimizer.clip,
             part: config.batch.max(1),
         })
@@ -212,7 +218,9 @@ impl VqTrainer {
             Err(_) if !latent_rms.to_scalar::<f64>()?.is_finite() => return Ok(None),
             quantized => quantized?,
         };
-        let mut decoder = Tape::default();
+        // Nobody asks for gradients beyond the decoder where it alone is trained.
+        let mut decoder = if self.keep_codes { Tape::from_data() } else { Tape::default() };
+        let encoder = (!self.keep_codes).then_some(encoder);
         let embeddings = quantized.embeddings.detach();
         let hidden = self.model.decode_hidden_taped(&embeddings, &mut decoder)?;
         let made = self.model.last_convolution_taped(&hidden, &mut decoder)?;
@@ -255,15 +263,17 @@ impl VqTrainer {
         drop(hidden);
         let dtype = self.model.dtype();
         let upstream = decoder.backward(&upstream.to_dtype(dtype)?, &mut gradients)?;
-        let upstream = upstream.context("the decoder's input has no gradient")?;
-        let upstream = upstream.to_dtype(DType::F32)?;
-        // Its gradient is that of the total loss, by the chain rule.
-        let reconstruction = (quantized.embeddings * upstream)?.sum_all()?;
-        let surrogate = (reconstruction + (losses.total * self.codebook_weight)?)?;
-        let mut store = surrogate.backward()?;
-        let upstream = store.remove(z.as_tensor()).context("the encoder gets no gradient")?;
-        gradients.extend(store)?;
-        encoder.backward(&upstream.to_dtype(dtype)?, &mut gradients)?;
+        if let Some(encoder) = encoder {
+            let upstream = upstream.context("the decoder's input has no gradient")?;
+            let upstream = upstream.to_dtype(DType::F32)?;
+            // Its gradient is that of the total loss, by the chain rule.
+            let reconstruction = (quantized.embeddings * upstream)?.sum_all()?;
+            let surrogate = (reconstruction + (losses.total * self.codebook_weight)?)?;
+            let mut store = surrogate.backward()?;
+            let upstream = store.remove(z.as_tensor()).context("the encoder gets no gradient")?;
+            gradients.extend(store)?;
+            encoder.backward(&upstream.to_dtype(dtype)?, &mut gradients)?;
+        }
         let gradients = self.parameters.gradients(|parameter| gradients.get(parameter))?;
         Ok(Some(Pass { made, codes: quantized.codes, gradients }))
     }

@@ -191,3 +191,62 @@ fn another_architecture_takes_the_weights_that_fit() -> Result<()> {
     assert!(error.contains("init.partial"), "{error}");
     Ok(())
 }
+
+#[test]
+fn a_decoder_is_trained_and_codes_stay() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let data = pictures(dir.path())?;
+    let mut first = config(dir.path(), &data, &["model.ch_mult=[1]".into()])?;
+    first.run = dir.path().join("first");
+    let (begun, _) = train(&first)?;
+
+    let settings = [format!("init.model={}", first.run.display()), "init.keep_codes=true".into()];
+    let mut second = config(dir.path(), &data, &settings)?;
+    second.steps = 3;
+    second.optimizer.schedule.lr = 1e-2;
+    second.optimizer.ema = 0.5;
+    // With a discriminator, in parts, and with moments that the first run has of all.
+    (second.adversarial.start, second.accumulate, second.init.optimizer) = (0, 2, true);
+    let (trained, _) = train(&second)?;
+    let begun = begun.section("model.");
+    let differs = |a: &Tensor, b: &Tensor| -> Result<bool> {
+        Ok((a - b)?.abs()?.max_all()?.to_scalar::<f32>()? > 0.0)
+    };
+    for section in ["model.", "average."] {
+        for (name, tensor) in trained.section(section) {
+            let stays = name.starts_with("encoder.")
+                || name.starts_with("quant_conv.")
+                || name.starts_with("quantize.");
+            assert_eq!(differs(&tensor, &begun[&name])?, !stays, "{section}{name}");
+        }
+    }
+    let moments = trained.section("optimizer.");
+    assert!(moments.keys().all(|name| !name.starts_with("enc") && !name.starts_with("quant")));
+    assert!(moments.contains_key("post_quant_conv.bias.exp_avg"));
+
+    // Stopped and gone on with, it is the same run.
+    let mut stopped = second.clone();
+    stopped.run = dir.path().join("stopped");
+    let limits = Limits { stop_at: Some(1), ..Limits::default() };
+    train_vqgan(&stopped, &Device::Cpu, limits, &mut Warnings::default())?;
+    let (resumed, _) = train(&stopped)?;
+    assert_eq!(resumed.tensors.len(), trained.tensors.len());
+    for (name, tensor) in &trained.tensors {
+        golden::close(name, &resumed.tensors[name], tensor, 0.0)?;
+    }
+
+    // The decoder's gradients are those of a run that trains everything.
+    let mut all = second.clone();
+    (all.run, all.init.keep_codes, all.steps) = (dir.path().join("all"), false, 1);
+    let mut decoder = all.clone();
+    (decoder.run, decoder.init.keep_codes) = (dir.path().join("decoder"), true);
+    let ((all, _), (decoder, _)) = (train(&all)?, train(&decoder)?);
+    for (name, moment) in decoder.section("optimizer.") {
+        golden::close(&name, &moment, &all.section("optimizer.")[&name], 1e-6)?;
+    }
+
+    second.revival.every = 5;
+    let error = second.validate().err().map(|e| format!("{e:#}")).unwrap_or_default();
+    assert!(error.contains("revival.every = 0"), "{error}");
+    Ok(())
+}

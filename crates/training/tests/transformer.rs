@@ -10,11 +10,12 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
+use checkpoints::model_folder::ModelFolder;
 use pipeline::{
     CodecInput, ConditionConfig, CopyOptions, DrawRequest, Generator, GeneratorSpec, LoadOptions,
-    Sampling, Stream, TransformerFolder, Wavefront,
+    ModelSpec, Sampling, Stream, TransformerFolder, Wavefront,
 };
 use training::{
     CodeModel, Limits, ParameterStore, Summary, TrainConfig, train_transformer, write_model,
@@ -222,4 +223,46 @@ fn a_folder_to_hand_on_is_stored_in_f16_and_read_as_f32() -> Result<()> {
     assert_eq!(beside.sha256(), load(&out)?.sha256());
     assert_eq!(beside.codec().sha256(), half.config.first_stage.codec_sha256);
     Ok(())
+}
+
+#[test]
+fn another_decoder_of_the_same_codes_takes_the_place_of_the_first_stage() -> Result<()> {
+    let dir = setting()?;
+    let summary = train(&config(dir.path(), "run", "condition.kind=none")?, None)?;
+    let trained = TransformerFolder::open(&summary.model)?;
+    let codec = ModelFolder::open(trained.config.first_stage.place(&trained.dir))?;
+    let tensors = candle_core::safetensors::load(&codec.weights, &Device::Cpu)?;
+    let changed = |name: &str, place: &str| -> Result<ModelSpec> {
+        let mut tensors = tensors.clone();
+        let value = tensors.get_mut(name).with_context(|| format!("no {name}"))?;
+        *value = (&*value + 0.5)?;
+        let folder = dir.path().join(place);
+        ModelFolder::write(&folder, &codec.config, &tensors, "")?;
+        Ok(ModelSpec::new(folder))
+    };
+    let out = dir.path().join("out");
+    let copy = |first_stage| {
+        trained.copy(&out, &CopyOptions { first_stage: Some(first_stage), ..Default::default() })
+    };
+    for name in ["quantize.embedding.weight", "encoder.conv_in.bias", "quant_conv.bias"] {
+        let error = copy(changed(name, name)?).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.contains("codes mean something else"), "{name}: {error}");
+        assert!(!out.exists());
+    }
+    copy(changed("decoder.conv_out.bias", "brighter")?)?;
+    let load =
+        |folder: &Path| Generator::load(&GeneratorSpec::new(folder), &LoadOptions::default());
+    let (old, new) = (load(&summary.model)?, load(&out)?);
+    assert_eq!(new.sha256(), old.sha256());
+    let provenance = &new.config().provenance;
+    assert_eq!(provenance["trained_with_codec_sha256"], old.codec().sha256());
+    assert_ne!(new.codec().sha256(), old.codec().sha256());
+    let x = Tensor::zeros((1, 3, 16, 16), DType::F32, &Device::Cpu)?;
+    let [old, new] = [old, new].map(|model| model.codec().model().forward_train(&x));
+    let ((old, codes), (new, same)) = (old?, new?);
+    let codes =
+        [codes, same].map(|quantized| quantized.codes.codes().flatten_all()?.to_vec1::<u32>());
+    let [codes, same] = codes;
+    assert_eq!(codes?, same?);
+    golden::close("brighter by 0.5", &new, &(old + 0.5)?, 1e-5)
 }

@@ -54,6 +54,12 @@ impl VqModel {
         })
     }
 
+    /// Whether the weight `name` has a say in which codes a picture gets: encoder, codebook
+    /// and what is between them. The others only say what codes look like.
+    pub fn decides_codes(name: &str) -> bool {
+        matches!(name.split('.').next(), Some("encoder" | "quant_conv" | "quantize"))
+    }
+
     /// The architecture.
     pub fn config(&self) -> &VqConfig {
         &self.config

@@ -47,11 +47,13 @@ pub fn convert_transformer(
         (Target::Ours, _) => {
             // Ours is copied with its card and all that it says of its training.
             let dir = found.weights.parent().unwrap_or(Path::new(""));
-            let files = match spec.first_stage.is_none() && TransformerFolder::is_one(dir) {
+            let files = match TransformerFolder::is_one(dir) {
                 true => {
                     let folder = TransformerFolder::open(dir)?;
                     let &ConvertOptions { dtype, weights, replace, .. } = options;
-                    let copy = CopyOptions { dtype, weights, replace, shared_first_stage: None };
+                    let first_stage = spec.first_stage.clone();
+                    let copy =
+                        CopyOptions { dtype, weights, replace, first_stage, ..Default::default() };
                     let folder = folder.copy(out, &copy)?;
                     vec![folder.weights, folder.dir.join("config.json")]
                 }

@@ -42,6 +42,10 @@ pub struct InitConfig {
     /// name and shape; the others start from noise. For a level more, or another codebook.
     /// First stages only.
     pub partial: bool,
+    /// Train the decoder alone: encoder and codebook stay as the model has them. Pictures then
+    /// keep their codes, and transformers over these stay good (`synth-cli convert
+    /// --first-stage` gives them the new decoder). First stages only.
+    pub keep_codes: bool,
 }
 
 impl Default for InitConfig {
@@ -52,6 +56,7 @@ impl Default for InitConfig {
             discriminator: true,
             optimizer: false,
             partial: false,
+            keep_codes: false,
         }
     }
 }
