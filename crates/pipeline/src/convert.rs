@@ -8,7 +8,7 @@ mod transformer;
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Shape, Tensor};
 use checkpoints::model_folder::{ModelFolder, Parts};
 use checkpoints::{
     Copies, Derived, TensorFile, atomic_write, check_names, copy_safetensors, copy_torch,
@@ -147,11 +147,27 @@ pub(crate) fn identity(found: &Found, dtype: Option<DType>) -> Result<String> {
     codec_sha256(&found.config, tensors)
 }
 
-/// The identity of that part of a codec which decides what codes pictures get.
-pub(crate) fn identity_of_codes(found: &Found) -> Result<String> {
-    let expected = weights::expected(&found.config)?;
-    let names = expected.keys().filter(|name| VqModel::decides_codes(name));
-    codec_sha256(&found.config, names.map(|name| Ok((name.clone(), rounded(found, name, None)?))))
+/// Whether two codecs give every picture the same codes, having the same encoder and codebook.
+pub(crate) fn same_codes(a: &Found, b: &Found) -> Result<bool> {
+    let (left, right) = (weights::expected(&a.config)?, weights::expected(&b.config)?);
+    let of_codes = |(name, _): &(&String, &Shape)| VqModel::decides_codes(name);
+    let kinds = [a, b].map(|codec| std::mem::discriminant(&codec.config.quantizer));
+    if a.config.layout != b.config.layout
+        || kinds[0] != kinds[1]
+        || !left.iter().filter(of_codes).eq(right.iter().filter(of_codes))
+    {
+        return Ok(false);
+    }
+    for name in left.keys().filter(|name| VqModel::decides_codes(name)) {
+        // As numbers: an average of a weight of -0 is 0.
+        let [one, other] = [a, b].map(|codec| {
+            rounded(codec, name, None)?.flatten_all()?.to_vec1::<f32>().map_err(Error::from)
+        });
+        if one? != other? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The codec's tensor `name` as it is read when it was stored as `dtype`.

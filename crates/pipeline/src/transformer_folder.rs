@@ -197,7 +197,7 @@ impl TransformerFolder {
                     ),
                 ));
             }
-            if convert::identity_of_codes(&found)? != convert::identity_of_codes(&own.find()?)? {
+            if !convert::same_codes(&found, &own.find()?)? {
                 return Err(Error::model(
                     file,
                     "its encoder or codebook is not that of the model's own first stage, so its \
