@@ -11,13 +11,26 @@ def model(kind, config):
     key = json.dumps([kind.__name__, config])
     if key not in MODELS:
         MODELS.clear()
-        MODELS[key] = fill(kind(config), matrices=MATRICES).eval()
+        COMPILED.clear()
+        net = fill(kind(config), matrices=MATRICES).eval()
+        MODELS[key] = net.to(torch.bfloat16) if config.get("dtype") == "bf16" else net
     return MODELS[key]
 
 
+# As LlamaGen's `--compile` has it: a CUDA graph of each step.
+COMPILED = {}
+
+
+def compiled(net):
+    if net not in COMPILED:
+        COMPILED[net] = torch.compile(net, mode="reduce-overhead", fullgraph=True)
+    return COMPILED[net]
+
+
 def prepare(case, tool):
-    wanted = case.get(tool)
-    if wanted is None:
+    name = tool.removesuffix(" compiled")
+    wanted = case.get(name)
+    if wanted is None or (name != tool and DEVICE[0] == "cpu"):
         return None
     conditions = torch.tensor(case["conditions"])
     first = [True]
@@ -26,9 +39,10 @@ def prepare(case, tool):
         greedy, first[0] = first[0], False
         return {"temperature": 1.0, "top_k": 0 if greedy else case["top_k"], "greedy": greedy}
 
-    if tool == "LlamaGen":
+    if name == "LlamaGen":
         net = model(Transformer, wanted)
-        run = lambda: [generate(net, conditions, case["length"], **options())]
+        decode = compiled(net) if name != tool else None
+        run = lambda: [generate(net, conditions, case["length"], decode=decode, **options())]
         return inference(run)
     net = model(GPT, wanted)
     if "grid" not in case:

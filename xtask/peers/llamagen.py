@@ -3,10 +3,11 @@ cache: the names, the ops and their order are the reference's."""
 
 
 class KVCache(nn.Module):
-    def __init__(self, batch, length, n_head, head_dim):
+    def __init__(self, batch, length, n_head, head_dim, dtype):
         super().__init__()
-        self.register_buffer("k_cache", torch.zeros(batch, n_head, length, head_dim))
-        self.register_buffer("v_cache", torch.zeros(batch, n_head, length, head_dim))
+        shape = (batch, n_head, length, head_dim)
+        self.register_buffer("k_cache", torch.zeros(shape, dtype=dtype))
+        self.register_buffer("v_cache", torch.zeros(shape, dtype=dtype))
 
     def update(self, input_pos, k, v):
         self.k_cache[:, :, input_pos] = k
@@ -103,6 +104,7 @@ class Transformer(nn.Module):
     def __init__(self, c):
         super().__init__()
         self.c = c
+        self.sizes = None
         self.cls_embedding = LabelEmbedder(c["classes"], c["dim"])
         self.tok_embeddings = nn.Embedding(c["vocab_size"], c["dim"])
         self.layers = nn.ModuleList([TransformerBlock(c) for _ in range(c["n_layer"])])
@@ -112,9 +114,13 @@ class Transformer(nn.Module):
     def setup_caches(self, batch, length):
         c = self.c
         length = -(-length // 8) * 8
-        head_dim = c["dim"] // c["n_head"]
+        # Those of the run before will do, and spare compiled code another recording.
+        if self.sizes == (batch, length):
+            return
+        self.sizes = (batch, length)
+        head_dim, dtype = c["dim"] // c["n_head"], self.output.weight.dtype
         for layer in self.layers:
-            layer.attention.kv_cache = KVCache(batch, length, c["n_head"], head_dim)
+            layer.attention.kv_cache = KVCache(batch, length, c["n_head"], head_dim, dtype)
         mask = torch.tril(torch.ones(length, length, dtype=torch.bool))
         self.causal_mask = mask.unsqueeze(0).repeat(batch, 1, 1)
         grid = int(c["block_size"] ** 0.5)
@@ -132,7 +138,9 @@ class Transformer(nn.Module):
         return self.output(self.norm(h)).float()
 
 
-def generate(model, cond, max_new_tokens, temperature, top_k, greedy):
+def generate(model, cond, max_new_tokens, temperature, top_k, greedy, decode=None):
+    """`decode`: the model as it is called for one more token, compiled for example."""
+    decode = model if decode is None else decode
     model.setup_caches(cond.shape[0], 1 + max_new_tokens)
     seq = torch.empty((cond.shape[0], max_new_tokens), dtype=torch.int)
     next_token = draw(model(None, cond, torch.arange(0, 1)), temperature, top_k, greedy)
@@ -140,7 +148,7 @@ def generate(model, cond, max_new_tokens, temperature, top_k, greedy):
     input_pos = torch.tensor([1], dtype=torch.int)
     new_tokens = []
     for _ in range(max_new_tokens - 1):
-        logits = model(next_token, None, input_pos)
+        logits = decode(next_token, None, input_pos)
         next_token = draw(logits, temperature, top_k, greedy)
         input_pos += 1
         new_tokens.append(next_token.clone())

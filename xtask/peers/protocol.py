@@ -78,7 +78,11 @@ def values(outputs):
 
 
 def memory():
-    """Peak and present resident memory in KiB, as Linux tells it."""
+    """Peak and present memory in KiB: resident, as Linux tells it, or that of tensors on a
+    GPU."""
+    if DEVICE[0] != "cpu":
+        numbers = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
+        return dict(zip(("peak", "now"), (number // 1024 for number in numbers)))
     found = {}
     with open("/proc/self/status") as status:
         for line in status:

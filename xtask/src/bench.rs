@@ -199,7 +199,7 @@ impl Subject {
             Self::Layers => &[Tool::Candle, Tool::Torch, Tool::TorchChannelsLast],
             Self::Codebook => &[Tool::Candle, Tool::Torch, Tool::Faiss],
             Self::Vqgan | Self::Train => &[Tool::Torch, Tool::TorchChannelsLast],
-            Self::Generate => &[Tool::MinGpt, Tool::LlamaGen],
+            Self::Generate => &[Tool::MinGpt, Tool::LlamaGen, Tool::LlamaGenCompiled],
             Self::Gpu => &[],
         }
     }
@@ -228,6 +228,8 @@ enum Tool {
     MinGpt,
     /// LlamaGen's transformer in torch, with its `generate`.
     LlamaGen,
+    /// The same, its decoding step compiled, on a GPU.
+    LlamaGenCompiled,
 }
 
 impl Tool {
@@ -240,6 +242,7 @@ impl Tool {
             Self::Faiss => "faiss",
             Self::MinGpt => "minGPT",
             Self::LlamaGen => "LlamaGen",
+            Self::LlamaGenCompiled => "LlamaGen compiled",
         }
     }
 }
@@ -302,13 +305,13 @@ impl Bench {
         };
         let (mut peer, about) = Peer::start(&setup)?;
         let tools = self.subject.tools();
-        let peak = peak::gflops(threads);
+        let (peak, of) = self.peak(threads)?;
         let mut report = Report::new(self.subject.name(), threads, peak, tools, self.json);
         report.say(&format!(
-            "{threads} threads; f32 peak {peak:.0} GFLOP/s; against {about}; medians of {}",
+            "{threads} threads; {of} peak {peak:.0} GFLOP/s; against {about}; medians of {}",
             self.samples()
         ));
-        if self.subject == Subject::Generate {
+        if self.subject == Subject::Generate && self.device == Place::Cpu {
             report.say(&generate::limits(threads));
         }
         report.header(cases.iter().map(|case| case.name.as_str()));
@@ -323,12 +326,20 @@ impl Bench {
             report.row(&contest.hold(index, case)?);
         }
         // A peak that has moved says how quiet the machine was.
-        report.say(&format!("f32 peak at the end {:.0} GFLOP/s", peak::gflops(threads)));
+        report.say(&format!("{of} peak at the end {:.0} GFLOP/s", self.peak(threads)?.0));
         drop(peer);
-        if self.subject == Subject::Vqgan && self.only.is_empty() && self.device == Place::Cpu {
+        if self.subject == Subject::Vqgan && self.only.is_empty() {
             self.compare_memory(threads, self.subject.memory_work()?, &report)?;
         }
         Ok(())
+    }
+
+    /// GFLOP/s that nobody exceeds, and in what: on a GPU that of its tensor cores.
+    fn peak(&self, threads: usize) -> Result<(f64, &'static str)> {
+        Ok(match self.device {
+            Place::Cpu => (peak::gflops(threads), "f32"),
+            Place::Cuda => (device::tensor_gflops()?, "bf16"),
+        })
     }
 
     fn samples(&self) -> usize {
@@ -344,7 +355,7 @@ impl Bench {
             device: self.device.name(),
             cases: vec![work.request],
         };
-        let mut peaks = vec![("ours", Some(memory_of_ours(threads)?))];
+        let mut peaks = vec![("ours", Some(self.memory_of_ours(threads)?))];
         for &tool in self.subject.tools() {
             let (mut peer, _) = Peer::start(&setup)?;
             let peak = match &mut peer {
@@ -359,6 +370,32 @@ impl Bench {
         }
         report.memory(work.what, &peaks);
         Ok(())
+    }
+
+    /// The memory of a process that does only the work.
+    fn memory_of_ours(&self, threads: usize) -> Result<Peak> {
+        let name = |value: Option<clap::builder::PossibleValue>| {
+            value.map(|value| value.get_name().to_owned()).unwrap_or_default()
+        };
+        let mut command = Command::new(std::env::current_exe()?);
+        // The subject is one of several where all of them were asked for.
+        command.args(["bench", &name(self.subject.to_possible_value()), "--own-memory"]);
+        command.args(["--device", &name(self.device.to_possible_value())]);
+        command.args(["--dtype", &name(self.dtype.to_possible_value())]);
+        command.args(["--threads", &threads.to_string()]).env(THREADS, threads.to_string());
+        command.args(self.tf32.then_some("--tf32"));
+        let output = command.output()?;
+        ensure!(
+            output.status.success(),
+            "the process that measures memory failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let text = String::from_utf8(output.stdout)?;
+        let numbers: Vec<u64> = text.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+        match numbers[..] {
+            [bare, peak] => Ok(Peak { bare, peak }),
+            _ => bail!("the process that measures memory said {text:?}"),
+        }
     }
 }
 
@@ -383,21 +420,5 @@ fn become_process(mut command: Command) -> Result<()> {
         let status = command.status().context("cannot start the benchmark")?;
         // What went wrong is on the terminal already.
         std::process::exit(status.code().unwrap_or(2))
-    }
-}
-
-/// The memory of a process that does only the work.
-fn memory_of_ours(threads: usize) -> Result<Peak> {
-    let output = command(threads)?.arg("--own-memory").output()?;
-    ensure!(
-        output.status.success(),
-        "the process that measures memory failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let text = String::from_utf8(output.stdout)?;
-    let numbers: Vec<u64> = text.split_whitespace().filter_map(|n| n.parse().ok()).collect();
-    match numbers[..] {
-        [bare, peak] => Ok(Peak { bare, peak }),
-        _ => bail!("the process that measures memory said {text:?}"),
     }
 }

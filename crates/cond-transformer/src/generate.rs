@@ -4,7 +4,8 @@ use candle_core::{Device, Tensor};
 use codebook::CodeGrid;
 
 use crate::{
-    Chooser, Conditions, Error, Guidance, KvCache, NextCode, Permuter, Result, Sampling, Stream,
+    Chooser, Conditions, Draw, Error, Guidance, KvCache, NextCode, Permuter, Result, Sampling,
+    Stream,
 };
 
 /// What to draw.
@@ -113,31 +114,26 @@ impl Batch<'_> {
         })
     }
 
-    /// Logits `[B, V]` of the next code, before which `drawn` codes were drawn.
-    fn logits(&mut self, known: Known<'_>, drawn: usize) -> Result<Tensor> {
-        let logits = match known {
-            Known::Prefix(codes) => {
-                let codes = codes.map(|codes| self.doubled(codes)).transpose()?;
-                self.model.prefill(&self.conditions, codes.as_ref(), &mut self.cache)?
-            }
-            Known::Last(codes) => {
-                let codes = self.doubled(codes)?;
-                self.model.step(&codes, &mut self.cache)?
-            }
-        };
+    /// Reads the conditions and the first codes `[B, T]`: logits of the next code, of rows
+    /// without the condition too.
+    fn prefill(&mut self, codes: Option<&Tensor>) -> Result<Tensor> {
+        let codes = codes.map(|codes| self.doubled(codes)).transpose()?;
+        self.model.prefill(&self.conditions, codes.as_ref(), &mut self.cache)
+    }
+
+    /// Reads one more code of every sample, `[B, 1]`: logits as of [`Self::prefill`].
+    fn step(&mut self, codes: &Tensor) -> Result<Tensor> {
+        let codes = self.doubled(codes)?;
+        self.model.step(&codes, &mut self.cache)
+    }
+
+    /// Guided logits `[B, V]` of those of all rows, when `drawn` codes were drawn.
+    fn guide(&self, logits: Tensor, drawn: usize) -> Result<Tensor> {
         match self.guidance {
             Some(guidance) => guidance.combine(&logits, drawn),
             None => Ok(logits),
         }
     }
-}
-
-/// The codes that a batch has not read yet.
-enum Known<'a> {
-    /// All, `[B, T]`.
-    Prefix(Option<&'a Tensor>),
-    /// One more, `[B, 1]`.
-    Last(&'a Tensor),
 }
 
 /// Draws sequences of `length` codes, in the model's order; `progress` is told the
@@ -181,7 +177,22 @@ pub fn generate(
         0 => None,
         _ => Some(Tensor::from_vec(sequences.concat(), (samples, lead), model.device())?),
     };
-    let mut logits = batch.logits(Known::Prefix(prefix.as_ref()), 0)?;
+    let mut draw = Draw {
+        logits: batch.prefill(prefix.as_ref())?,
+        first: lead,
+        length,
+        chooser: &chooser,
+        streams: &request.streams,
+        guidance,
+        forced: &request.forced,
+        progress,
+    };
+    if let Some(drawn) = model.draw(&mut draw, &mut batch.cache)? {
+        sequences.iter_mut().zip(drawn).for_each(|(sequence, codes)| sequence.extend(codes));
+        return Ok(sequences);
+    }
+    let Draw { logits, progress, .. } = draw;
+    let mut logits = batch.guide(logits, 0)?;
     for position in lead..length {
         let all_given = (0..samples).all(|sample| given(sample, position).is_some());
         let drawn = if all_given {
@@ -197,7 +208,8 @@ pub fn generate(
         progress(position + 1);
         if position + 1 < length {
             let codes = Tensor::from_vec(codes, (samples, 1), model.device())?;
-            logits = batch.logits(Known::Last(&codes), position + 1 - lead)?;
+            let next = batch.step(&codes)?;
+            logits = batch.guide(next, position + 1 - lead)?;
         }
     }
     Ok(sequences)

@@ -92,6 +92,15 @@ impl KvCache {
         })
     }
 
+    /// Keys and values of every layer, where they are tensors.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn tensors(&self) -> Option<&[(Tensor, Tensor)]> {
+        match &self.memory {
+            Memory::Tensors(layers) => Some(layers),
+            Memory::Host { .. } => None,
+        }
+    }
+
     /// Positions filled.
     pub fn len(&self) -> usize {
         self.len

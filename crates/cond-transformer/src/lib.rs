@@ -25,6 +25,8 @@ mod attention;
 mod condition;
 mod coordinates;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod decoder;
 mod error;
 mod generate;
@@ -51,7 +53,7 @@ pub use kv_cache::{CacheShape, KvCache};
 pub use layout::{Layout, LayoutTokens, Object, Places, Rect};
 pub use learn::Dropouts;
 pub use llama::{Llama, LlamaConfig, PrefixConfig};
-pub use next_code::NextCode;
+pub use next_code::{Draw, NextCode};
 pub use permuter::{Order, Permuter};
 pub use sampling::{Chooser, Guidance, Sampling, Stream, filter_logits, probabilities};
 pub use score::{code_nats, window_nats};

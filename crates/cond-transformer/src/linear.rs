@@ -107,6 +107,15 @@ impl Linear {
         }
     }
 
+    /// What the kernels of [`crate::cuda`] read, if they can.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_device(&self) -> Option<crate::cuda::Affine<'_>> {
+        match &self.weight {
+            Weight::Dense(weight) => Some(crate::cuda::Affine { weight, bias: self.bias.as_ref() }),
+            Weight::Blocks(_) => None,
+        }
+    }
+
     /// `[B, T, in]` to `[B, T, out]`: by the kernels of this crate where they can, else
     /// by candle's.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {

@@ -2,7 +2,28 @@
 
 use candle_core::{Device, Tensor};
 
-use crate::{Conditions, KvCache, Result};
+use crate::{Chooser, Conditions, Guidance, KvCache, Result, Stream};
+
+/// What [`NextCode::draw`] is to draw: codes `first..length` of every sequence.
+pub struct Draw<'a> {
+    /// Logits of the first of them, `[B, V]` (f32), or `[2 B, V]` under guidance,
+    /// conditional rows first. Nobody else's: they may be overwritten.
+    pub logits: Tensor,
+    /// The first position.
+    pub first: usize,
+    /// Codes of a sequence, those before `first` included.
+    pub length: usize,
+    /// How a code is drawn.
+    pub chooser: &'a Chooser,
+    /// The random numbers of each sequence, B of them.
+    pub streams: &'a [Stream],
+    /// Guidance, if any.
+    pub guidance: Option<&'a Guidance>,
+    /// Codes that are given, `length` for each sequence; empty: none.
+    pub forced: &'a [Vec<Option<u32>>],
+    /// Is told the number of positions done.
+    pub progress: &'a mut dyn FnMut(usize),
+}
 
 /// A model of code sequences under a condition: it says how likely each code is
 /// to come next.
@@ -58,5 +79,14 @@ pub trait NextCode: Send + Sync {
             .map(|known| self.logits_after(conditions, codes, &vec![known; batch]))
             .collect::<Result<Vec<_>>>()?;
         Ok(Tensor::stack(&each, 1)?)
+    }
+
+    /// Draws the codes that are left, without the host in between: those of every sequence,
+    /// `length - first` each. The cache has read all that comes before the first.
+    ///
+    /// Provided: `None`, for a model that cannot; the caller draws one by one then.
+    fn draw(&self, draw: &mut Draw<'_>, cache: &mut KvCache) -> Result<Option<Vec<Vec<u32>>>> {
+        let _ = (draw, cache);
+        Ok(None)
     }
 }

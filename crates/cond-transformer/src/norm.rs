@@ -63,6 +63,13 @@ impl LayerNorm {
         })
     }
 
+    /// What the kernels of [`crate::cuda`] read.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_device(&self) -> crate::cuda::Norm<'_> {
+        let kind = crate::cuda::NormKind::Layer;
+        crate::cuda::Norm { kind, weight: &self.weight, bias: Some(&self.bias), eps: self.eps }
+    }
+
     /// The formula, op by op.
     fn composed(&self, x: &Tensor) -> Result<Tensor> {
         let dtype = x.dtype();
@@ -109,6 +116,13 @@ impl RmsNorm {
         }
         let weight = cpu::Numbers::of(&self.weight).ok()?;
         Some(cpu::Norm::Rms { weight, eps: self.eps as f32 })
+    }
+
+    /// What the kernels of [`crate::cuda`] read.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_device(&self) -> crate::cuda::Norm<'_> {
+        let kind = crate::cuda::NormKind::Rms;
+        crate::cuda::Norm { kind, weight: &self.weight, bias: None, eps: self.eps }
     }
 
     /// The formula, op by op.

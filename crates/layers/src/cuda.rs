@@ -78,6 +78,20 @@ pub fn prepare(device: &Device) -> Result<()> {
     Ok(())
 }
 
+/// The most bytes that tensors and workspaces of this process had at a time on an NVIDIA
+/// GPU, which is what its driver's pool of memory counts; `None` for other devices.
+///
+/// # Errors
+/// What the driver says.
+pub fn peak_bytes(device: &Device) -> Result<Option<u64>> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device {
+        return memory::peak_bytes(device).map(Some);
+    }
+    let _ = device;
+    Ok(None)
+}
+
 /// Whether the CUDA kernels can take these tensors together.
 #[cfg(feature = "cuda")]
 pub(crate) fn supports(tensors: &[&Tensor]) -> bool {

@@ -38,13 +38,29 @@ fn gpt(block_size: usize) -> GptConfig {
     GptConfig { vocab_size: 16384, block_size, n_layer, n_head, n_embd, n_unmasked: 0 }
 }
 
-fn llama() -> LlamaConfig {
+/// A size of LlamaGen's.
+#[derive(Clone, Copy)]
+struct Size {
+    name: &'static str,
+    layers: usize,
+    heads: usize,
+    dim: usize,
+}
+
+const BASE: Size = Size { name: "B", layers: 12, heads: 12, dim: 768 };
+/// Those that are for GPUs.
+const LARGE: [Size; 2] = [
+    Size { name: "L", layers: 24, heads: 16, dim: 1024 },
+    Size { name: "XL", layers: 36, heads: 20, dim: 1280 },
+];
+
+fn llama(size: Size) -> LlamaConfig {
     LlamaConfig {
         vocab_size: 16384,
         block_size: LENGTH,
-        dim: 768,
-        n_layer: 12,
-        n_head: 12,
+        dim: size.dim,
+        n_layer: size.layers,
+        n_head: size.heads,
         n_kv_head: None,
         multiple_of: 256,
         ffn_dim_multiplier: None,
@@ -54,12 +70,14 @@ fn llama() -> LlamaConfig {
     }
 }
 
-fn llama_request() -> Value {
-    let config = llama();
+fn llama_request(size: Size, format: WeightFormat) -> Value {
+    let config = llama(size);
     json!({
         "vocab_size": config.vocab_size, "block_size": config.block_size, "dim": config.dim,
         "n_layer": config.n_layer, "n_head": config.n_head, "hidden": config.hidden_dim(),
         "rope_base": config.rope_base, "norm_eps": config.norm_eps, "classes": CLASSES,
+        // It runs in f32 or bf16.
+        "dtype": if format == WeightFormat::Bf16 { "bf16" } else { "f32" },
     })
 }
 
@@ -87,43 +105,95 @@ pub fn limits(threads: usize) -> String {
 /// A model that several cases share, made when the first needs it.
 type Shared = Rc<OnceCell<Box<dyn NextCode>>>;
 
-/// A row's model, and who draws the same codes from the same numbers.
+/// Which of the two models.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Gpt,
+    Llama,
+}
+
+/// A row's model.
 #[derive(Clone, Copy)]
 struct Entry {
-    name: &'static str,
+    kind: Kind,
+    size: Size,
     format: WeightFormat,
-    results: Results,
-    make: fn(WeightFormat) -> Result<Box<dyn NextCode>>,
 }
 
-fn make_gpt(format: WeightFormat) -> Result<Box<dyn NextCode>> {
-    let weights = pattern::builder_of(DType::F32, MATRICES);
-    Ok(Box::new(Gpt::with_format(&gpt(LENGTH), format, weights)?))
+impl Entry {
+    fn name(&self) -> String {
+        let kind = if self.kind == Kind::Gpt { "GPT" } else { "LlamaGen" };
+        format!("{kind}-{} {}", self.size.name, self.format)
+    }
+
+    /// Who draws the same codes from the same numbers.
+    fn results(&self) -> Results {
+        match (self.format, self.kind) {
+            (WeightFormat::F32, Kind::Gpt) => Results::CodesOf(Tool::MinGpt),
+            (WeightFormat::F32, Kind::Llama) => Results::CodesOf(Tool::LlamaGen),
+            _ => Results::Unlike,
+        }
+    }
+
+    /// For Python: who it is compared with, in f32 or bf16. On a GPU, where LlamaGen's is
+    /// compiled for each request, GPT's rows leave that to its own.
+    fn request(&self, batch: usize) -> Value {
+        let mut request = json!({
+            "conditions": classes(batch), "length": LENGTH, "top_k": TOP_K,
+        });
+        if self.kind == Kind::Gpt {
+            request["minGPT"] = json!(gpt(LENGTH));
+            if !device().is_cuda() {
+                request["LlamaGen"] = llama_request(BASE, WeightFormat::F32);
+            }
+        } else {
+            request["LlamaGen"] = llama_request(self.size, self.format);
+        }
+        request
+    }
+
+    fn make(&self) -> Result<Box<dyn NextCode>> {
+        let weights = pattern::builder_of(DType::F32, MATRICES);
+        Ok(match self.kind {
+            Kind::Gpt => Box::new(Gpt::with_format(&gpt(LENGTH), self.format, weights)?),
+            Kind::Llama => Box::new(Llama::with_format(&llama(self.size), self.format, weights)?),
+        })
+    }
+
+    /// Bytes of keys and values of every layer, position and sample.
+    fn cache(&self, batch: usize) -> usize {
+        let Size { layers, dim, .. } = self.size;
+        2 * layers * LENGTH * batch * dim * self.format.dtype().size_in_bytes()
+    }
+
+    /// Numbers that the linear layers multiply with for every code.
+    fn weights(&self) -> usize {
+        let Size { layers, dim, .. } = self.size;
+        12 * layers * dim.pow(2) + 16384 * dim
+    }
 }
 
-fn make_llama(format: WeightFormat) -> Result<Box<dyn NextCode>> {
-    let weights = pattern::builder_of(DType::F32, MATRICES);
-    Ok(Box::new(Llama::with_format(&llama(), format, weights)?))
+fn classes(batch: usize) -> Vec<u32> {
+    (0..batch as u32).map(|i| (7 + 101 * i) % CLASSES as u32).collect()
 }
 
-/// Both models at batch 1 and 8, weights in all formats, and the sliding window.
+/// Both models in all sizes and formats that the device is for, several batches, and the
+/// sliding window.
 pub fn cases() -> Vec<Case> {
-    let llama = Entry {
-        name: "LlamaGen-B",
-        format: WeightFormat::F32,
-        results: Results::CodesOf(Tool::LlamaGen),
-        make: make_llama,
-    };
-    let gpts = WeightFormat::ALL.map(|format| {
-        let same = format == WeightFormat::F32;
-        let results = if same { Results::CodesOf(Tool::MinGpt) } else { Results::Unlike };
-        Entry { name: "GPT-B", format, results, make: make_gpt }
-    });
-    let entries: Vec<(Entry, Shared)> =
-        gpts.into_iter().chain([llama]).map(|entry| (entry, Shared::default())).collect();
+    let gpu = device().is_cuda();
+    let formats = WeightFormat::ALL.into_iter().filter(|format| format.validate(device()).is_ok());
+    let entry = |kind, size, format| Entry { kind, size, format };
+    let mut entries: Vec<_> = formats.map(|format| entry(Kind::Gpt, BASE, format)).collect();
+    entries.push(entry(Kind::Llama, BASE, WeightFormat::F32));
+    let mut batches = vec![1, 8];
+    if gpu {
+        entries.push(entry(Kind::Llama, BASE, WeightFormat::Bf16));
+        entries.extend(LARGE.map(|size| entry(Kind::Llama, size, WeightFormat::Bf16)));
+        batches.push(64);
+    }
+    let entries: Vec<_> = entries.into_iter().map(|entry| (entry, Shared::default())).collect();
     let mut cases = Vec::new();
-    let batches = if device().is_cuda() { &[1, 8, 64][..] } else { &[1, 8] };
-    for &batch in batches {
+    for batch in batches {
         for (entry, model) in &entries {
             cases.push(drawn(*entry, Rc::clone(model), batch));
         }
@@ -133,21 +203,15 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn drawn(entry: Entry, model: Shared, batch: usize) -> Case {
-    let classes: Vec<u32> = (0..batch as u32).map(|i| (7 + 101 * i) % CLASSES as u32).collect();
-    let request = json!({
-        "minGPT": gpt(LENGTH), "LlamaGen": llama_request(), "conditions": &classes,
-        "length": LENGTH, "top_k": TOP_K,
-    });
-    // Keys and values of every layer, position and sample.
-    let on_paper = 2 * 12 * LENGTH * batch * 768 * entry.format.dtype().size_in_bytes();
+    let on_paper = entry.cache(batch);
     let make = move || {
         if model.get().is_none() {
             // Nobody else can have set it: there is one thread here.
-            let _ = model.set((entry.make)(entry.format)?);
+            let _ = model.set(entry.make()?);
         }
         let bytes = model.get().context("the model is gone")?.cache(batch, LENGTH)?.bytes();
         ensure!(bytes == on_paper, "a cache of {bytes} bytes, on paper {on_paper}");
-        let conditions = Conditions::classes(&classes, device())?;
+        let conditions = Conditions::classes(&classes(batch), device())?;
         let mut request = Request::new(conditions, Stream::range(0, 0, batch));
         request.sampling = Sampling::greedy();
         let ours = move || {
@@ -160,14 +224,13 @@ fn drawn(entry: Entry, model: Shared, batch: usize) -> Case {
     };
     Case {
         name: format!(
-            "{} {}, {LENGTH} codes, batch {batch} (cache {:.0} MiB)",
-            entry.name,
-            entry.format,
+            "{}, {LENGTH} codes, batch {batch} (cache {:.0} MiB)",
+            entry.name(),
             on_paper as f64 / (1 << 20) as f64
         ),
-        flops: Some((2 * batch * LENGTH * weights(&gpt(LENGTH))) as f64),
-        request,
-        results: entry.results,
+        flops: Some((2 * batch * LENGTH * entry.weights()) as f64),
+        request: entry.request(batch),
+        results: entry.results(),
         make: Box::new(make),
     }
 }

@@ -149,7 +149,11 @@ enum Column {
 fn library(tool: Tool) -> &'static str {
     match tool {
         Tool::Candle => "candle",
-        Tool::Torch | Tool::TorchChannelsLast | Tool::MinGpt | Tool::LlamaGen => "torch",
+        Tool::Torch
+        | Tool::TorchChannelsLast
+        | Tool::MinGpt
+        | Tool::LlamaGen
+        | Tool::LlamaGenCompiled => "torch",
         Tool::Faiss => "faiss",
     }
 }
@@ -158,6 +162,7 @@ fn library(tool: Tool) -> &'static str {
 fn short(tool: Tool) -> &'static str {
     match tool {
         Tool::TorchChannelsLast => "torch NHWC",
+        Tool::LlamaGenCompiled => "compiled",
         tool => tool.name(),
     }
 }

@@ -47,6 +47,12 @@ __device__ __forceinline__ void bulk_copy(
         : "memory");
 }
 
+__device__ __forceinline__ float2 load_shared(uint32_t address) {
+    float2 pair;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(pair.x), "=f"(pair.y) : "r"(address));
+    return pair;
+}
+
 // An operand in shared memory: rows of 64 halves in groups of 8 (1024 bytes), with the
 // 128-byte swizzle. `address` is that of the first of 16 columns.
 __device__ __forceinline__ uint64_t operand(uint32_t address) {

@@ -4,21 +4,38 @@
 #include <cuda_fp16.h>
 
 constexpr int CHUNK = 64;   // dimensions of a block of the image
-constexpr int CACHED = 512; // dimensions that a warp keeps in registers
+constexpr int PIECE = 8;    // neighbours that a lane has, 16 bytes of the image
+constexpr int PIECES = 2;   // of a lane: 512 dimensions that a warp keeps in registers
+constexpr int CACHED = 32 * PIECES * PIECE;
 
 __device__ __forceinline__ float sum_of_warp(float x) {
     for (int i = 16; i > 0; i /= 2) x += __shfl_xor_sync(~0u, x, i);
     return x;
 }
 
-// Where the image has dimension `k` of row `row`: blocks of `tile` rows and 64
-// dimensions, each row of a block 128 bytes, whose 16-byte pieces are swapped about by
-// the row's number (the 128-byte swizzle of wgmma).
-__device__ __forceinline__ size_t place(int64_t row, int k, int tile, int chunks) {
-    int64_t block = row / tile * chunks + k / CHUNK;
+// Where the image has piece `piece` of row `row`: blocks of `tile` rows and 64 dimensions,
+// each row of a block 128 bytes, whose pieces are swapped about by the row's number (the
+// 128-byte swizzle of wgmma).
+__device__ __forceinline__ size_t place(int64_t row, int piece, int tile, int chunks) {
+    int64_t block = row / tile * chunks + piece / (CHUNK / PIECE);
     int inside = (int)(row % tile);
-    int piece = (k % CHUNK / 8) ^ (inside & 7);
-    return ((size_t)block * tile + inside) * CHUNK + piece * 8 + k % 8;
+    int swapped = (piece % (CHUNK / PIECE)) ^ (inside & 7);
+    return ((size_t)block * tile + inside) * CHUNK + swapped * PIECE;
+}
+
+// The piece of a row that begins at dimension `k`; zeros behind the row's end.
+__device__ __forceinline__ void load_piece(
+    const float* source, int k, int dim, bool aligned, float (&piece)[PIECE]
+) {
+    if (aligned && k + PIECE <= dim) {
+        float4 low = *reinterpret_cast<const float4*>(source + k);
+        float4 high = *reinterpret_cast<const float4*>(source + k + 4);
+        piece[0] = low.x, piece[1] = low.y, piece[2] = low.z, piece[3] = low.w;
+        piece[4] = high.x, piece[5] = high.y, piece[6] = high.z, piece[7] = high.w;
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < PIECE; i++) piece[i] = k + i < dim ? source[k + i] : 0.0f;
 }
 
 // `scale`: a number to multiply with before rounding to f16, or 0 to find one.
@@ -29,7 +46,8 @@ __device__ Facts write_row(
 ) {
     int lane = threadIdx.x % 32;
     const float* source = values + row * dim;
-    float cached[CACHED / 32];
+    bool aligned = dim % 4 == 0 && (uintptr_t)values % 16 == 0;
+    float cached[PIECES][PIECE];
     bool fits = dim <= CACHED;
     float squares = 0.0f;
     uint32_t largest = 0;
@@ -39,10 +57,10 @@ __device__ Facts write_row(
     };
     if (fits) {
 #pragma unroll
-        for (int i = 0; i < CACHED / 32; i++) {
-            int k = i * 32 + lane;
-            cached[i] = real && k < dim ? source[k] : 0.0f;
-            take(cached[i]);
+        for (int i = 0; i < PIECES; i++) {
+            load_piece(source, (i * 32 + lane) * PIECE, real ? dim : 0, aligned, cached[i]);
+#pragma unroll
+            for (int j = 0; j < PIECE; j++) take(cached[i][j]);
         }
     } else if (real) {
         for (int k = lane; k < dim; k += 32) take(source[k]);
@@ -55,14 +73,19 @@ __device__ Facts write_row(
     float lost = 0.0f;
     if (image && fits) {
 #pragma unroll
-        for (int i = 0; i < CACHED / 32; i++) {
-            int k = i * 32 + lane;
-            if (k < padded) {
-                float scaled = good ? cached[i] * scale : 0.0f;
-                __half rounded = __float2half_rn(scaled);
-                float difference = scaled - __half2float(rounded);
-                lost = fmaf(difference, difference, lost);
-                image[place(row, k, tile, padded / CHUNK)] = rounded;
+        for (int i = 0; i < PIECES; i++) {
+            int piece = i * 32 + lane;
+            if (piece * PIECE < padded) {
+                alignas(16) __half rounded[PIECE];
+#pragma unroll
+                for (int j = 0; j < PIECE; j++) {
+                    float scaled = good ? cached[i][j] * scale : 0.0f;
+                    rounded[j] = __float2half_rn(scaled);
+                    float difference = scaled - __half2float(rounded[j]);
+                    lost = fmaf(difference, difference, lost);
+                }
+                *reinterpret_cast<uint4*>(image + place(row, piece, tile, padded / CHUNK)) =
+                    *reinterpret_cast<const uint4*>(rounded);
             }
         }
         lost = sum_of_warp(lost);

@@ -25,6 +25,24 @@ __device__ __forceinline__ double squared_distance(const T* a, const T* b, int d
     return __dadd_rn(sum, rest);
 }
 
+// The same by eight neighbouring lanes, one for each partial sum; all of them get it.
+__device__ __forceinline__ double squared_distance_of_lanes(
+    const float* a, const float* b, int dim
+) {
+    int lane = threadIdx.x % LANES, whole = dim / LANES * LANES;
+    auto square = [](float x, float y) {
+        double difference = __dsub_rn((double)x, (double)y);
+        return __dmul_rn(difference, difference);
+    };
+    double own = 0.0;
+    for (int k = lane; k < whole; k += LANES) own = __dadd_rn(own, square(a[k], b[k]));
+    double sum = 0.0, rest = 0.0;
+#pragma unroll
+    for (int i = 0; i < LANES; i++) sum = __dadd_rn(sum, __shfl_sync(~0u, own, i, LANES));
+    for (int k = whole; k < dim; k++) rest = __dadd_rn(rest, square(a[k], b[k]));
+    return __dadd_rn(sum, rest);
+}
+
 struct Nearest {
     double distance;
     uint32_t code;
@@ -131,13 +149,23 @@ extern "C" __global__ void __launch_bounds__(128) resolve(
         if (mine == 1) nearest[row] = only;
         return;
     }
+    // Four at a time: eight lanes for each.
     Nearest found{INFINITY, NO_CODE};
     for (int part = 0; part < parts; part++) {
         const Candidate* list = candidates + (row * parts + part) * CANDIDATES;
         int count = counts[row * parts + part];
-        if (lane < count && list[lane].highest >= limit) {
-            const float* code = codes + (int64_t)list[lane].code * dim;
-            found.take(squared_distance(vector, code, dim), list[lane].code);
+        Candidate own = lane < count ? list[lane] : Candidate{NO_CODE, -INFINITY};
+        uint32_t left = __ballot_sync(~0u, lane < count && own.highest >= limit);
+        while (left) {
+            // The lane that has the candidate of this lane's group; the last one again
+            // where there are no more.
+            for (int i = 0; i < lane / LANES && (left & (left - 1)); i++) left &= left - 1;
+            int from = __ffs(left) - 1;
+            uint32_t code = __shfl_sync(~0u, own.code, from);
+            found.take(squared_distance_of_lanes(vector, codes + (int64_t)code * dim, dim), code);
+            // What the last group had was the last to be looked at.
+            left &= left - 1;
+            left = __shfl_sync(~0u, left, 31);
         }
     }
     found = of_warp(found);

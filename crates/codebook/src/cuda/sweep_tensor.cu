@@ -95,7 +95,6 @@ extern "C" __global__ void __launch_bounds__(128 * (CONSUMERS + 1), 1) sweep_ten
         int lane_column = thread % 4 * 2;
         int row_here = (group - 1) * 64 + thread / 32 * 16 + thread % 32 / 4;
         uint32_t own_vectors = vectors_here + (group - 1) * 64 * CHUNK * 2;
-        const uint8_t* all_starts = memory + chunks * VECTORS_BYTES + stages * CODES_BYTES;
         Bound bound(dim, (dim + 32) * 4.0f * UNIT);
         float codes_inverse = 1.0f / scale_for(*largest);
         Facts of[2];
@@ -113,6 +112,7 @@ extern "C" __global__ void __launch_bounds__(128 * (CONSUMERS + 1), 1) sweep_ten
         int stage = 0, before = -1;
         uint32_t parity = 0;
         for (int tile = first; tile < last; tile++) {
+            float2 norms = __ldg(&tiles[tile]);
             for (int chunk = 0; chunk < chunks; chunk++) {
                 barrier_wait(full + 8 * stage, parity);
                 pin(sums);
@@ -137,12 +137,11 @@ extern "C" __global__ void __launch_bounds__(128 * (CONSUMERS + 1), 1) sweep_ten
             before = -1;
             pin(sums);
 
-            const float2* start = reinterpret_cast<const float2*>(
-                all_starts + tile % START_BUFFERS * STARTS_BYTES + lane_column * 4);
+            uint32_t start = starts_here + tile % START_BUFFERS * STARTS_BYTES + lane_column * 4;
             float best[2] = {-INFINITY, -INFINITY};
 #pragma unroll
             for (int i = 0; i < 32; i++) {
-                float2 s = start[i * 4];
+                float2 s = load_shared(start + i * 32);
 #pragma unroll
                 for (int r = 0; r < 2; r++) {
                     float& low = sums[4 * i + 2 * r];
@@ -152,7 +151,6 @@ extern "C" __global__ void __launch_bounds__(128 * (CONSUMERS + 1), 1) sweep_ten
                     best[r] = fmaxf(best[r], fmaxf(low, high));
                 }
             }
-            float2 norms = __ldg(&tiles[tile]);
 #pragma unroll
             for (int r = 0; r < 2; r++) {
                 float error = bound.of(of[r], norms.x, norms.y);
@@ -166,12 +164,19 @@ extern "C" __global__ void __launch_bounds__(128 * (CONSUMERS + 1), 1) sweep_ten
                     uint32_t* count = &control.count[row_here + 8 * r];
                     uint32_t base = tile * TILE + lane_column;
                     float least = limit[r] - error;
+                    // First which, without a branch for each: some row of a block gets here
+                    // in nearly every tile, and all wait for it.
+                    uint32_t low = 0, high = 0;
 #pragma unroll
                     for (int i = 0; i < 32; i++) {
-                        float low = sums[4 * i + 2 * r], high = sums[4 * i + 2 * r + 1];
-                        if (low >= least) keep(count, list, base + 8 * i, low + error);
-                        if (high >= least) keep(count, list, base + 8 * i + 1, high + error);
+                        if (sums[4 * i + 2 * r] >= least) low |= 1u << i;
+                        if (sums[4 * i + 2 * r + 1] >= least) high |= 1u << i;
                     }
+                    // None has a higher score than the best of them.
+                    for (; low; low &= low - 1)
+                        keep(count, list, base + 8 * (__ffs(low) - 1), own + error);
+                    for (; high; high &= high - 1)
+                        keep(count, list, base + 8 * (__ffs(high) - 1) + 1, own + error);
                 }
             }
         }

@@ -52,6 +52,27 @@ impl Block {
     }
 }
 
+#[cfg(feature = "cuda")]
+impl Block {
+    /// The block as the kernels of [`crate::cuda`] see it, if they can.
+    pub(super) fn on_device(&self) -> Option<crate::cuda::Layer<'_>> {
+        let inputs = [&self.query, &self.key, &self.value].map(Linear::on_device);
+        Some(crate::cuda::Layer {
+            attention_norm: self.ln1.on_device(),
+            inputs: inputs.into_iter().collect::<Option<_>>()?,
+            heads: self.heads,
+            kv_heads: self.heads,
+            head_dim: self.width / self.heads,
+            output: self.proj.on_device()?,
+            feed_forward_norm: self.ln2.on_device(),
+            feed_forward: crate::cuda::FeedForward::Gelu {
+                expand: self.expand.on_device()?,
+                contract: self.contract.on_device()?,
+            },
+        })
+    }
+}
+
 impl decoder::Block for Block {
     fn layer(&self) -> Option<cpu::Layer<'_>> {
         let (heads, width) = (self.heads, self.width);

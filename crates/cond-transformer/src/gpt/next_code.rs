@@ -4,6 +4,8 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::Module;
 
 use super::Gpt;
+#[cfg(feature = "cuda")]
+use super::block::Block;
 use crate::condition::check_tokens;
 use crate::decoder;
 use crate::{CacheShape, Conditions, Error, KvCache, NextCode, Result};
@@ -129,5 +131,24 @@ impl NextCode for Gpt {
         let x = self.place(&self.tok_emb.forward(&read)?, 0)?;
         let x = self.pass(None, None).run(&self.blocks, &x)?;
         Ok(self.logits(&x.narrow(1, front - 1, length)?)?.to_dtype(DType::F32)?)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn draw(
+        &self,
+        draw: &mut crate::Draw<'_>,
+        cache: &mut KvCache,
+    ) -> Result<Option<Vec<Vec<u32>>>> {
+        let layers = self.blocks.iter().map(Block::on_device).collect::<Option<_>>();
+        let (Some(layers), Some(head)) = (layers, self.head.on_device()) else { return Ok(None) };
+        let model = crate::cuda::Model {
+            table: self.tok_emb.embeddings(),
+            places: Some(&self.pos_emb),
+            rotary: None,
+            layers,
+            norm: self.ln_f.on_device(),
+            head: head.weight,
+        };
+        crate::cuda::draw(&model, cache, draw)
     }
 }

@@ -57,6 +57,27 @@ impl Block {
     }
 }
 
+#[cfg(feature = "cuda")]
+impl Block {
+    /// The block as the kernels of [`crate::cuda`] see it, if they can.
+    pub(super) fn on_device(&self) -> Option<crate::cuda::Layer<'_>> {
+        Some(crate::cuda::Layer {
+            attention_norm: self.attention_norm.on_device(),
+            inputs: vec![self.wqkv.on_device()?],
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            output: self.wo.on_device()?,
+            feed_forward_norm: self.ffn_norm.on_device(),
+            feed_forward: crate::cuda::FeedForward::Gated {
+                gate: self.w1.on_device()?,
+                up: self.w3.on_device()?,
+                down: self.w2.on_device()?,
+            },
+        })
+    }
+}
+
 impl decoder::Block for Block {
     fn layer(&self) -> Option<cpu::Layer<'_>> {
         Some(cpu::Layer {

@@ -4,6 +4,8 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::Module;
 
 use super::Llama;
+#[cfg(feature = "cuda")]
+use super::block::Block;
 use crate::condition::check_tokens;
 use crate::decoder;
 use crate::{CacheShape, Conditions, Error, KvCache, NextCode, Result};
@@ -90,5 +92,27 @@ impl NextCode for Llama {
         }
         let read = codes.narrow(1, 0, length - 1)?.contiguous()?;
         Ok(self.forward(conditions, &read)?.to_dtype(DType::F32)?)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn draw(
+        &self,
+        draw: &mut crate::Draw<'_>,
+        cache: &mut KvCache,
+    ) -> Result<Option<Vec<Vec<u32>>>> {
+        let layers = self.layers.iter().map(Block::on_device).collect::<Option<_>>();
+        let (Some(layers), Some(head)) = (layers, self.output.on_device()) else {
+            return Ok(None);
+        };
+        let (cosine, sine) = &self.rotary;
+        let model = crate::cuda::Model {
+            table: self.tok_embeddings.embeddings(),
+            places: None,
+            rotary: Some((cosine, sine)),
+            layers,
+            norm: self.norm.on_device(),
+            head: head.weight,
+        };
+        crate::cuda::draw(&model, cache, draw)
     }
 }

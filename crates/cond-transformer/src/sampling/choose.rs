@@ -34,6 +34,11 @@ impl Chooser {
         Ok(Self { sampling: sampling.clone(), forbidden: flags })
     }
 
+    /// The options.
+    pub fn sampling(&self) -> &Sampling {
+        &self.sampling
+    }
+
     /// Whether `code` may never be drawn.
     pub fn forbids(&self, code: u32) -> bool {
         self.forbidden.get(code as usize).copied().unwrap_or(false)

@@ -58,5 +58,10 @@ impl candle_nn::var_builder::SimpleBackend for Seeded {
 
 /// Weights by [`Seeded`].
 pub fn weights(dtype: DType) -> VarBuilder<'static> {
-    VarBuilder::from_backend(Box::new(Seeded), dtype, Device::Cpu)
+    weights_on(dtype, &Device::Cpu)
+}
+
+/// [`weights`] on a device.
+pub fn weights_on(dtype: DType, device: &Device) -> VarBuilder<'static> {
+    VarBuilder::from_backend(Box::new(Seeded), dtype, device.clone())
 }

@@ -18,3 +18,18 @@ pub(super) fn keep(device: &CudaDevice) -> Result<()> {
     }
     Ok(())
 }
+
+/// See [`super::peak_bytes`].
+pub(super) fn peak_bytes(device: &CudaDevice) -> Result<u64> {
+    let stream = device.cuda_stream();
+    let context = stream.context();
+    context.bind_to_thread()?;
+    let mut peak = 0u64;
+    // SAFETY: as above; the driver writes a number of 64 bits.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(context.cu_device())?;
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+        result::mem_pool::get_attribute(pool, attribute, (&raw mut peak).cast())?;
+    }
+    Ok(peak)
+}
