@@ -16,6 +16,7 @@ pub enum ConditionSetting {
     /// The picture's class: its folder, or `class` in `captions.jsonl`.
     Class {
         /// Share of examples whose class is withheld, for guidance.
+        #[serde(default = "usual_drop")]
         drop: f64,
     },
     /// The picture's caption in `captions.jsonl`, as tokens.
@@ -25,6 +26,7 @@ pub enum ConditionSetting {
         /// Positions of a caption; longer ones are cut.
         tokens: usize,
         /// Share of examples whose caption is withheld, for guidance.
+        #[serde(default = "usual_drop")]
         drop: f64,
     },
     /// The codes of another picture, which the condition's codec reads: a label map, a
@@ -38,8 +40,14 @@ pub enum ConditionSetting {
         #[serde(default)]
         downsample: usize,
         /// Share of examples whose condition is withheld, for guidance.
+        #[serde(default = "usual_drop")]
         drop: f64,
     },
+}
+
+/// LlamaGen's `class_dropout_prob`, which it takes for captions, too.
+fn usual_drop() -> f64 {
+    0.1
 }
 
 impl ConditionSetting {
