@@ -186,25 +186,17 @@ impl TransformerFolder {
             ));
         }
         let sha256 = convert::identity(&found, None)?;
-        if sha256 != stage.codec_sha256 {
-            if instead.is_none() {
-                return Err(Error::model(
-                    file,
-                    format!(
-                        "this is not the codec that the transformer was trained with: it has \
-                         sha256 {sha256}, and {} was",
-                        stage.codec_sha256
-                    ),
-                ));
-            }
-            if !convert::same_codes(&found, &own.find()?)? {
-                return Err(Error::model(
-                    file,
-                    "its encoder or codebook is not that of the model's own first stage, so its \
-                     codes mean something else to the transformer (`train vqgan` with \
-                     init.keep_codes = true changes the decoder alone)",
-                ));
-            }
+        if instead.is_some() {
+            convert::check_substitute(&found, &sha256, stage, &self.dir)?;
+        } else if sha256 != stage.codec_sha256 {
+            return Err(Error::model(
+                file,
+                format!(
+                    "this is not the codec that the transformer was trained with: it has sha256 \
+                     {sha256}, and {} was",
+                    stage.codec_sha256
+                ),
+            ));
         }
         *stage = StageRef::at(place, convert::identity(&found, dtype)?);
         Ok(folder)

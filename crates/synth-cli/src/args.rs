@@ -215,7 +215,8 @@ pub struct ConvertArgs {
     #[arg(long)]
     pub ema: bool,
     /// The codec of a transformer's codes: for a weights file without one (LlamaGen), or to
-    /// give a model of ours another decoder of the same codes (init.keep_codes in training)
+    /// give a model another decoder of the same codes (init.keep_codes in training); a codec
+    /// of other codes is refused
     #[arg(long, value_name = "PATH")]
     pub first_stage: Option<PathBuf>,
     /// The configuration of a codec that is a weights file
