@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::families::{self, CodecWeights, Family};
 use crate::model_config::model_config;
 use crate::model_spec::{Found, ModelSpec};
+use crate::transformer_config::SamplingChange;
 use crate::weights;
 
 pub(crate) use self::codes::check_substitute;
@@ -55,6 +56,9 @@ pub struct ConvertOptions {
     /// What the matrices of a transformer's linear layers are stored in blocks of: q8 or q4.
     /// For our folder; codecs have none.
     pub weights: Option<WeightFormat>,
+    /// How a transformer draws where the user says nothing, if otherwise than before. For our
+    /// folder.
+    pub sampling: SamplingChange,
     /// Whether a model folder that is there is replaced.
     pub replace: bool,
     /// What the user called the model, for the provenance.
@@ -95,8 +99,17 @@ pub fn convert(spec: &ModelSpec, out: &Path, options: &ConvertOptions) -> Result
             ),
         ));
     }
+    if !options.sampling.is_empty() {
+        return Err(Error::model(
+            &spec.model,
+            format!("this is a codec, which draws nothing: {SAMPLING} are for transformers"),
+        ));
+    }
     convert_found(&spec.find()?, out, options)
 }
+
+/// The options that change how a transformer draws.
+const SAMPLING: &str = "--temperature, --top-k, --top-p and --cfg-scale";
 
 /// [`convert`], of a codec that was found.
 fn convert_found(found: &Found, out: &Path, options: &ConvertOptions) -> Result<Converted> {

@@ -10,7 +10,8 @@ use pipeline::{ModelSpec, WeightFormat, Weights};
 
 use generate::block_formats;
 pub use generate::{
-    CompletionArgs, ConditionArgs, GenerateArgs, GeneratorArgs, SamplingArgs, ScoreArgs, TopK,
+    CompletionArgs, ConditionArgs, DistributionArgs, GenerateArgs, GeneratorArgs, SamplingArgs,
+    ScoreArgs,
 };
 
 const AFTER_HELP: &str = "\
@@ -24,6 +25,7 @@ const COMMON: &str = "Common options";
 const MODEL: &str = "Model";
 const PICTURES: &str = "Pictures";
 const OUTPUT: &str = "Output";
+const DRAWING: &str = "How the result draws where `generate` is told nothing (our format)";
 
 /// Images to codes, codes to images, and new images, with a VQGAN and a transformer.
 #[derive(Parser, Debug)]
@@ -243,9 +245,11 @@ pub struct ConvertArgs {
     /// codecs are as --numbers says [default: none]
     #[arg(long, help_heading = OUTPUT, value_name = "FORMAT", value_parser = block_formats())]
     pub weights: Option<WeightFormat>,
-    /// Replace a model that is there
+    /// Replace a model that is there, also the one that is converted
     #[arg(long, help_heading = OUTPUT)]
     pub force: bool,
+    #[command(flatten, next_help_heading = DRAWING)]
+    pub distribution: DistributionArgs,
 }
 
 /// `models`.

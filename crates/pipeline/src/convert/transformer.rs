@@ -8,7 +8,7 @@ use cond_transformer::{GptConfig, LlamaConfig, Order, PrefixConfig};
 
 use super::codes::substituted;
 use super::stage::Stage;
-use super::{ConvertOptions, Target, convert_found, ours, prepare, taming};
+use super::{ConvertOptions, SAMPLING, Target, convert_found, ours, prepare, taming};
 use crate::error::{Error, Result};
 use crate::generator::{
     CONDITION_STAGE, Extra, FIRST_STAGE, FoundGenerator, GeneratorSpec, TRANSFORMER,
@@ -45,6 +45,14 @@ pub fn convert_transformer(
     let file = TensorFile::open(&found.weights)?;
     let (tensors, parameters) = names(&found, &file)?;
     check_weights(&found, options)?;
+    if !options.sampling.is_empty() && options.target != Target::Ours {
+        return Err(Error::model(
+            &found.weights,
+            format!(
+                "{SAMPLING} change the config.json of our format (--to ours); others have none"
+            ),
+        ));
+    }
     let dir = found.weights.parent().unwrap_or(Path::new(""));
     if options.target == Target::Ours && TransformerFolder::is_one(dir) {
         // Ours is copied with its card and all that it says of its training.
@@ -54,6 +62,7 @@ pub fn convert_transformer(
             weights,
             replace,
             first_stage: spec.first_stage.clone(),
+            sampling: options.sampling.clone(),
             ..CopyOptions::default()
         };
         let folder = TransformerFolder::open(dir)?.copy(out, &copy)?;
