@@ -5,6 +5,8 @@
 mod captions;
 #[path = "generate/conditions.rs"]
 mod conditions;
+#[path = "generate/convert.rs"]
+mod convert;
 #[path = "support/generators.rs"]
 mod generators;
 #[path = "generate/quantized.rs"]

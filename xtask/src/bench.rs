@@ -18,6 +18,7 @@ mod operations;
 mod pattern;
 mod peak;
 mod peer;
+mod process;
 mod report;
 mod train;
 mod transformer;
@@ -25,10 +26,9 @@ mod vqgan;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use candle_core::DType;
 use clap::{Args, ValueEnum};
 
@@ -38,8 +38,6 @@ use memory::Peak;
 use peer::{Peer, Setup};
 use report::Report;
 
-/// Where rayon and candle look for their number of threads.
-const THREADS: &str = "RAYON_NUM_THREADS";
 /// A sample repeats its work for so long.
 const SAMPLE: Duration = Duration::from_millis(40);
 
@@ -254,10 +252,8 @@ impl Bench {
             Some(threads) => usize::from(threads),
             None => std::thread::available_parallelism()?.get(),
         };
-        // The pools read their size from the environment when they start: hand it
-        // to a process of our own.
-        if std::env::var(THREADS).ok().as_deref() != Some(&threads.to_string()) {
-            return become_process(command(threads)?);
+        if !process::has_threads(threads) {
+            return process::go_on_with(threads);
         }
         if self.device == Place::Cuda || self.subject == Subject::Gpu {
             device::set_cuda().context("no CUDA to measure (see docs/gpu.md)")?;
@@ -355,7 +351,8 @@ impl Bench {
             device: self.device.name(),
             cases: vec![work.request],
         };
-        let mut peaks = vec![("ours", Some(self.memory_of_ours(threads)?))];
+        let ours = process::memory_of_ours(threads, &self.memory_arguments(threads))?;
+        let mut peaks = vec![("ours", Some(ours))];
         for &tool in self.subject.tools() {
             let (mut peer, _) = Peer::start(&setup)?;
             let peak = match &mut peer {
@@ -372,53 +369,21 @@ impl Bench {
         Ok(())
     }
 
-    /// The memory of a process that does only the work.
-    fn memory_of_ours(&self, threads: usize) -> Result<Peak> {
-        let name = |value: Option<clap::builder::PossibleValue>| {
-            value.map(|value| value.get_name().to_owned()).unwrap_or_default()
-        };
-        let mut command = Command::new(std::env::current_exe()?);
-        // The subject is one of several where all of them were asked for.
-        command.args(["bench", &name(self.subject.to_possible_value()), "--own-memory"]);
-        command.args(["--device", &name(self.device.to_possible_value())]);
-        command.args(["--dtype", &name(self.dtype.to_possible_value())]);
-        command.args(["--threads", &threads.to_string()]).env(THREADS, threads.to_string());
-        command.args(self.tf32.then_some("--tf32"));
-        let output = command.output()?;
-        ensure!(
-            output.status.success(),
-            "the process that measures memory failed: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        let text = String::from_utf8(output.stdout)?;
-        let numbers: Vec<u64> = text.split_whitespace().filter_map(|n| n.parse().ok()).collect();
-        match numbers[..] {
-            [bare, peak] => Ok(Peak { bare, peak }),
-            _ => bail!("the process that measures memory said {text:?}"),
+    /// What a process that does only the work of this subject is told: the subject may be
+    /// one of several that were asked for.
+    fn memory_arguments(&self, threads: usize) -> Vec<String> {
+        fn name(value: &impl ValueEnum) -> String {
+            value.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
         }
-    }
-}
-
-/// This program with the same arguments, limited to `threads`.
-fn command(threads: usize) -> Result<Command> {
-    let program = std::env::current_exe().context("cannot find this program")?;
-    let mut command = Command::new(program);
-    command.args(std::env::args_os().skip(1)).env(THREADS, threads.to_string());
-    Ok(command)
-}
-
-/// Goes on as `command`, under the same process id where the system can, so that
-/// who ends us ends it.
-fn become_process(mut command: Command) -> Result<()> {
-    #[cfg(unix)]
-    {
-        let error = std::os::unix::process::CommandExt::exec(&mut command);
-        Err(error).context("cannot start the benchmark")
-    }
-    #[cfg(not(unix))]
-    {
-        let status = command.status().context("cannot start the benchmark")?;
-        // What went wrong is on the terminal already.
-        std::process::exit(status.code().unwrap_or(2))
+        let mut arguments = vec!["bench".to_owned(), name(&self.subject)];
+        for (option, value) in [
+            ("--threads", threads.to_string()),
+            ("--device", name(&self.device)),
+            ("--dtype", name(&self.dtype)),
+        ] {
+            arguments.extend([option.to_owned(), value]);
+        }
+        arguments.extend(self.tf32.then(|| "--tf32".to_owned()));
+        arguments
     }
 }

@@ -21,6 +21,37 @@ fn a_killed_run_ends_like_an_undisturbed_one() -> Result<()> {
     Ok(())
 }
 
+/// What only a first stage's run has is said to be so, wherever it is set.
+#[test]
+fn settings_of_first_stages_are_refused_for_transformers() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/configs");
+    let preset = std::fs::read_to_string(format!("{root}/tiny-transformer.toml"))?;
+    let run = format!("run={}", dir.path().join("run").display());
+    for (key, why) in [
+        ("partial", "built as init.model was"),
+        ("keep_codes", "first stage stays"),
+        ("discriminator", "trains against none"),
+    ] {
+        let file = dir.path().join("config.toml");
+        std::fs::write(&file, preset.replace("[init]", &format!("[init]\n{key} = true")))?;
+        let in_file = file.display().to_string();
+        let preset = format!("{root}/tiny-transformer.toml");
+        let setting = format!("init.{}=true", key.replace('_', "-"));
+        for arguments in [&[&*in_file, &run][..], &[&preset, &run, &setting]] {
+            let output = xtask(&[&["train", "transformer", "--config"][..], arguments].concat())?;
+            let err = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.code() == Some(2), "{:?}: {err}", output.status);
+            let named = format!("init.{key}: only `train vqgan` has it");
+            for part in [&*named, why, arguments[0], "leave it out"] {
+                ensure!(err.contains(part), "{part:?} is not in {err}");
+            }
+        }
+    }
+    ensure!(!dir.path().join("run").exists(), "a run was begun");
+    Ok(())
+}
+
 #[cfg(unix)]
 mod signals {
     use std::path::Path;

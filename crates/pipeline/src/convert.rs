@@ -1,5 +1,6 @@
 //! Codecs from one family's files to another's.
 
+mod codes;
 mod ours;
 mod plain;
 mod stage;
@@ -8,7 +9,7 @@ mod transformer;
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Shape, Tensor};
+use candle_core::{DType, Device, Tensor};
 use checkpoints::model_folder::{ModelFolder, Parts};
 use checkpoints::{
     Copies, Derived, TensorFile, atomic_write, check_names, copy_safetensors, copy_torch,
@@ -16,7 +17,7 @@ use checkpoints::{
 };
 use cond_transformer::WeightFormat;
 use serde_json::{Value, json};
-use vq_autoencoder::{Layout, VqConfig, VqModel};
+use vq_autoencoder::{Layout, VqConfig};
 
 use self::plain::{CODEBOOK, Plain, UNIT_ROWS};
 use crate::digest::codec_sha256;
@@ -24,8 +25,10 @@ use crate::error::{Error, Result};
 use crate::families::{self, CodecWeights, Family};
 use crate::model_config::model_config;
 use crate::model_spec::{Found, ModelSpec};
+use crate::transformer_config::SamplingChange;
 use crate::weights;
 
+pub(crate) use self::codes::check_substitute;
 pub(crate) use self::ours::blocks_line;
 pub use self::transformer::{ConvertedTransformer, convert_transformer};
 
@@ -53,6 +56,9 @@ pub struct ConvertOptions {
     /// What the matrices of a transformer's linear layers are stored in blocks of: q8 or q4.
     /// For our folder; codecs have none.
     pub weights: Option<WeightFormat>,
+    /// How a transformer draws where the user says nothing, if otherwise than before. For our
+    /// folder.
+    pub sampling: SamplingChange,
     /// Whether a model folder that is there is replaced.
     pub replace: bool,
     /// What the user called the model, for the provenance.
@@ -93,8 +99,17 @@ pub fn convert(spec: &ModelSpec, out: &Path, options: &ConvertOptions) -> Result
             ),
         ));
     }
+    if !options.sampling.is_empty() {
+        return Err(Error::model(
+            &spec.model,
+            format!("this is a codec, which draws nothing: {SAMPLING} are for transformers"),
+        ));
+    }
     convert_found(&spec.find()?, out, options)
 }
+
+/// The options that change how a transformer draws.
+const SAMPLING: &str = "--temperature, --top-k, --top-p and --cfg-scale";
 
 /// [`convert`], of a codec that was found.
 fn convert_found(found: &Found, out: &Path, options: &ConvertOptions) -> Result<Converted> {
@@ -145,29 +160,6 @@ pub(crate) fn identity(found: &Found, dtype: Option<DType>) -> Result<String> {
     let expected = weights::expected(&found.config)?;
     let tensors = expected.keys().map(|name| Ok((name.clone(), rounded(found, name, dtype)?)));
     codec_sha256(&found.config, tensors)
-}
-
-/// Whether two codecs give every picture the same codes, having the same encoder and codebook.
-pub(crate) fn same_codes(a: &Found, b: &Found) -> Result<bool> {
-    let (left, right) = (weights::expected(&a.config)?, weights::expected(&b.config)?);
-    let of_codes = |(name, _): &(&String, &Shape)| VqModel::decides_codes(name);
-    let kinds = [a, b].map(|codec| std::mem::discriminant(&codec.config.quantizer));
-    if a.config.layout != b.config.layout
-        || kinds[0] != kinds[1]
-        || !left.iter().filter(of_codes).eq(right.iter().filter(of_codes))
-    {
-        return Ok(false);
-    }
-    for name in left.keys().filter(|name| VqModel::decides_codes(name)) {
-        // As numbers: an average of a weight of -0 is 0.
-        let [one, other] = [a, b].map(|codec| {
-            rounded(codec, name, None)?.flatten_all()?.to_vec1::<f32>().map_err(Error::from)
-        });
-        if one? != other? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// The codec's tensor `name` as it is read when it was stored as `dtype`.

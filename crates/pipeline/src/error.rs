@@ -101,6 +101,15 @@ impl Error {
     pub(crate) fn model(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
         Self::Model { path: path.into(), reason: reason.into() }
     }
+
+    /// Guidance of a model that has no token of no condition.
+    pub(crate) fn unguided() -> Self {
+        Self::Condition(
+            "this model was not trained to draw without its condition, so it cannot be guided: \
+             leave --cfg-scale out"
+                .to_owned(),
+        )
+    }
 }
 
 /// A result of this crate.

@@ -12,7 +12,7 @@ mod reference;
 mod reference_extra;
 mod score;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use checkpoints::TensorFile;
@@ -86,6 +86,14 @@ impl Generator {
     /// When a part is missing, of another kind, or another codec than stated; when the
     /// device or the model cannot have weights of this format.
     pub fn load(spec: &GeneratorSpec, options: &LoadOptions) -> Result<Self> {
+        let found = spec.find()?;
+        if spec.first_stage.is_some() && found.first_stage_inside().is_some() {
+            return Err(Error::model(
+                found.weights,
+                "this file holds its first stage: leave --first-stage out (`synth-cli convert` takes \
+                 it, for another decoder of the same codes)",
+            ));
+        }
         let FoundGenerator {
             mut config,
             weights,
@@ -94,7 +102,7 @@ impl Generator {
             first_stage,
             condition_stage,
             tokenizer,
-        } = spec.find()?;
+        } = found;
         let kept_as = network::kept_as(&config, options.weights)?;
         if let Some(format) = kept_as {
             network::check_format(&config.architecture, format, &options.device)?;
@@ -262,16 +270,10 @@ fn check_codecs(
     config: &TransformerConfig,
     codec: &Codec,
     condition: Option<&Codec>,
-    weights: &std::path::Path,
+    weights: &Path,
 ) -> Result<()> {
     codec.check_pictures()?;
-    let codes = codec.describe().codes;
-    if config.codes > codes {
-        return Err(Error::model(
-            weights,
-            format!("it draws {} codes, but its codec has only {codes}", config.codes),
-        ));
-    }
+    check_codes(config, codec.describe().codes, weights)?;
     let ConditionConfig::Grid(grid) = &config.condition else { return Ok(()) };
     let condition = condition.unwrap_or(codec);
     let (own, offset) = (condition.describe().codes, grid.offset as usize);
@@ -295,6 +297,17 @@ fn check_codecs(
                 condition.factor(),
                 codec.factor()
             ),
+        ));
+    }
+    Ok(())
+}
+
+/// Checks that a codec of so many `codes` has all that the transformer draws.
+pub(crate) fn check_codes(config: &TransformerConfig, codes: usize, weights: &Path) -> Result<()> {
+    if config.codes > codes {
+        return Err(Error::model(
+            weights,
+            format!("it draws {} codes, but its codec has only {codes}", config.codes),
         ));
     }
     Ok(())

@@ -72,8 +72,8 @@ pub use scorer::{Candidate, Likelihood, Scorer};
 pub use text_encoder::{TextEncoder, clean_caption};
 pub use transformer_config::{
     Architecture, CaptionCondition, ClassCondition, ConditionConfig, CoordinateCondition,
-    GridCondition, GridInput, LayoutCondition, SamplingDefaults, StageRef, StartCondition,
-    TRANSFORMER_KIND, TextCondition, TransformerConfig,
+    GridCondition, GridInput, LayoutCondition, SamplingChange, SamplingDefaults, StageRef,
+    StartCondition, TRANSFORMER_KIND, TextCondition, TransformerConfig,
 };
 pub use transformer_folder::{CopyOptions, TransformerFolder, TransformerParts};
 pub use transformer_weights::TransformerWeights;

@@ -8,12 +8,11 @@
 
 mod classes;
 mod condition;
+mod sampling;
 
 use std::path::{Path, PathBuf};
 
-use cond_transformer::{
-    GptConfig, LlamaConfig, Order, Permuter, PrefixConfig, Sampling, WeightFormat,
-};
+use cond_transformer::{GptConfig, LlamaConfig, Order, Permuter, PrefixConfig, WeightFormat};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -21,6 +20,7 @@ pub use condition::{
     CaptionCondition, ClassCondition, ConditionConfig, CoordinateCondition, GridCondition,
     GridInput, LayoutCondition, StartCondition, TextCondition,
 };
+pub use sampling::{SamplingChange, SamplingDefaults};
 
 use crate::error::{Error, Result};
 
@@ -152,34 +152,6 @@ impl StageRef {
     }
 }
 
-/// How to sample where the user says nothing.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
-#[serde(deny_unknown_fields, default)]
-pub struct SamplingDefaults {
-    /// Divides the logits.
-    pub temperature: f64,
-    /// Keeps the k largest logits; none: all.
-    pub top_k: Option<usize>,
-    /// Keeps the likeliest codes up to this probability; 1: all.
-    pub top_p: f64,
-    /// Guidance towards the condition; 1: none.
-    pub cfg_scale: f64,
-}
-
-impl Default for SamplingDefaults {
-    fn default() -> Self {
-        Self { temperature: 1.0, top_k: None, top_p: 1.0, cfg_scale: 1.0 }
-    }
-}
-
-impl SamplingDefaults {
-    /// As the sampler takes it, guidance apart.
-    pub fn sampling(&self) -> Sampling {
-        let Self { temperature, top_k, top_p, .. } = *self;
-        Sampling { greedy: false, temperature, top_k, top_p }
-    }
-}
-
 impl TransformerConfig {
     /// Reads the content of a `config.json`, which came from `path`.
     ///
@@ -271,14 +243,7 @@ impl TransformerConfig {
                 self.architecture.context()
             ));
         }
-        self.sampling.sampling().validate().map_err(|e| e.to_string())?;
-        if !(self.sampling.cfg_scale.is_finite() && self.sampling.cfg_scale >= 1.0) {
-            return Err(format!(
-                "sampling.cfg_scale {} is not at least 1",
-                self.sampling.cfg_scale
-            ));
-        }
-        Ok(())
+        self.sampling.validate().map_err(|e| e.to_string())
     }
 
     /// Checks that matrices of this network can be in such blocks.

@@ -12,7 +12,9 @@ use crate::convert;
 use crate::error::{Error, Result};
 use crate::model_spec::ModelSpec;
 use crate::network;
-use crate::transformer_config::{ConditionConfig, GridCondition, StageRef, TransformerConfig};
+use crate::transformer_config::{
+    ConditionConfig, GridCondition, SamplingChange, StageRef, TransformerConfig,
+};
 use text_tokens::MAX_TOKENIZER_BYTES;
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -46,6 +48,8 @@ pub struct CopyOptions {
     /// A codec in the place of the first stage: the same, or one that makes the same codes
     /// and has another decoder (`init.keep_codes` of a training run).
     pub first_stage: Option<ModelSpec>,
+    /// How the copy draws where the user says nothing, if otherwise than the model.
+    pub sampling: SamplingChange,
 }
 
 /// What a transformer's folder holds besides configuration, weights and card.
@@ -106,12 +110,13 @@ impl TransformerFolder {
     /// the copy names that one; the provenance then has `trained_with_codec_sha256`.
     ///
     /// # Errors
-    /// When a codec is not in a model folder of ours or not the one that is named, when
-    /// what is at `out` is no model folder or not to be replaced, or writing fails; then
-    /// nothing has changed.
+    /// When a codec is not in a model folder of ours or not the one that is named, when the
+    /// model cannot draw as is asked for, when what is at `out` is no model folder or not to
+    /// be replaced, or writing fails; then nothing has changed.
     pub fn copy(&self, out: impl AsRef<Path>, options: &CopyOptions) -> Result<Self> {
         let &CopyOptions { dtype, weights, replace, .. } = options;
         let mut config = self.config.clone();
+        config.change_sampling(&options.sampling)?;
         let trained = config.first_stage.codec_sha256.clone();
         let instead = options.first_stage.as_ref();
         let first = self.inside(&mut config.first_stage, instead, "first_stage", dtype)?;
@@ -186,25 +191,17 @@ impl TransformerFolder {
             ));
         }
         let sha256 = convert::identity(&found, None)?;
-        if sha256 != stage.codec_sha256 {
-            if instead.is_none() {
-                return Err(Error::model(
-                    file,
-                    format!(
-                        "this is not the codec that the transformer was trained with: it has \
-                         sha256 {sha256}, and {} was",
-                        stage.codec_sha256
-                    ),
-                ));
-            }
-            if !convert::same_codes(&found, &own.find()?)? {
-                return Err(Error::model(
-                    file,
-                    "its encoder or codebook is not that of the model's own first stage, so its \
-                     codes mean something else to the transformer (`train vqgan` with \
-                     init.keep_codes = true changes the decoder alone)",
-                ));
-            }
+        if instead.is_some() {
+            convert::check_substitute(&found, &sha256, stage, &self.dir)?;
+        } else if sha256 != stage.codec_sha256 {
+            return Err(Error::model(
+                file,
+                format!(
+                    "this is not the codec that the transformer was trained with: it has sha256 \
+                     {sha256}, and {} was",
+                    stage.codec_sha256
+                ),
+            ));
         }
         *stage = StageRef::at(place, convert::identity(&found, dtype)?);
         Ok(folder)

@@ -10,7 +10,8 @@ use pipeline::{ModelSpec, WeightFormat, Weights};
 
 use generate::block_formats;
 pub use generate::{
-    CompletionArgs, ConditionArgs, GenerateArgs, GeneratorArgs, SamplingArgs, ScoreArgs, TopK,
+    CompletionArgs, ConditionArgs, DistributionArgs, GenerateArgs, GeneratorArgs, SamplingArgs,
+    ScoreArgs,
 };
 
 const AFTER_HELP: &str = "\
@@ -24,6 +25,7 @@ const COMMON: &str = "Common options";
 const MODEL: &str = "Model";
 const PICTURES: &str = "Pictures";
 const OUTPUT: &str = "Output";
+const DRAWING: &str = "How the result draws where `generate` is told nothing (our format)";
 
 /// Images to codes, codes to images, and new images, with a VQGAN and a transformer.
 #[derive(Parser, Debug)]
@@ -215,7 +217,8 @@ pub struct ConvertArgs {
     #[arg(long)]
     pub ema: bool,
     /// The codec of a transformer's codes: for a weights file without one (LlamaGen), or to
-    /// give a model of ours another decoder of the same codes (init.keep_codes in training)
+    /// give a model another decoder of the same codes (init.keep_codes in training); a codec
+    /// of other codes is refused
     #[arg(long, value_name = "PATH")]
     pub first_stage: Option<PathBuf>,
     /// The configuration of a codec that is a weights file
@@ -242,9 +245,11 @@ pub struct ConvertArgs {
     /// codecs are as --numbers says [default: none]
     #[arg(long, help_heading = OUTPUT, value_name = "FORMAT", value_parser = block_formats())]
     pub weights: Option<WeightFormat>,
-    /// Replace a model that is there
+    /// Replace a model that is there, also the one that is converted
     #[arg(long, help_heading = OUTPUT)]
     pub force: bool,
+    #[command(flatten, next_help_heading = DRAWING)]
+    pub distribution: DistributionArgs,
 }
 
 /// `models`.

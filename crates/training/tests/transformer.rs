@@ -70,6 +70,33 @@ fn a_resumed_run_is_the_uninterrupted_one() -> Result<()> {
     Ok(())
 }
 
+/// A run that was begun with another share of withheld classes than the usual one keeps it.
+#[test]
+fn classes_are_withheld_from_a_tenth_where_nothing_is_said() -> Result<()> {
+    let dir = setting()?;
+    let said =
+        |run: &str, drop: &str| config(dir.path(), run, &format!("condition.kind=class {drop}"));
+    let unsaid = said("run", "")?;
+    assert!(!train(&unsaid, Some(3))?.finished);
+    let file = std::fs::read_to_string(unsaid.run.join("config.toml"))?;
+    assert!(file.contains("[condition]\nkind = \"class\"\ndrop = 0.1\n"), "{file}");
+    // Runs of before name their share.
+    let before = said("before", "condition.drop=0.1")?;
+    assert!(!train(&before, Some(3))?.finished);
+    assert_eq!(before.condition, unsaid.condition);
+    for run in ["run", "before"] {
+        assert!(train(&said(run, "")?, None)?.finished, "{run}");
+    }
+    assert!(bits(&unsaid)? == bits(&before)?);
+
+    let other = said("other", "condition.drop=0.3")?;
+    train(&other, Some(3))?;
+    let error = train(&said("other", "")?, None).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(error.contains("condition.drop: 0.3 -> 0.1"), "{error}");
+    assert!(train(&other, None)?.finished);
+    Ok(())
+}
+
 #[test]
 fn both_architectures_learn_without_a_condition_and_by_class() -> Result<()> {
     let dir = setting()?;

@@ -12,7 +12,7 @@ use super::{ConvertOptions, Target, convert_found, converted_from, dtype_name};
 use crate::error::{Error, Result};
 use crate::generator::{FoundGenerator, Stage};
 use crate::network;
-use crate::transformer_config::{ConditionConfig, StageRef, TransformerConfig};
+use crate::transformer_config::{ConditionConfig, SamplingChange, StageRef, TransformerConfig};
 
 /// Writes the folder; `names` are the network's.
 ///
@@ -29,6 +29,8 @@ pub(super) fn write(
     if !options.replace && out.symlink_metadata().is_ok() {
         return Err(checkpoints::Error::Exists { path: out.to_path_buf() }.into());
     }
+    let mut config = found.config.clone();
+    config.change_sampling(&options.sampling)?;
     let scratch = Scratch::beside(out)?;
     let stage = |name: &str, stage: &Stage| -> Result<(PathBuf, StageRef)> {
         let folder = scratch.0.join(name);
@@ -36,12 +38,12 @@ pub(super) fn write(
             target: Target::Ours,
             replace: false,
             weights: None,
+            sampling: SamplingChange::default(),
             ..options.clone()
         };
         let sha256 = convert_found(&stage.found, &folder, &options)?.sha256;
         Ok((folder, StageRef::at(name, sha256)))
     };
-    let mut config = found.config.clone();
     let (first, named) = stage("first_stage", &found.first_stage)?;
     config.first_stage = named;
     let mut condition = None;

@@ -6,8 +6,9 @@ use candle_core::Device;
 use checkpoints::{Copies, Derived, TensorFile, atomic_write, copy_safetensors, copy_torch};
 use cond_transformer::{GptConfig, LlamaConfig, Order, PrefixConfig};
 
+use super::codes::substituted;
 use super::stage::Stage;
-use super::{ConvertOptions, Target, convert_found, ours, prepare, taming};
+use super::{ConvertOptions, SAMPLING, Target, convert_found, ours, prepare, taming};
 use crate::error::{Error, Result};
 use crate::generator::{
     CONDITION_STAGE, Extra, FIRST_STAGE, FoundGenerator, GeneratorSpec, TRANSFORMER,
@@ -32,8 +33,9 @@ pub struct ConvertedTransformer {
 /// folder. Weights are read and written one tensor at a time.
 ///
 /// # Errors
-/// When the target has no such model, the weights do not fit the configuration, something
-/// is in the way, or writing fails.
+/// When the target has no such model, the weights do not fit the configuration, a codec
+/// that is named in the place of the model's own makes other codes, something is in the way,
+/// or writing fails.
 pub fn convert_transformer(
     spec: &GeneratorSpec,
     out: &Path,
@@ -43,22 +45,34 @@ pub fn convert_transformer(
     let file = TensorFile::open(&found.weights)?;
     let (tensors, parameters) = names(&found, &file)?;
     check_weights(&found, options)?;
+    if !options.sampling.is_empty() && options.target != Target::Ours {
+        return Err(Error::model(
+            &found.weights,
+            format!(
+                "{SAMPLING} change the config.json of our format (--to ours); others have none"
+            ),
+        ));
+    }
+    let dir = found.weights.parent().unwrap_or(Path::new(""));
+    if options.target == Target::Ours && TransformerFolder::is_one(dir) {
+        // Ours is copied with its card and all that it says of its training.
+        let &ConvertOptions { dtype, weights, replace, .. } = options;
+        let copy = CopyOptions {
+            dtype,
+            weights,
+            replace,
+            first_stage: spec.first_stage.clone(),
+            sampling: options.sampling.clone(),
+            ..CopyOptions::default()
+        };
+        let folder = TransformerFolder::open(dir)?.copy(out, &copy)?;
+        let files = vec![folder.weights, folder.dir.join("config.json")];
+        return Ok(ConvertedTransformer { files, parameters, notes: Vec::new() });
+    }
+    let found = substituted(found, spec)?;
     match (options.target, &found.config.architecture) {
         (Target::Ours, _) => {
-            // Ours is copied with its card and all that it says of its training.
-            let dir = found.weights.parent().unwrap_or(Path::new(""));
-            let files = match TransformerFolder::is_one(dir) {
-                true => {
-                    let folder = TransformerFolder::open(dir)?;
-                    let &ConvertOptions { dtype, weights, replace, .. } = options;
-                    let first_stage = spec.first_stage.clone();
-                    let copy =
-                        CopyOptions { dtype, weights, replace, first_stage, ..Default::default() };
-                    let folder = folder.copy(out, &copy)?;
-                    vec![folder.weights, folder.dir.join("config.json")]
-                }
-                false => ours::write(&found, &file, &tensors, out, options)?,
-            };
+            let files = ours::write(&found, &file, &tensors, out, options)?;
             Ok(ConvertedTransformer { files, parameters, notes: Vec::new() })
         }
         (Target::Diffusers, _) => Err(Error::model(

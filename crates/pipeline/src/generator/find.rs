@@ -58,6 +58,14 @@ pub(crate) struct FoundGenerator {
     pub(crate) tokenizer: Option<Vec<u8>>,
 }
 
+impl FoundGenerator {
+    /// The first stage, where it is in the file of the transformer, as in a reference's
+    /// checkpoint: then it is this one whatever [`GeneratorSpec::first_stage`] says.
+    pub(crate) fn first_stage_inside(&self) -> Option<&Found> {
+        (self.prefix == TRANSFORMER).then_some(&self.first_stage.found)
+    }
+}
+
 /// A codec that belongs to a transformer.
 #[derive(Debug)]
 pub(crate) struct Stage {

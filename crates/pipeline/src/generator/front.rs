@@ -147,13 +147,7 @@ impl Generator {
     /// # Errors
     /// When the model was not trained with any.
     pub fn absent(&self, front: &Front) -> Result<Front> {
-        let null = match &self.config.condition {
-            ConditionConfig::Class(condition) => condition.null,
-            ConditionConfig::Grid(condition) => condition.null,
-            ConditionConfig::Text(condition) => condition.null,
-            _ => None,
-        };
-        match (front, null) {
+        match (front, self.config.condition.null()) {
             (Front::Caption { dim, .. }, _) => {
                 let captions = self.conditions(std::slice::from_ref(front))?;
                 let absent = self.network.absent_captions(&captions)?;
@@ -172,11 +166,7 @@ impl Generator {
             (Front::Grid { height, width, tokens }, Some(null)) => {
                 Ok(Front::Grid { height: *height, width: *width, tokens: vec![null; tokens.len()] })
             }
-            (Front::Scene(_), _) | (_, None) => Err(Error::Condition(
-                "this model was not trained to draw without its condition, so it cannot be \
-                 guided: leave --cfg-scale out"
-                    .to_owned(),
-            )),
+            (Front::Scene(_), _) | (_, None) => Err(Error::unguided()),
         }
     }
 

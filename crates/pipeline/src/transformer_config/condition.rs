@@ -173,6 +173,22 @@ impl ConditionConfig {
         }
     }
 
+    /// The token of no condition, of a model that was trained for guidance.
+    pub(crate) fn null(&self) -> Option<u32> {
+        match self {
+            Self::Class(condition) => condition.null,
+            Self::Grid(condition) => condition.null,
+            Self::Text(condition) => condition.null,
+            _ => None,
+        }
+    }
+
+    /// Whether the model can draw without its condition, and so be guided. Where captions
+    /// are the condition, its network has an embedding of none.
+    pub(crate) fn can_be_absent(&self) -> bool {
+        self.null().is_some() || matches!(self, Self::Caption(_))
+    }
+
     /// Positions in front of a code grid of the training size `grid`; of a
     /// caption, its network knows.
     pub(super) fn positions(&self, grid: [usize; 2]) -> usize {
@@ -227,22 +243,22 @@ impl ConditionConfig {
     /// Checks that every token that is known from the configuration alone has a
     /// row in a table of `vocabulary`.
     pub(super) fn check_tokens(&self, vocabulary: usize) -> Check {
-        let (largest, null): (u64, Option<u32>) = match self {
-            Self::Start(condition) => (condition.token.into(), None),
+        let largest: u64 = match self {
+            Self::Start(condition) => condition.token.into(),
             Self::Class(condition) => {
-                (u64::from(condition.offset) + condition.names.len() as u64 - 1, condition.null)
+                u64::from(condition.offset) + condition.names.len() as u64 - 1
             }
-            Self::Grid(condition) => (condition.offset.into(), condition.null),
+            Self::Grid(condition) => condition.offset.into(),
             Self::Coordinates(condition) => {
-                (u64::from(condition.offset) + u64::from(condition.coordinates.levels), None)
+                u64::from(condition.offset) + u64::from(condition.coordinates.levels)
             }
             Self::Layout(condition) => {
-                (u64::from(condition.offset) + u64::from(condition.tokens.vocabulary) - 1, None)
+                u64::from(condition.offset) + u64::from(condition.tokens.vocabulary) - 1
             }
-            Self::Text(condition) => (condition.offset.max(condition.pad).into(), condition.null),
+            Self::Text(condition) => condition.offset.max(condition.pad).into(),
             Self::Caption(_) => return Ok(()),
         };
-        let largest = largest.max(null.unwrap_or(0).into());
+        let largest = largest.max(self.null().unwrap_or(0).into());
         if largest >= vocabulary as u64 {
             return Err(format!(
                 "the condition's tokens reach {largest}, the vocabulary has {vocabulary}"

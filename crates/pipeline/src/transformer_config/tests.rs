@@ -119,7 +119,7 @@ fn one_message_names_what_is_wrong() -> anyhow::Result<()> {
         (with("/condition/token", json!(60)), "reach 60"),
         (with("/condition/kind", json!("smell")), "smell"),
         (with("/sampling/top_k", json!(0)), "top-k 0"),
-        (with("/sampling/cfg_scale", json!(0.5)), "cfg_scale"),
+        (with("/sampling/cfg_scale", json!(0.5)), "cfg-scale"),
         (class(json!([]), 0, 1), "names is empty"),
         (class(json!(["a", "b"]), 59, 1), "reach 60"),
         (class(json!(["a"]), 0, 60), "reach 60"),

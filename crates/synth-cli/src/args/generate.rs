@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use pipeline::WeightFormat;
+use pipeline::{SamplingChange, WeightFormat};
 
 use super::{MODEL, OUTPUT, PICTURES, PictureArgs, batch_size};
 
@@ -95,22 +95,11 @@ pub struct SamplingArgs {
     /// The seed: the same seed draws the same pictures
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub seed: u64,
-    /// Divides the logits: below 1 is tamer, above wilder [default: the model's]
-    #[arg(long, value_name = "T")]
-    pub temperature: Option<f64>,
-    /// Draws among the K likeliest codes; `all` for all [default: the model's]
-    #[arg(long, value_name = "K")]
-    pub top_k: Option<TopK>,
-    /// Draws among the likeliest codes that together reach this probability; 1 for all
-    /// [default: the model's]
-    #[arg(long, value_name = "P")]
-    pub top_p: Option<f64>,
+    #[command(flatten)]
+    pub distribution: DistributionArgs,
     /// Always takes the likeliest code
     #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p"])]
     pub greedy: bool,
-    /// Guidance: how closely to follow the condition; 1 for none [default: the model's]
-    #[arg(long, value_name = "G")]
-    pub cfg_scale: Option<f64>,
     /// Guides only the first N codes after the first
     #[arg(long, value_name = "N")]
     pub cfg_interval: Option<usize>,
@@ -126,6 +115,36 @@ pub struct SamplingArgs {
     /// How long the scorer may take for a batch of candidates, its start included
     #[arg(long, value_name = "SECONDS", requires = "scorer", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub scorer_timeout: u64,
+}
+
+/// From what codes are drawn; `generate` follows it, and `convert` makes it the model's own.
+#[derive(clap::Args, Debug, Clone, Default)]
+pub struct DistributionArgs {
+    /// Divides the logits: below 1 is tamer, above wilder [default: the model's]
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f64>,
+    /// Draws among the K likeliest codes; `all` for all [default: the model's]
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<TopK>,
+    /// Draws among the likeliest codes that together reach this probability; 1 for all
+    /// [default: the model's]
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f64>,
+    /// Guidance: how closely to follow the condition; 1 for none [default: the model's]
+    #[arg(long, value_name = "G")]
+    pub cfg_scale: Option<f64>,
+}
+
+impl DistributionArgs {
+    /// What is otherwise than the model has it.
+    pub fn change(&self) -> SamplingChange {
+        let &Self { temperature, top_k, top_p, cfg_scale } = self;
+        let top_k = top_k.map(|top_k| match top_k {
+            TopK::All => None,
+            TopK::Best(k) => Some(k),
+        });
+        SamplingChange { temperature, top_k, top_p, cfg_scale }
+    }
 }
 
 /// `generate`.

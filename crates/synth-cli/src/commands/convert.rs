@@ -44,6 +44,7 @@ pub fn run(session: &Session, args: &ConvertArgs) -> Result<Outcome> {
             name => Some(parse_dtype(name)?),
         },
         weights: args.weights,
+        sampling: args.distribution.change(),
         replace: args.force,
         source: args.model.to_string_lossy().into_owned(),
     };

@@ -9,11 +9,13 @@ use strsim::levenshtein;
 use toml::{Table, Value};
 
 /// Parses `text` with `overrides` applied; what neither sets is as in
-/// `defaults`.
+/// `defaults`. Keys `of_others` are refused with the reasons
+/// beside them.
 pub(super) fn parse<T: Serialize + DeserializeOwned>(
     text: &str,
     overrides: &[String],
     defaults: &T,
+    of_others: &[(&str, &str)],
 ) -> Result<T> {
     let mut table: Table = toml::from_str(text)?;
     // Kinds first: another kind leaves nothing of its section, whose keys may follow.
@@ -23,6 +25,9 @@ pub(super) fn parse<T: Serialize + DeserializeOwned>(
         assign(&mut table, assignment)?;
     }
     let given = leaves(&table);
+    if let Some((key, reason)) = of_others.iter().find(|(key, _)| given.contains_key(*key)) {
+        bail!("{key}: {reason}; leave it out");
+    }
     let mut whole = Table::try_from(defaults)?;
     let mut known = leaves(&whole);
     merge(&mut whole, table);

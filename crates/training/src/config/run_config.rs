@@ -42,6 +42,12 @@ pub trait RunConfig: Serialize + DeserializeOwned + Default {
     /// What else may change when a run continues: keys, or sections with a dot behind.
     fn may_change() -> &'static [&'static str];
 
+    /// Keys that only runs of another kind have, and why this one has not: they are refused
+    /// with that, and not as misspelt.
+    fn of_others() -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+
     /// Checks that values make sense, alone and together.
     ///
     /// # Errors
@@ -52,7 +58,7 @@ pub trait RunConfig: Serialize + DeserializeOwned + Default {
     ///
     /// # Errors
     /// If the file is not TOML, a key is unknown (the error names the nearest
-    /// one), or a value makes no sense.
+    /// one) or of another kind of run, or a value makes no sense.
     fn read(path: &Path, overrides: &[String]) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read the config {}", path.display()))?;
@@ -65,7 +71,7 @@ pub trait RunConfig: Serialize + DeserializeOwned + Default {
     /// # Errors
     /// As [`RunConfig::read`].
     fn parse(text: &str, overrides: &[String]) -> Result<Self> {
-        let config: Self = document::parse(text, overrides, &Self::default())?;
+        let config: Self = document::parse(text, overrides, &Self::default(), Self::of_others())?;
         config.validate()?;
         Ok(config)
     }

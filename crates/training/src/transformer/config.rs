@@ -1,8 +1,10 @@
 //! Everything a second-stage run can be told, as one TOML file.
 
+mod condition;
+
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use cond_transformer::Order;
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +12,8 @@ use crate::config::{
     CheckpointConfig, Frame, LogConfig, OptimizerConfig, PicturesConfig, Precision, RunConfig,
     ValidationConfig,
 };
+
+pub use condition::ConditionSetting;
 
 /// The configuration of a second-stage run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,51 +100,6 @@ pub enum HandOut {
     /// likelihood, which is of other concepts, rises long before the samples of known ones
     /// stop getting better.
     Last,
-}
-
-/// What comes in front of the codes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum ConditionSetting {
-    /// A start token: unconditional.
-    None {},
-    /// The picture's class: its folder, or `class` in `captions.jsonl`.
-    Class {
-        /// Share of examples whose class is withheld, for guidance.
-        drop: f64,
-    },
-    /// The picture's caption in `captions.jsonl`, as tokens.
-    Text {
-        /// Rows of the tokenizer that is trained on the captions (byte-level BPE).
-        vocabulary: usize,
-        /// Positions of a caption; longer ones are cut.
-        tokens: usize,
-        /// Share of examples whose caption is withheld, for guidance.
-        drop: f64,
-    },
-    /// The codes of another picture, which the condition's codec reads: a label map, a
-    /// depth map, or the picture itself in small.
-    Grid {
-        /// The codec: a run or model folder. What it reads says what the condition is.
-        /// Empty: the first stage.
-        #[serde(default)]
-        codec: PathBuf,
-        /// Side of the square that the condition is scaled to before it is encoded; 0: none.
-        #[serde(default)]
-        downsample: usize,
-        /// Share of examples whose condition is withheld, for guidance.
-        drop: f64,
-    },
-}
-
-impl ConditionSetting {
-    /// Share of examples without their condition.
-    pub fn drop(&self) -> f64 {
-        match self {
-            Self::None {} => 0.0,
-            Self::Class { drop } | Self::Text { drop, .. } | Self::Grid { drop, .. } => *drop,
-        }
-    }
 }
 
 /// Shares of activations that a training step leaves out, the others scaled up.
@@ -265,6 +224,14 @@ impl RunConfig for TransformerTrainConfig {
         ]
     }
 
+    fn of_others() -> &'static [(&'static str, &'static str)] {
+        &[
+            ("init.partial", "only `train vqgan` has it; a transformer is built as init.model was"),
+            ("init.keep_codes", "only `train vqgan` has it; a transformer's first stage stays"),
+            ("init.discriminator", "only `train vqgan` has it; a transformer trains against none"),
+        ]
+    }
+
     fn validate(&self) -> Result<()> {
         ensure!(self.batch > 0, "batch = 0: an update needs at least one sequence");
         ensure!(self.accumulate > 0, "accumulate = 0: an update needs at least one batch");
@@ -291,38 +258,10 @@ impl RunConfig for TransformerTrainConfig {
             ("dropout.embedding", self.dropout.embedding),
             ("dropout.residual", self.dropout.residual),
             ("dropout.attention", self.dropout.attention),
-            ("condition.drop", self.condition.drop()),
         ] {
             ensure!((0.0..1.0).contains(&share), "{name} = {share} is not in [0, 1)");
         }
-        if let ConditionSetting::Text { vocabulary, tokens, .. } = self.condition {
-            ensure!(
-                vocabulary >= 256,
-                "condition.vocabulary = {vocabulary}: a byte-level tokenizer has 256 bytes and more"
-            );
-            ensure!(tokens > 0, "condition.tokens = 0: no positions for a caption");
-        }
-        let llama = matches!(self.model, ModelSetting::Llama { .. });
-        match &self.condition {
-            ConditionSetting::Text { .. } if llama => {
-                bail!(
-                    "condition.kind = \"text\" needs model.kind = \"gpt\": this Llama takes classes"
-                )
-            }
-            ConditionSetting::Grid { .. } if llama => {
-                bail!(
-                    "condition.kind = \"grid\" needs model.kind = \"gpt\": this Llama takes classes"
-                )
-            }
-            ConditionSetting::Grid { codec, downsample, .. } => ensure!(
-                *downsample > 0 || !codec.as_os_str().is_empty(),
-                "condition.kind = \"grid\": name the codec of label or depth maps with \
-                 condition.codec=FOLDER, or the side of the small picture in front with \
-                 condition.downsample"
-            ),
-            _ => {}
-        }
-        Ok(())
+        self.condition.validate(&self.model)
     }
 }
 

@@ -317,3 +317,4 @@ fn what_the_reference_does_not_have_is_said() -> Result<()> {
 }
 
 mod quantized;
+mod substitute;

@@ -10,7 +10,7 @@ use pipeline::{
 };
 
 use super::conditions::Subject;
-use crate::args::{CompletionArgs, GenerateArgs, SamplingArgs, TopK};
+use crate::args::{CompletionArgs, GenerateArgs, SamplingArgs};
 use crate::exit::NotFound;
 use crate::generation_recipe::{Candidate, ConditionRecipe, Kept, ModelRecipe, Recipe, sha256_of};
 use crate::output_names::OutputNames;
@@ -186,22 +186,9 @@ fn sampling(
     args: &SamplingArgs,
     generator: &Generator,
 ) -> Result<(Sampling, Option<GuidanceOptions>)> {
-    let own = &generator.config().sampling;
-    let sampling = Sampling {
-        greedy: args.greedy,
-        temperature: args.temperature.unwrap_or(own.temperature),
-        top_k: match args.top_k {
-            None => own.top_k,
-            Some(TopK::All) => None,
-            Some(TopK::Best(k)) => Some(k),
-        },
-        top_p: args.top_p.unwrap_or(own.top_p),
-    };
-    sampling.validate()?;
-    let scale = args.cfg_scale.unwrap_or(own.cfg_scale);
-    if !(scale.is_finite() && scale >= 1.0) {
-        bail!("--cfg-scale {scale} is not a number of at least 1; 1 is no guidance");
-    }
+    let chosen = generator.config().sampling.changed(&args.distribution.change())?;
+    let sampling = Sampling { greedy: args.greedy, ..chosen.sampling() };
+    let scale = chosen.cfg_scale;
     let guidance = (scale > 1.0).then_some(GuidanceOptions { scale, interval: args.cfg_interval });
     Ok((sampling, guidance))
 }
