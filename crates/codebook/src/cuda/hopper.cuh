@@ -60,6 +60,16 @@ __device__ __forceinline__ uint64_t operand(uint32_t address) {
         | (uint64_t)1 << 62;
 }
 
+// Two warpgroups take turns: each has a named barrier, its number, at which it waits for the
+// other.
+__device__ __forceinline__ void turn_take(int group) {
+    asm volatile("bar.sync %0, 256;" ::"r"(group) : "memory");
+}
+
+__device__ __forceinline__ void turn_give(int group) {
+    asm volatile("bar.arrive %0, 256;" ::"r"(group) : "memory");
+}
+
 __device__ __forceinline__ void products_begin() {
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
