@@ -7,7 +7,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = std::env::var("OUT_DIR")?;
     cudaforge::KernelBuilder::new()
         .source_dir("src/cuda")
-        .watch(["src/cuda/common.cuh"])
+        .watch(
+            ["attention", "attention_tiles", "common"].map(|file| format!("src/cuda/{file}.cuh")),
+        )
         .arg("-std=c++17")
         .arg("-O3")
         // Its cache of what is up to date does not notice files that are gone.

@@ -28,7 +28,7 @@ mod operand;
 
 #[cfg(feature = "cuda")]
 pub(crate) use launch::{
-    Args, Function, Module, PLANE_PART, function, grid, index, parts, threads,
+    Args, Function, Module, PLANE_PART, function, grid, index, most_shared, parts, threads,
 };
 #[cfg(feature = "cuda")]
 pub(crate) use map::map;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaFunction, CudaStream, CudaView, DeviceRepr, LaunchArgs, LaunchConfig, PushKernelArg,
+    CudaFunction, CudaStream, CudaView, DeviceRepr, LaunchArgs, LaunchConfig, PushKernelArg, sys,
 };
 use candle_core::{CudaDevice, Result};
 
@@ -16,6 +16,9 @@ mod ptx {
 pub(crate) struct Module(&'static str, &'static str);
 
 impl Module {
+    pub const ATTENTION_BF16: Self = Self("layers-attention-bf16", ptx::ATTENTION_BF16);
+    pub const ATTENTION_F16: Self = Self("layers-attention-f16", ptx::ATTENTION_F16);
+    pub const ATTENTION_F32: Self = Self("layers-attention-f32", ptx::ATTENTION_F32);
     pub const BATCH_NORM: Self = Self("layers-batch-norm", ptx::BATCH_NORM);
     pub const FOREACH: Self = Self("layers-foreach", ptx::FOREACH);
     pub const GROUP_NORM: Self = Self("layers-group-norm", ptx::GROUP_NORM);
@@ -43,12 +46,28 @@ impl Function {
     pub fn builder(&self) -> LaunchArgs<'_> {
         self.stream.launch_builder(&self.function)
     }
+
+    /// Allows blocks `bytes` of dynamic shared memory: above 48 KiB a kernel has to ask.
+    pub fn allow_shared(&self, bytes: u32) -> Result<()> {
+        use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let bytes = i32::try_from(bytes).map_err(candle_core::Error::wrap)?;
+        self.function.set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes)?;
+        Ok(())
+    }
 }
 
 /// The kernel `name` of `module` on `device`, loaded where it has not been.
 pub(crate) fn function(device: &CudaDevice, module: Module, name: &str) -> Result<Function> {
     let function = device.get_or_load_custom_func(name, module.0, module.1)?.into_cuda_function();
     Ok(Function { function, stream: device.cuda_stream() })
+}
+
+/// Most bytes of shared memory that a block on `device` may ask for.
+pub(crate) fn most_shared(device: &CudaDevice) -> Result<u32> {
+    use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+    let stream = device.cuda_stream();
+    let most = stream.context().attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+    Ok(u32::try_from(most).unwrap_or(0))
 }
 
 /// A size or index as kernels take it: below 2^31, so that a block's worth more does not

@@ -79,7 +79,8 @@ impl Heads {
 
     /// What the heads read: for queries `[B, T, H D]`, keys and values `[B, T, H' D]`,
     /// `dropout(softmax(q k^T / sqrt(D))) v`, `[B, T, H D]`. Without a graph; where
-    /// it is [`fast`](Self::fast).
+    /// it is [`fast`](Self::fast). On NVIDIA GPUs there is no matrix `[T, T]` unless
+    /// dropout is on or heads have more than 128 dimensions.
     ///
     /// # Errors
     /// When the shapes do not fit.

@@ -246,7 +246,7 @@ pub enum View {
 
 impl View {
     /// The shape of what it is a view of.
-    fn whole(self, shape: &[usize]) -> Vec<usize> {
+    pub fn whole(self, shape: &[usize]) -> Vec<usize> {
         let mut whole = shape.to_vec();
         let last = whole.len() - 1;
         match self {
@@ -258,7 +258,8 @@ impl View {
         whole
     }
 
-    fn of(self, whole: &Tensor) -> Result<Tensor> {
+    /// This view of `whole`, which has the shape of [`whole`](Self::whole).
+    pub fn of(self, whole: &Tensor) -> Result<Tensor> {
         let last = whole.rank() - 1;
         Ok(match self {
             Self::Whole => whole.clone(),

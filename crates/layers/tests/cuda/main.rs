@@ -8,5 +8,6 @@ mod convolution;
 mod elsewhere;
 mod foreach;
 mod harness;
+mod heads;
 mod norms;
 mod sequence;

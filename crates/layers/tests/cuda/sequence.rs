@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor, Var};
 use layers::sequence::{
-    Dropout, Heads, Linear, RowNorm, add_positions_taped, classify, embed_taped, gate_taped,
-    gelu_taped, rotate, row_norm_taped,
+    Dropout, Linear, RowNorm, add_positions_taped, classify, embed_taped, gate_taped, gelu_taped,
+    rotate, row_norm_taped,
 };
 use layers::{Gradients, Tape};
 
@@ -85,11 +85,12 @@ fn gelu() -> Result<()> {
 }
 
 /// What `run` finds on the GPU and on the CPU.
-fn both(case: &str, gpu: &Device, run: impl Fn(&Device) -> Result<Found>) -> Result<()> {
+pub fn both(case: &str, gpu: &Device, run: impl Fn(&Device) -> Result<Found>) -> Result<()> {
     compare(case, &run(gpu)?, &run(&Device::Cpu)?, 1e-4)
 }
 
-fn named(tensors: Vec<Tensor>) -> Found {
+/// Tensors by their places.
+pub fn named(tensors: Vec<Tensor>) -> Found {
     tensors.into_iter().enumerate().map(|(i, t)| (i.to_string(), t)).collect()
 }
 
@@ -196,50 +197,6 @@ fn rotary_positions_of_half_precision() -> Result<()> {
                 let found = found.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
                 golden::close("rotary", &found, &expected, tolerance)?;
             }
-        }
-        Ok(())
-    })
-}
-
-#[test]
-fn attention_of_many_heads() -> Result<()> {
-    on_gpu("attention_of_many_heads", |device| {
-        let off = Dropout { share: 0.0, seed: 1, stream: 2 };
-        let on = Dropout { share: 0.2, ..off };
-        let all = [
-            (1, 1, 4, Heads { heads: 1, shared: 1, unmasked: 0 }, off),
-            (3, 17, 5, Heads { heads: 4, shared: 2, unmasked: 6 }, off),
-            (2, 70, 8, Heads { heads: 4, shared: 4, unmasked: 0 }, on),
-            (2, 130, 64, Heads { heads: 2, shared: 1, unmasked: 3 }, off),
-        ];
-        for (batch, len, dim, heads, dropout) in all {
-            both(&format!("{heads:?}"), device, |device| {
-                let to = |t: Tensor| t.to_device(device);
-                let q = to((noise(&[batch, len, heads.heads * dim], 1)? * 2.0)?)?;
-                let [k, v] = [2, 3].map(|seed| -> Result<Tensor> {
-                    Ok(to(noise(&[batch, len, heads.shared * dim], seed)?)?)
-                });
-                let (k, v) = (k?, v?);
-                let dy = to(noise(q.dims(), 4)?)?;
-                let leaves = [&q, &k, &v].map(Var::from_tensor);
-                let [a, b, c] = leaves;
-                let (a, b, c) = (a?, b?, c?);
-                let y = heads.formula(&a, &b, &c, &dropout)?;
-                let store = (&y * &dy)?.sum_all()?.backward()?;
-                let get = |v: &Var| store.get(v).map(Tensor::detach).context("gradient");
-                let mut found = vec![y.detach(), get(&a)?, get(&b)?, get(&c)?];
-                if Heads::fast(&q) {
-                    found.push(heads.attend(&q, &k, &v, &dropout)?);
-                    let g = heads.gradients(&q, &k, &v, &dy, &dropout)?;
-                    found.extend([g.queries, g.keys, g.values]);
-                } else {
-                    println!("attention of many heads: formula only");
-                    let again = found.clone();
-                    found.extend(again);
-                }
-                ensure!(found.len() == 8);
-                Ok(named(found))
-            })?;
         }
         Ok(())
     })

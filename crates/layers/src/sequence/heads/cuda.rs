@@ -1,5 +1,9 @@
-//! Attention of many heads on NVIDIA GPUs: products by cuBLAS, soft-max by a kernel that
-//! knows the mask; weights are computed anew on the way back.
+//! Attention of many heads on NVIDIA GPUs. [`flash`] never has a matrix of weights; what
+//! it does not take, dropout of weights and heads of more than 128 dimensions, is here:
+//! products by cuBLAS, soft-max by a kernel that knows the mask, weights computed anew on
+//! the way back. That is also what the kernels are compared with.
+
+mod flash;
 
 use candle_core::{Result, Tensor};
 
@@ -46,6 +50,9 @@ pub(super) fn forward(
     [queries, keys, values]: [&Tensor; 3],
     dropout: &Dropout,
 ) -> Result<Tensor> {
+    if flash::takes(&sizes, queries, dropout)? {
+        return flash::forward(&sizes, [queries, keys, values]);
+    }
     let (heads, shared) = (sizes.heads.heads, sizes.heads.shared);
     let weights = weigh(&sizes, &split(queries, &sizes, heads)?, &split(keys, &sizes, shared)?)?;
     let weights = if dropout.is_on() { dropout.apply(&weights)? } else { weights };
@@ -59,6 +66,9 @@ pub(super) fn backward(
     [queries, keys, values, read]: [&Tensor; 4],
     dropout: &Dropout,
 ) -> Result<[Tensor; 3]> {
+    if flash::takes(&sizes, queries, dropout)? {
+        return flash::backward(&sizes, [queries, keys, values, read]);
+    }
     let (heads, shared) = (sizes.heads.heads, sizes.heads.shared);
     let (queries, keys) = (split(queries, &sizes, heads)?, split(keys, &sizes, shared)?);
     let (values, read) = (split(values, &sizes, shared)?, split(read, &sizes, heads)?);
