@@ -95,7 +95,7 @@ impl Search<'_> {
         use sys::CUdevice_attribute as Attribute;
         let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let hopper = context.compute_capability().w()? == (9, 0);
-        let sweep = Sweep::choose(self.n, self.dim, hopper && cfg!(tensor_sweep));
+        let sweep = Sweep::choose(self.dim, hopper && cfg!(tensor_sweep));
         let prepared = self.prepare_codes(sweep, codebook)?;
         for first in (0..self.n).step_by(AT_ONCE) {
             let rows = AT_ONCE.min(self.n - first);
@@ -149,8 +149,8 @@ impl Search<'_> {
             }
             Sweep::Many => kernel(self.device, "sweep_scalar", ptx::SWEEP_SCALAR, "sweep_many"),
             #[cfg(tensor_sweep)]
-            Sweep::Tensor { blocks, steps, .. } => {
-                let name = format!("sweep_tensor_{blocks}_{steps}");
+            Sweep::Tensor { steps, .. } => {
+                let name = format!("sweep_tensor_{steps}");
                 let function = kernel(self.device, "sweep_tensor", ptx::SWEEP_TENSOR, &name)?;
                 use sys::CUfunction_attribute_enum as Attribute;
                 let most = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -215,8 +215,7 @@ impl Search<'_> {
         let mut facts = uninitialised::<f32>(self.device, rows * 4)?;
         let prepare = kernel(self.device, "prepare", ptx::PREPARE, "prepare_vectors")?;
         let (rows, padded) = (rows as i64, int(sweep.image_dim())?);
-        let (padded_arg, dim, tile) =
-            (padded_rows as i64, int(self.dim)?, int(sweep.image_rows())?);
+        let (padded_arg, dim, tile) = (padded_rows as i64, int(self.dim)?, int(sweep.vectors())?);
         let no_image = 0u64;
         let mut args = prepare.builder();
         args.arg(vectors).arg(&rows).arg(&padded_arg).arg(&dim).arg(&padded).arg(&tile);

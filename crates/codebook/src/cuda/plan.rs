@@ -8,8 +8,8 @@ pub(super) const CANDIDATES: usize = 32;
 const CHUNK: usize = 64;
 /// Dimensions of a product of the tensor cores.
 const STEP: usize = 16;
-/// Vectors of a block of the tensor cores' image.
-const IMAGE_ROWS: usize = 128;
+/// Vectors of a block of `sweep_tensor.cu`.
+const ROWS: usize = 128;
 /// Codes on their way, as in `sweep_tensor.cu`.
 const MOST_STAGES: usize = 8;
 /// Tiles whose starts are kept, as there.
@@ -20,12 +20,8 @@ const FEW: usize = 32;
 const FEWEST: usize = 4;
 /// More dimensions do not fit into shared memory.
 const MOST: usize = 512;
-/// Chunks up to which twice the vectors do.
-const MOST_WIDE: usize = 4;
-/// From so many vectors on blocks of twice as many still keep a GPU busy.
-const MANY: usize = 1 << 14;
 /// Shared memory of a block on Hopper, less what the kernel has by itself.
-const SHARED_BYTES: usize = 232_448 - 1280;
+const SHARED_BYTES: usize = 232_448 - 1024;
 /// Parts of the codebook, at most.
 const MOST_PARTS: usize = 64;
 
@@ -37,22 +33,20 @@ pub(super) enum Sweep {
     Few { dim: usize, per: usize },
     /// `sweep_many`.
     Many,
-    /// `sweep_tensor_1_1` to `sweep_tensor_2_4`: `blocks` times 128 vectors a block, `steps`
-    /// of 16 dimensions in each of so many chunks of 64, so many of codes on their way.
-    Tensor { blocks: usize, steps: usize, chunks: usize, stages: usize },
+    /// `sweep_tensor_1` and `_4`: `steps` of 16 dimensions in each of so many chunks of 64,
+    /// so many of codes on their way.
+    Tensor { steps: usize, chunks: usize, stages: usize },
 }
 
 impl Sweep {
-    /// For `vectors` of `dim` dimensions; `tensor`: whether the tensor-core sweep can run
-    /// here.
-    pub fn choose(vectors: usize, dim: usize, tensor: bool) -> Self {
+    /// For `dim` dimensions; `tensor`: whether the tensor-core sweep can run here.
+    pub fn choose(dim: usize, tensor: bool) -> Self {
         if tensor && (FEWEST + 1..=MOST).contains(&dim) {
             let chunks = dim.div_ceil(CHUNK);
-            let blocks = if vectors >= MANY && chunks <= MOST_WIDE { 2 } else { 1 };
             let steps = if dim <= STEP { 1 } else { CHUNK / STEP };
-            let fits = |stages: &usize| shared_bytes(blocks, chunks, *stages) <= SHARED_BYTES;
+            let fits = |stages: &usize| shared_bytes(chunks, *stages) <= SHARED_BYTES;
             let stages = (2..=MOST_STAGES).rfind(fits).unwrap_or(2);
-            return Self::Tensor { blocks, steps, chunks, stages };
+            return Self::Tensor { steps, chunks, stages };
         }
         match dim {
             0..=4 => Self::Few { dim: 4, per: 4 },
@@ -68,7 +62,7 @@ impl Sweep {
         match self {
             Self::Few { per, .. } => 128 * per,
             Self::Many => 64,
-            Self::Tensor { blocks, .. } => blocks * IMAGE_ROWS,
+            Self::Tensor { .. } => ROWS,
         }
     }
 
@@ -93,14 +87,9 @@ impl Sweep {
     /// Dynamic shared memory of a block.
     pub fn shared(self) -> usize {
         match self {
-            Self::Tensor { blocks, chunks, stages, .. } => shared_bytes(blocks, chunks, stages),
+            Self::Tensor { chunks, stages, .. } => shared_bytes(chunks, stages),
             _ => 0,
         }
-    }
-
-    /// Vectors of a block of the image.
-    pub fn image_rows(self) -> usize {
-        IMAGE_ROWS
     }
 
     /// Dimensions of a row of the image, 0 where there is none.
@@ -125,10 +114,9 @@ impl Sweep {
 
 /// Vectors, codes on their way, the codes' starts, and room to begin at a multiple of
 /// 1024.
-fn shared_bytes(blocks: usize, chunks: usize, stages: usize) -> usize {
-    let codes = TILE / blocks;
-    let vectors = blocks * chunks * IMAGE_ROWS * CHUNK * 2;
-    vectors + stages * codes * CHUNK * 2 + START_BUFFERS * codes * 4 + 1024
+fn shared_bytes(chunks: usize, stages: usize) -> usize {
+    let vectors = chunks * ROWS * CHUNK * 2;
+    vectors + stages * TILE * CHUNK * 2 + START_BUFFERS * TILE * 4 + 1024
 }
 
 #[cfg(test)]
@@ -137,27 +125,22 @@ mod tests {
 
     #[test]
     fn every_dimension_fits_into_shared_memory() {
-        for vectors in [1, MANY] {
-            for dim in 1..=600 {
-                let sweep = Sweep::choose(vectors, dim, true);
-                assert!(sweep.shared() <= SHARED_BYTES, "{dim}");
-                assert_eq!(matches!(sweep, Sweep::Tensor { .. }), (5..=512).contains(&dim));
-                let scalar = Sweep::choose(vectors, dim, false);
-                assert!(!matches!(scalar, Sweep::Tensor { .. }));
-            }
+        for dim in 1..=600 {
+            let sweep = Sweep::choose(dim, true);
+            assert!(sweep.shared() <= SHARED_BYTES, "{dim}");
+            assert_eq!(matches!(sweep, Sweep::Tensor { .. }), (5..=512).contains(&dim), "{dim}");
+            assert!(!matches!(Sweep::choose(dim, false), Sweep::Tensor { .. }));
         }
-        let tensor =
-            |blocks, steps, chunks, stages| Sweep::Tensor { blocks, steps, chunks, stages };
-        assert_eq!(Sweep::choose(1000, 256, true), tensor(1, 4, 4, 4));
-        assert_eq!(Sweep::choose(MANY, 256, true), tensor(2, 4, 4, 5));
-        assert_eq!(Sweep::choose(MANY, 512, true), tensor(1, 4, 8, 2));
-        assert_eq!(Sweep::choose(MANY, 8, true), tensor(2, 1, 1, 8));
+        let tensor = |steps, chunks, stages| Sweep::Tensor { steps, chunks, stages };
+        assert_eq!(Sweep::choose(256, true), tensor(4, 4, 4));
+        assert_eq!(Sweep::choose(512, true), tensor(4, 8, 2));
+        assert_eq!(Sweep::choose(8, true), tensor(1, 1, 6));
     }
 
     #[test]
     fn few_vectors_share_out_the_codes() {
-        let sweep = Sweep::choose(256, 256, true);
-        assert_eq!(Sweep::choose(65536, 256, true).parts(65536, 16384, 132), 1);
+        let sweep = Sweep::choose(256, true);
+        assert_eq!(sweep.parts(65536, 16384, 132), 1);
         assert!((33..=64).contains(&sweep.parts(256, 16384, 132)));
         assert_eq!(sweep.parts(256, 200, 132), 1);
         assert_eq!(sweep.parts(1, 1, 0), 1);

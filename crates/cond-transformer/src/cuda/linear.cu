@@ -17,23 +17,34 @@ __device__ __forceinline__ float gelu(float x) {
 
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
 
-// The norm of a row, by one warp; `take(i, y)` gets its elements.
-template <typename T, typename F>
+// The norm of a row, by the `threads` neighbours of which this is number `own`; `total` adds
+// up over them, and `take(i, y)` gets the row's elements.
+template <typename T, typename SUM, typename F>
 __device__ __forceinline__ void norm_row(const float *x, int width, int kind, const T *weight,
-                                         const T *bias, float eps, F take) {
-    const int lane = threadIdx.x % 32;
+                                         const T *bias, float eps, int own, int threads,
+                                         SUM total, F take) {
     float mean = 0.0f;
     if (kind == LAYER_NORM) {
-        for (int i = lane; i < width; i += 32) mean += x[i];
-        mean = warp_total(mean, Add()) / width;
+#pragma unroll 4
+        for (int i = own; i < width; i += threads) mean += x[i];
+        mean = total(mean) / width;
     }
     float squares = 0.0f;
-    for (int i = lane; i < width; i += 32) squares = fmaf(x[i] - mean, x[i] - mean, squares);
-    const float scale = 1.0f / sqrtf(warp_total(squares, Add()) / width + eps);
-    for (int i = lane; i < width; i += 32) {
+#pragma unroll 4
+    for (int i = own; i < width; i += threads) squares = fmaf(x[i] - mean, x[i] - mean, squares);
+    const float scale = 1.0f / sqrtf(total(squares) / width + eps);
+#pragma unroll 4
+    for (int i = own; i < width; i += threads) {
         const float y = (x[i] - mean) * scale * to_float(weight[i]);
         take(i, bias == nullptr ? y : y + to_float(bias[i]));
     }
+}
+
+// Has the L2 cache fetch what will be read.
+__device__ __forceinline__ void prefetch(const void *line) {
+#ifdef __CUDA_ARCH__
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
+#endif
 }
 
 // Rows `[rows, in]`, normed first where `kind` says so, times up to three matrices
@@ -48,20 +59,36 @@ __device__ __forceinline__ void linear_few(
 ) {
     extern __shared__ float4 normed[];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const float *source = x;
-    if (kind != NO_NORM) {
-        float *to = reinterpret_cast<float *>(normed);
-        for (int row = warp; row < rows; row += WARPS)
-            norm_row(x + (int64_t)row * in, in, kind, norm_weight, norm_bias, eps,
-                     [&](int i, float value) { to[row * in + i] = value; });
-        __syncthreads();
-        source = to;
-    }
-    const int column = blockIdx.x * WARPS + warp;
-    if (column >= out) return;
+    const int wanted = blockIdx.x * WARPS + warp, column = min(wanted, out - 1);
     const T *weight = (blockIdx.y == 0 ? w0 : blockIdx.y == 1 ? w1 : w2) + (int64_t)column * in;
     const T *second = w1 + (int64_t)column * in;
     const T *bias = blockIdx.y == 0 ? b0 : blockIdx.y == 1 ? b1 : b2;
+    const float *source = x;
+    if (kind != NO_NORM) {
+        // On its way while the rows are normed.
+        constexpr int LINE = 128 / sizeof(T);
+        for (int i = lane * LINE; i < in; i += 32 * LINE) {
+            prefetch(weight + i);
+            if (THEN == GATE) prefetch(second + i);
+        }
+        __shared__ float scratch[WARPS];
+        float *to = reinterpret_cast<float *>(normed);
+        auto of_warp = [](float sum) { return warp_total(sum, Add()); };
+        auto of_block = [&](float sum) { return block_total(sum, Add(), scratch); };
+        if (rows < WARPS) {
+            for (int row = 0; row < rows; ++row)
+                norm_row(x + (int64_t)row * in, in, kind, norm_weight, norm_bias, eps,
+                         threadIdx.x, THREADS, of_block,
+                         [&](int i, float value) { to[row * in + i] = value; });
+        } else {
+            for (int row = warp; row < rows; row += WARPS)
+                norm_row(x + (int64_t)row * in, in, kind, norm_weight, norm_bias, eps, lane, 32,
+                         of_warp, [&](int i, float value) { to[row * in + i] = value; });
+        }
+        __syncthreads();
+        source = to;
+    }
+    if (wanted >= out) return;
     float sums[ROWS], others[ROWS];
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) sums[r] = others[r] = 0.0f;
@@ -110,7 +137,8 @@ __device__ __forceinline__ void add_and_norm(float *x, int rows, int width, cons
         }
     }
     T *to = normed + (int64_t)row * width;
-    norm_row(own, width, kind, norm_weight, norm_bias, eps,
+    norm_row(own, width, kind, norm_weight, norm_bias, eps, threadIdx.x % 32, 32,
+             [](float sum) { return warp_total(sum, Add()); },
              [&](int i, float value) { to[i] = from_float<T>(value); });
 }
 
@@ -144,8 +172,6 @@ __device__ __forceinline__ void activate(const float *made, const T *bias, const
 #define KERNELS(T, SUFFIX)                                                                    \
     LINEARS(T, SUFFIX, 1)                                                                     \
     LINEARS(T, SUFFIX, 2)                                                                     \
-    LINEARS(T, SUFFIX, 4)                                                                     \
-    LINEARS(T, SUFFIX, 8)                                                                     \
     extern "C" __global__ void __launch_bounds__(THREADS) add_and_norm_##SUFFIX(              \
         float *x, int rows, int width, const float *made, const T *bias, int kind,            \
         const T *norm_weight, const T *norm_bias, float eps, T *normed                        \
@@ -160,5 +186,7 @@ __device__ __forceinline__ void activate(const float *made, const T *bias, const
     }
 
 KERNELS(float, f32)
+LINEARS(float, f32, 4)
+LINEARS(float, f32, 8)
 KERNELS(__half, f16)
 KERNELS(__nv_bfloat16, bf16)

@@ -10,8 +10,15 @@ use candle_core::{CudaDevice, Result, Tensor};
 use super::model::{Affine, FeedForward, Format, Layer, Model, Norm, address};
 use super::{Kernel, Memory, Module, SHARED_BYTES, grid, int};
 
-/// Rows up to which weights are read once by kernels of ours; beyond, cuBLAS reads them.
-const FEW: usize = 8;
+/// Rows up to which weights of a format are read by kernels of ours, each once; beyond,
+/// cuBLAS's products have more launches but tensor cores.
+fn few(format: Format) -> usize {
+    match format {
+        Format::F32 => 8,
+        Format::F16 | Format::Bf16 => 2,
+    }
+}
+
 /// Threads and outputs of a block of `linear.cu`.
 const LINEAR: (u32, usize) = (128, 4);
 /// Threads of a block of `attention.cu`.
@@ -97,7 +104,7 @@ impl<'a> Pass<'a> {
             return Ok(None);
         }
         // Rows of a norm lie in shared memory.
-        let few = rows <= FEW && rows * width * size_of::<f32>() <= SHARED_BYTES;
+        let few = rows <= few(format) && rows * width * size_of::<f32>() <= SHARED_BYTES;
         let widest = between.max(width).max(inputs);
         Ok(Some(Self {
             position: Memory::from_slice(device, &[int(past)?])?,
