@@ -88,36 +88,42 @@ fn conditions(kind: Kind, count: usize, from: u32, device: &Device) -> Result<Co
     Ok(Conditions::classes(&classes, device)?)
 }
 
-/// Ways to draw: each name with what it sets.
-fn ways() -> Vec<(&'static str, Sampling, Option<(f64, Option<usize>)>, bool)> {
+/// A way to draw.
+#[derive(Clone, Default)]
+struct Way {
+    name: &'static str,
+    sampling: Sampling,
+    /// Scale and interval.
+    guidance: Option<(f64, Option<usize>)>,
+    /// Whether some codes are given, and some forbidden.
+    given: bool,
+}
+
+fn ways() -> [Way; 6] {
     let plain = Sampling::default();
     let sharp = Sampling { temperature: 0.6, top_k: Some(20), top_p: 0.9, greedy: false };
-    vec![
-        ("greedy", Sampling::greedy(), None, false),
-        ("all codes", plain.clone(), None, false),
-        ("top-k", Sampling { top_k: Some(7), ..plain.clone() }, None, true),
-        ("top-p", Sampling { top_p: 0.8, ..plain.clone() }, None, false),
-        ("all of it, guided", sharp.clone(), Some((2.5, None)), true),
-        ("guided at first", sharp, Some((1.5, Some(3))), false),
+    let way = |name, sampling| Way { name, sampling, ..Way::default() };
+    [
+        way("greedy", Sampling::greedy()),
+        way("all codes", plain.clone()),
+        Way { given: true, ..way("top-k", Sampling { top_k: Some(7), ..plain.clone() }) },
+        way("top-p", Sampling { top_p: 0.8, ..plain }),
+        Way { guidance: Some((2.5, None)), given: true, ..way("all of it, guided", sharp.clone()) },
+        Way { guidance: Some((1.5, Some(3))), ..way("guided at first", sharp) },
     ]
 }
 
 /// The request of `count` samples on a device.
-fn request(
-    kind: Kind,
-    count: usize,
-    (sampling, guidance, given): (&Sampling, Option<(f64, Option<usize>)>, bool),
-    device: &Device,
-) -> Result<Request> {
+fn request(kind: Kind, count: usize, way: &Way, device: &Device) -> Result<Request> {
     let mut request = Request::new(conditions(kind, count, 0, device)?, Stream::range(7, 3, count));
-    request.sampling = sampling.clone();
-    request.guidance = match guidance {
+    request.sampling = way.sampling.clone();
+    request.guidance = match way.guidance {
         Some((scale, interval)) => {
             Some(Guidance { scale, interval, absent: conditions(kind, count, 4, device)? })
         }
         None => None,
     };
-    if given {
+    if way.given {
         request.forbidden = (0..300).step_by(3).collect();
         request.forced = (0..count)
             .map(|s| {
@@ -137,22 +143,22 @@ fn codes_are_those_of_the_cpu() -> Result<()> {
             let here = model(kind, DType::F32, &Device::Cpu)?;
             // Beyond 8 rows products are cuBLAS's.
             for count in [1, 2, 3, 8, 9, 20] {
-                for (name, sampling, guidance, given) in ways() {
-                    let way = (&sampling, guidance, given);
+                for way in ways() {
                     let mut told = Vec::new();
                     let ours = generate(
                         there.as_ref(),
-                        &request(kind, count, way, gpu)?,
+                        &request(kind, count, &way, gpu)?,
                         LENGTH,
                         &mut |done| told.push(done),
                     )?;
-                    let cpu = request(kind, count, way, &Device::Cpu)?;
+                    let cpu = request(kind, count, &way, &Device::Cpu)?;
                     let expected = generate(here.as_ref(), &cpu, LENGTH, &mut |_| ())?;
                     ensure!(
                         ours == expected,
-                        "{kind:?}, {count} samples, {name}: {ours:?} instead of {expected:?}"
+                        "{kind:?}, {count} samples, {}: {ours:?} instead of {expected:?}",
+                        way.name
                     );
-                    let first = if given { 2 } else { 0 };
+                    let first = if way.given { 2 } else { 0 };
                     ensure!(told == (first..=LENGTH).collect::<Vec<_>>(), "progress {told:?}");
                 }
             }
@@ -210,8 +216,8 @@ fn half_precision_mostly_chooses_what_candle_does() -> Result<()> {
         for (kind, dtype) in KINDS.into_iter().zip([DType::F16, DType::BF16].iter().cycle()) {
             let model = model(kind, *dtype, gpu)?;
             for count in [2, 12] {
-                let greedy = (&Sampling::greedy(), None, false);
-                let mut request = request(kind, count, greedy, gpu)?;
+                let greedy = Way { sampling: Sampling::greedy(), ..Way::default() };
+                let mut request = request(kind, count, &greedy, gpu)?;
                 if let Conditions::Captions { embeddings, .. } = &mut request.conditions {
                     *embeddings = embeddings.to_dtype(*dtype)?;
                 }
@@ -244,7 +250,7 @@ fn what_cannot_be_drawn_is_named() -> Result<()> {
     on_gpu("what_cannot_be_drawn_is_named", |gpu| {
         let kind = KINDS[0];
         let model = model(kind, DType::F32, gpu)?;
-        let mut request = request(kind, 3, (&Sampling::default(), None, false), gpu)?;
+        let mut request = request(kind, 3, &Way::default(), gpu)?;
         request.forbidden = (0..300).collect();
         // Its first code is given; the second cannot be drawn.
         request.forced = vec![vec![None; LENGTH]; 3];

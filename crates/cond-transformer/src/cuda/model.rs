@@ -2,7 +2,7 @@
 
 use candle_core::cuda::CudaDType;
 use candle_core::cuda_backend::cudarc::cublas::sys::cudaDataType;
-use candle_core::cuda_backend::cudarc::driver::{CudaStream, DevicePtr};
+use candle_core::cuda_backend::cudarc::driver::{CudaStream, DevicePtr, DeviceRepr};
 use candle_core::{DType, Result, Storage, Tensor};
 use half::{bf16, f16};
 
@@ -174,10 +174,7 @@ impl Model<'_> {
 /// Where the elements of a contiguous tensor begin on the device. Good for as long as the
 /// tensor is there; 0 for none.
 pub(super) fn address(tensor: Option<&Tensor>, stream: &CudaStream) -> Result<u64> {
-    fn of<T: CudaDType>(tensor: &Tensor, stream: &CudaStream) -> Result<u64>
-    where
-        T: candle_core::cuda_backend::cudarc::driver::DeviceRepr,
-    {
+    fn of<T: CudaDType + DeviceRepr>(tensor: &Tensor, stream: &CudaStream) -> Result<u64> {
         let (storage, layout) = tensor.storage_and_layout();
         let Storage::Cuda(storage) = &*storage else {
             candle_core::bail!("a CUDA kernel got a tensor of another device")
