@@ -14,6 +14,9 @@
 //! cache is filled are numbers in the device's memory, so that one CUDA graph serves all
 //! positions: a launch of some 60 kernels costs the host as much as one.
 //!
+//! While a graph is recorded, what other threads ask of the same device would become part of
+//! it: one thread uses a device at a time, which candle's handles want anyway.
+//!
 //! The plain twins are [`crate::decoder::Pass`] by candle's ops and
 //! [`crate::Chooser::choose`]; a prefix is read by them here, too.
 
