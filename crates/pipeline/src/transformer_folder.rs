@@ -50,6 +50,8 @@ pub struct CopyOptions {
     pub first_stage: Option<ModelSpec>,
     /// How the copy draws where the user says nothing, if otherwise than the model.
     pub sampling: SamplingChange,
+    /// Other names for its classes.
+    pub class_names: Option<Vec<String>>,
 }
 
 /// What a transformer's folder holds besides configuration, weights and card.
@@ -111,12 +113,15 @@ impl TransformerFolder {
     ///
     /// # Errors
     /// When a codec is not in a model folder of ours or not the one that is named, when the
-    /// model cannot draw as is asked for, when what is at `out` is no model folder or not to
+    /// model cannot draw as is asked for or has other classes, when what is at `out` is no model folder or not to
     /// be replaced, or writing fails; then nothing has changed.
     pub fn copy(&self, out: impl AsRef<Path>, options: &CopyOptions) -> Result<Self> {
         let &CopyOptions { dtype, weights, replace, .. } = options;
         let mut config = self.config.clone();
         config.change_sampling(&options.sampling)?;
+        if let Some(names) = &options.class_names {
+            config.name_classes(names)?;
+        }
         let trained = config.first_stage.codec_sha256.clone();
         let instead = options.first_stage.as_ref();
         let first = self.inside(&mut config.first_stage, instead, "first_stage", dtype)?;

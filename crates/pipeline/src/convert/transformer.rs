@@ -63,6 +63,7 @@ pub fn convert_transformer(
             replace,
             first_stage: spec.first_stage.clone(),
             sampling: options.sampling.clone(),
+            class_names: spec.class_names.clone(),
             ..CopyOptions::default()
         };
         let folder = TransformerFolder::open(dir)?.copy(out, &copy)?;

@@ -243,6 +243,13 @@ impl GeneratorSpec {
         checkpoint: &Path,
         origin: &'static str,
     ) -> Result<FoundGenerator> {
+        if self.condition_stage.is_some() {
+            return Err(Error::model(
+                checkpoint,
+                "this checkpoint holds the codec of its condition, if it has one: leave \
+                 --condition-stage out, or convert it to our format first",
+            ));
+        }
         let model = project.model()?;
         let names = self.class_names.as_deref();
         let root = project.root();
@@ -277,26 +284,10 @@ impl GeneratorSpec {
 
     /// Puts the user's names in the place of the model's.
     fn name_classes(&self, config: &mut TransformerConfig) -> Result<()> {
-        let Some(names) = &self.class_names else { return Ok(()) };
-        let own = match &mut config.condition {
-            ConditionConfig::Class(condition) => &mut condition.names,
-            ConditionConfig::Layout(condition) => &mut condition.names,
-            condition => {
-                return Err(Error::Condition(format!(
-                    "names of classes were given to a model whose condition is of kind {}",
-                    condition.kind()
-                )));
-            }
-        };
-        if own.len() != names.len() {
-            return Err(Error::Condition(format!(
-                "{} names were given for the {} classes of the model",
-                names.len(),
-                own.len()
-            )));
+        match &self.class_names {
+            Some(names) => config.name_classes(names),
+            None => Ok(()),
         }
-        own.clone_from(names);
-        Ok(())
     }
 }
 

@@ -1,8 +1,37 @@
-//! A class by what a user calls it.
+//! Classes by what users call them.
 
 use strsim::levenshtein;
 
-use super::ClassCondition;
+use super::{ClassCondition, ConditionConfig, TransformerConfig};
+use crate::error::{Error, Result};
+
+impl TransformerConfig {
+    /// Puts `names` in the place of those of its classes.
+    ///
+    /// # Errors
+    /// If it has none, or another number of them.
+    pub(crate) fn name_classes(&mut self, names: &[String]) -> Result<()> {
+        let own = match &mut self.condition {
+            ConditionConfig::Class(condition) => &mut condition.names,
+            ConditionConfig::Layout(condition) => &mut condition.names,
+            condition => {
+                return Err(Error::Condition(format!(
+                    "names of classes were given to a model whose condition is of kind {}",
+                    condition.kind()
+                )));
+            }
+        };
+        if own.len() != names.len() {
+            return Err(Error::Condition(format!(
+                "{} names were given for the {} classes of the model",
+                names.len(),
+                own.len()
+            )));
+        }
+        *own = names.to_vec();
+        Ok(())
+    }
+}
 
 impl ClassCondition {
     /// The number of the class that `text` names: a number, or a name (upper and
@@ -11,7 +40,7 @@ impl ClassCondition {
     ///
     /// # Errors
     /// A message with the nearest name.
-    pub fn find(&self, text: &str) -> Result<usize, String> {
+    pub fn find(&self, text: &str) -> std::result::Result<usize, String> {
         if let Some(class) = self.names.iter().position(|name| name == text) {
             return Ok(class);
         }

@@ -96,6 +96,38 @@ fn gpt(vocab_size: usize, positions: usize) -> Architecture {
     })
 }
 
+#[test]
+fn a_copy_of_ours_has_the_names_that_its_classes_are_given() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let names = |of: [&str; 2]| of.map(str::to_owned).to_vec();
+    let classes = ClassCondition {
+        names: names(["0", "1"]),
+        offset: CODES as u32,
+        null: Some(CODES as u32 + 2),
+    };
+    let condition = ConditionConfig::Class(classes.clone());
+    let folder = ours(dir.path(), gpt(CODES + 3, 1), Order::Identity, condition, false)?;
+    let spec = |names| GeneratorSpec { class_names: names, ..GeneratorSpec::new(&folder) };
+    let out = dir.path().join("out");
+    let options = ConvertOptions::default();
+    convert_transformer(&spec(Some(names(["tulip", "rose"]))), &out, &options)?;
+    let named = ClassCondition { names: names(["tulip", "rose"]), ..classes };
+    assert_eq!(TransformerFolder::open(&out)?.config.condition, ConditionConfig::Class(named));
+    let three = spec(Some(vec!["tulip".to_owned(); 3]));
+    let error = convert_transformer(&three, &dir.path().join("three"), &options);
+    let error = error.err().map(|e| e.to_string()).unwrap_or_default();
+    ensure!(error.contains("3 names were given for the 2 classes"), "{error}");
+
+    // A checkpoint of the reference has its codecs inside.
+    let reference = dir.path().join("reference");
+    taming(&spec(None), &reference)?;
+    let codec = ModelSpec::new(folder.join("first_stage"));
+    let from = GeneratorSpec { condition_stage: Some(codec), ..GeneratorSpec::new(&reference) };
+    let error = load(&from).err().map(|e| e.to_string()).unwrap_or_default();
+    ensure!(error.contains("leave --condition-stage out"), "{error}");
+    Ok(())
+}
+
 fn taming(from: &GeneratorSpec, out: &Path) -> Result<ConvertedTransformer> {
     let options = ConvertOptions { target: Target::Reference, ..Default::default() };
     Ok(convert_transformer(from, out, &options)?)
