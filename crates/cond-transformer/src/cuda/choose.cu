@@ -14,7 +14,6 @@ struct Options {
     int top_k;         // 0: all
     int greedy;
     int guided_until;  // position of the last code that is guided
-    int first;         // position of the first code that is drawn
     int length;        // of a sequence of codes
     int vocabulary;
     int sequences;
