@@ -86,6 +86,12 @@ unsafe fn block<S: Vector, const M: usize>(
             S::prefetch(out.data.wrapping_add(m * out.row));
             S::prefetch(out.data.wrapping_add(m * out.row + width - 1));
         }
+        for addend in addends.blocks.into_iter().flatten().filter(|addend| addend.row > 0) {
+            for m in 0..M {
+                S::prefetch(addend.data.wrapping_add(m * addend.row));
+                S::prefetch(addend.data.wrapping_add(m * addend.row + width - 1));
+            }
+        }
         let mut sums = [[S::splat(0.0); 2]; M];
         for _ in 0..depth / UNROLL {
             for k in 0..UNROLL {
@@ -96,19 +102,35 @@ unsafe fn block<S: Vector, const M: usize>(
         for k in 0..depth % UNROLL {
             step::<S, M>(left.add(k * S::PAIRS), right.add(k * width), &mut sums);
         }
-        for (m, sums) in sums.into_iter().enumerate() {
-            for (vector, sum) in sums.into_iter().enumerate() {
-                let to = out.data.add(m * out.row + vector * S::LANES);
-                // Last, so that a long sum is one of shorter ones, which rounds less.
-                let mut sum = sum;
-                if let Some(column) = addends.column {
-                    sum = S::splat(*column.add(m)).plus(sum);
-                }
-                for addend in addends.blocks.into_iter().flatten() {
-                    sum = S::load(addend.data.add(m * addend.row + vector * S::LANES)).plus(sum);
-                }
-                sum.store(to);
+        // Last, so that a long sum is one of shorter ones, which rounds less.
+        if let Some(column) = addends.column {
+            for (m, sums) in sums.iter_mut().enumerate() {
+                let value = S::splat(*column.add(m));
+                *sums = [value.plus(sums[0]), value.plus(sums[1])];
             }
+        }
+        if let Some(addend) = addends.blocks[0] {
+            add::<S, M>(addend, &mut sums);
+        }
+        if let Some(addend) = addends.blocks[1] {
+            add::<S, M>(addend, &mut sums);
+        }
+        for (m, sums) in sums.into_iter().enumerate() {
+            let to = out.data.add(m * out.row);
+            sums[0].store(to);
+            sums[1].store(to.add(S::LANES));
+        }
+    }
+}
+
+/// Adds a block to the sums.
+#[inline(always)]
+unsafe fn add<S: Vector, const M: usize>(addend: Addend, sums: &mut [[S; 2]; M]) {
+    for (m, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: within what is added (contract of `product`).
+        unsafe {
+            let from = addend.data.add(m * addend.row);
+            *sums = [S::load(from).plus(sums[0]), S::load(from.add(S::LANES)).plus(sums[1])];
         }
     }
 }

@@ -20,11 +20,11 @@ use crate::vector::{self, Kernel, MAX_LANES, Vector, lanes};
 
 /// Columns and terms of the right factor that are packed at a time: 16 MiB at most.
 const PACKED: usize = 2048;
-/// Terms of a range: a panel of two vectors of 8 takes 16 KiB.
-const DEPTH: usize = 256;
+/// Terms of a range: a panel of two vectors of 8 takes 32 KiB at most.
+const DEPTH: usize = 512;
 /// Rows, a multiple of those of every block, and columns of a task: the first that makes
-/// enough of them. Of a range the rows take 48 KiB.
-const TASKS: [(usize, usize); 3] = [(48, 512), (24, 512), (24, 128)];
+/// enough of them. Of a range the rows take 192 KiB at most.
+const TASKS: [(usize, usize); 5] = [(96, PACKED), (96, 512), (48, 512), (24, 512), (24, 128)];
 /// What enough tasks are, for each thread.
 const ENOUGH: usize = 8;
 

@@ -35,6 +35,7 @@ impl Kernel for Pack<'_> {
     unsafe fn run<S: Vector>(self) {
         for (panel, first) in (0..self.factor.lines).step_by(self.width).enumerate() {
             let at = (panel * self.depth + self.terms.start) * self.width;
+            self.prefetch::<S>(first + self.width);
             // SAFETY: this panel's terms that are this task's, which no other task has.
             let to = unsafe { self.panels.slice(at, self.terms.len() * self.width) };
             // SAFETY: this function's contract.
@@ -44,6 +45,28 @@ impl Kernel for Pack<'_> {
 }
 
 impl Pack<'_> {
+    /// Asks for the terms of the panel that begins with line `first`: pieces of rows, too short
+    /// for the processor to see where they lead.
+    #[inline(always)]
+    fn prefetch<S: Vector>(&self, first: usize) {
+        /// Floats of a line of the cache.
+        const LINE: usize = 16;
+        let Factor { data, lines, line_stride, term_stride } = self.factor;
+        let (lines, terms) = (self.width.min(lines.saturating_sub(first)), self.terms.len());
+        let (rows, stride, length) = match (line_stride, term_stride) {
+            (1, _) => (terms, term_stride, lines),
+            (_, 1) => (lines, line_stride, terms),
+            _ => return,
+        };
+        let at = first * line_stride + self.terms.start * term_stride;
+        for row in 0..rows {
+            let row = data.as_ptr().wrapping_add(at + row * stride);
+            for float in (0..length).step_by(LINE).chain([length.saturating_sub(1)]) {
+                S::prefetch(row.wrapping_add(float));
+            }
+        }
+    }
+
     /// The terms of the panel that begins with line `first`.
     #[inline(always)]
     unsafe fn panel<S: Vector>(&self, first: usize, to: &mut [f32]) {
@@ -54,17 +77,18 @@ impl Pack<'_> {
         // By whole vectors, also where a panel is narrower than one: what is too much is
         // whatever follows in the matrix, and is written where the next term comes, so not
         // with the last one.
-        let terms = count - usize::from(width < S::LANES);
+        let narrow = width < S::LANES;
         let needed = match (line_stride, term_stride) {
             (1, _) => (count - 1) * term_stride + vectors * S::LANES,
             (_, 1) => (vectors * S::LANES - 1) * line_stride + count,
             _ => usize::MAX,
         };
-        let terms = if lines - first < width || data.len() < needed { 0 } else { terms };
+        let whole = lines - first >= width && data.len() >= needed;
         let mut done = 0;
-        if terms > 0 && line_stride == 1 {
-            assert!(to.len() >= (terms - 1) * width + vectors * S::LANES);
-            for k in 0..terms {
+        if whole && line_stride == 1 {
+            done = count - usize::from(narrow);
+            assert!(done == 0 || to.len() >= (done - 1) * width + vectors * S::LANES);
+            for k in 0..done {
                 // SAFETY: so many vectors are there for each term (`needed`), and there is
                 // room for them (asserted).
                 unsafe {
@@ -76,22 +100,28 @@ impl Pack<'_> {
                     }
                 }
             }
-            done = terms;
-        } else if terms >= S::LANES && term_stride == 1 {
-            assert!(to.len() >= (terms - 1) * width + vectors * S::LANES);
+        } else if whole && term_stride == 1 {
+            assert!(to.len() >= count * width);
             let mut square = [0f32; MAX_LANES * MAX_LANES];
-            while done + S::LANES <= terms {
+            while done + S::LANES <= count {
+                let last = narrow && done + S::LANES == count;
+                let terms = S::LANES - usize::from(last);
                 for lane in (0..vectors * S::LANES).step_by(S::LANES) {
                     // SAFETY: so many lines are there for each term (`needed`), and there is
-                    // room for a vector of each (asserted); `square` has as many rows.
+                    // room for a vector of each of these `terms`, the last included (asserted);
+                    // `square` has as many rows.
                     unsafe {
                         let from = data.as_ptr().add(lane * line_stride + done);
                         S::transpose(from, line_stride, square.as_mut_ptr(), S::LANES);
                         let to = to.as_mut_ptr().add(done * width + lane);
-                        for k in 0..S::LANES {
+                        for k in 0..terms {
                             S::load(square.as_ptr().add(k * S::LANES)).store(to.add(k * width));
                         }
                     }
+                }
+                if last {
+                    to[(count - 1) * width..][..width]
+                        .copy_from_slice(&square[terms * S::LANES..][..width]);
                 }
                 done += S::LANES;
             }
