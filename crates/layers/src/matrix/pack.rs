@@ -84,10 +84,11 @@ impl Pack<'_> {
             _ => usize::MAX,
         };
         let whole = lines - first >= width && data.len() >= needed;
+        let by_vectors = count - usize::from(narrow);
+        assert!(by_vectors == 0 || to.len() >= (by_vectors - 1) * width + vectors * S::LANES);
         let mut done = 0;
         if whole && line_stride == 1 {
-            done = count - usize::from(narrow);
-            assert!(done == 0 || to.len() >= (done - 1) * width + vectors * S::LANES);
+            done = by_vectors;
             for k in 0..done {
                 // SAFETY: so many vectors are there for each term (`needed`), and there is
                 // room for them (asserted).
@@ -101,15 +102,13 @@ impl Pack<'_> {
                 }
             }
         } else if whole && term_stride == 1 {
-            assert!(to.len() >= count * width);
             let mut square = [0f32; MAX_LANES * MAX_LANES];
             while done + S::LANES <= count {
-                let last = narrow && done + S::LANES == count;
-                let terms = S::LANES - usize::from(last);
+                let terms = S::LANES.min(by_vectors - done);
                 for lane in (0..vectors * S::LANES).step_by(S::LANES) {
                     // SAFETY: so many lines are there for each term (`needed`), and there is
-                    // room for a vector of each of these `terms`, the last included (asserted);
-                    // `square` has as many rows.
+                    // room for a vector of each of these `terms` (asserted); `square` has as
+                    // many rows.
                     unsafe {
                         let from = data.as_ptr().add(lane * line_stride + done);
                         S::transpose(from, line_stride, square.as_mut_ptr(), S::LANES);
@@ -119,7 +118,7 @@ impl Pack<'_> {
                         }
                     }
                 }
-                if last {
+                if terms < S::LANES {
                     to[(count - 1) * width..][..width]
                         .copy_from_slice(&square[terms * S::LANES..][..width]);
                 }
