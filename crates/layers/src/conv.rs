@@ -15,6 +15,7 @@ mod narrow;
 mod panels;
 pub mod plain;
 mod pointwise;
+mod strided;
 mod taped;
 mod winograd;
 

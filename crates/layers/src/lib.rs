@@ -39,5 +39,8 @@ pub use attention::{AttnBlock, KeysValues, attn_block};
 pub use batch_norm::{BatchNormLeaky, BatchStatistics};
 pub use conv::{Conv2d, Conv2dConfig, Padding, conv2d, conv2d_no_bias};
 pub use group_norm::{GroupNorm, Moments, group_norm};
-pub use resample::{Downsample, Upsample, downsample, max_pool2x2, upsample, upsample_nearest2x};
+pub use resample::{
+    Downsample, Upsample, downsample, max_pool2x2, upsample, upsample_nearest2x,
+    upsample_nearest2x_taped,
+};
 pub use tape::{Gradients, Tape, Taped};

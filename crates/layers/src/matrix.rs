@@ -10,6 +10,8 @@ mod tests;
 
 use gemm::Parallelism;
 
+pub(crate) use self::blocked::{Batch, pack};
+pub(crate) use self::pack::Factor;
 use crate::isa::Isa;
 use crate::shared_mut::SharedMut;
 
@@ -110,30 +112,49 @@ pub(crate) fn product(
         let to = SharedMut::new_spare(target);
         // SAFETY: `target` has room for `m * n` floats, which are there if it starts with
         // them.
-        unsafe { product_into(Isa::detect(), sizes, to, 0, start, left, right) }
+        unsafe { product_into(Isa::detect(), sizes, to, start, left, right) }
     }
     // SAFETY: all of them were written.
     unsafe { target.set_len(m * n) };
 }
 
-/// As [`product`], to the `m * n` floats of `target` from `at` on, which are whole products
-/// of that size away from its first; so is a matrix that is added. No size is 0.
+/// As [`product`], to the `m * n` floats of `target`. No size is 0.
 ///
 /// # Safety
 /// Nothing else may use these floats meanwhile; where the product starts with them, they must
 /// be there.
-pub(crate) unsafe fn product_into(
+unsafe fn product_into(
     isa: Option<Isa>,
     sizes: (usize, usize, usize),
     target: SharedMut,
-    at: usize,
     start: Start,
     left: View,
     right: View,
 ) {
     check(sizes, left, right);
+    let (m, n, k) = sizes;
+    let (left, right) = (Factor::left(left, m), Factor::right(right, n));
     // SAFETY: this function's contract.
-    unsafe { blocked::multiply(isa, sizes, (target, at), start, left, right) }
+    unsafe { products_into(isa, (n, k), Batch::ONE, target, start, left, right) }
+}
+
+/// `target[m, n] = start + left[m, k] right[k, n]` for each of the `batch`, on all threads of the
+/// pool. No size is 0; what is added has numbers for all.
+///
+/// # Safety
+/// Nothing else may use the targets meanwhile; where the products start with them, they must
+/// be there.
+pub(crate) unsafe fn products_into(
+    isa: Option<Isa>,
+    sizes: (usize, usize),
+    batch: Batch,
+    target: SharedMut,
+    start: Start,
+    left: Factor,
+    right: Factor,
+) {
+    // SAFETY: this function's contract.
+    unsafe { blocked::multiply(isa, sizes, batch, (target, 0), start, left, right) }
 }
 
 /// That the factors, of which no size is 0, are as large as the sizes say.

@@ -23,6 +23,18 @@ pub fn upsample_nearest2x(x: &Tensor) -> Result<Tensor> {
     }
 }
 
+/// [`upsample_nearest2x`] on a tape.
+///
+/// # Errors
+/// As there.
+pub fn upsample_nearest2x_taped(x: &Tensor, tape: &mut Tape) -> Result<Tensor> {
+    if !crate::device::has_kernels(&[x]) {
+        return tape.record(x, upsample_nearest2x);
+    }
+    tape.push(|dy, plus, _| fast::gradient(dy, plus).map(Some));
+    upsample_nearest2x(&x.detach())
+}
+
 /// The maximum of each 2x2 block: `[B, C, H, W]` to `[B, C, H/2, W/2]`, an odd
 /// last row or column left out, as `MaxPool2d(2)` does.
 ///
@@ -62,13 +74,7 @@ impl Upsample {
 
 impl Taped for Upsample {
     fn forward_taped(&self, x: &Tensor, tape: &mut Tape) -> Result<Tensor> {
-        let larger = if crate::device::has_kernels(&[x]) {
-            let larger = upsample_nearest2x(&x.detach())?;
-            tape.push(|dy, plus, _| fast::gradient(dy, plus).map(Some));
-            larger
-        } else {
-            tape.record(x, upsample_nearest2x)?
-        };
+        let larger = upsample_nearest2x_taped(x, tape)?;
         self.conv.forward_taped(&larger, tape)
     }
 }

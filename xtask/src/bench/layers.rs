@@ -6,10 +6,13 @@ mod shapes;
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Module, Shape, Tensor, Var};
 use candle_nn::VarBuilder;
-use layers::{Conv2d, GroupNorm, attn_block, upsample, upsample_nearest2x};
+use layers::{
+    AttnBlock, Conv2d, Gradients, GroupNorm, Tape, Taped, Upsample, attn_block, upsample,
+    upsample_nearest2x, upsample_nearest2x_taped,
+};
 use serde_json::json;
 
 use super::case::{Case, Contestants, Results, Work};
@@ -45,34 +48,77 @@ fn case(layer: Layer) -> Case {
         request,
         results: Results::Numbers,
         make: Box::new(move || {
+            let inputs = Inputs::new(&layer, &parameters)?;
             Ok(Contestants {
-                ours: work(&layer, &parameters, ours)?,
-                candle: Some(work(&layer, &parameters, plain::layer)?),
+                ours: if layer.train { taped(&layer, &inputs)? } else { forward(&layer, &inputs)? },
+                candle: Some(composed(&layer, &inputs)?),
             })
         }),
     }
 }
 
-/// A forward pass, or one with all gradients.
-fn work(
-    layer: &Layer,
-    parameters: &BTreeMap<&'static str, Shape>,
-    build: fn(&Op, &BTreeMap<&'static str, Tensor>) -> Result<Forward>,
-) -> Result<Work> {
-    let x = pattern("x", &layer.input()[..], 1.0)?;
-    let mut leaves = vec![leaf(x, layer.train)?];
-    let mut named = BTreeMap::new();
-    for (name, shape) in parameters {
-        let value = leaf(parameter(name, shape)?, layer.train)?;
-        leaves.push(value.clone());
-        named.insert(*name, value);
+/// The numbers that a layer works on.
+struct Inputs {
+    x: Tensor,
+    parameters: BTreeMap<&'static str, Tensor>,
+    /// The gradient of the output, where there is one.
+    upstream: Option<Tensor>,
+}
+
+impl Inputs {
+    fn new(layer: &Layer, parameters: &BTreeMap<&'static str, Shape>) -> Result<Self> {
+        let leaf = |value: Tensor| -> Result<Tensor> {
+            Ok(if layer.train { Var::from_tensor(&value)?.into_inner() } else { value })
+        };
+        let x = leaf(pattern("x", &layer.input()[..], 1.0)?)?;
+        let named =
+            |(name, shape): (&&'static str, &Shape)| Ok((*name, leaf(parameter(name, shape)?)?));
+        let parameters = parameters.iter().map(named).collect::<Result<_>>()?;
+        let mut inputs = Self { x, parameters, upstream: None };
+        if layer.train {
+            let y = plain::layer(&layer.op, &inputs.parameters)?(&inputs.x)?;
+            inputs.upstream = Some(pattern("upstream", y.shape(), 1.0)?);
+        }
+        Ok(inputs)
     }
-    let forward = build(&layer.op, &named)?;
-    let x = leaves[0].clone();
+
+    fn upstream(&self) -> Result<Tensor> {
+        self.upstream.clone().context("a layer that is trained has a gradient of its output")
+    }
+
+    /// Input and parameters, in the order in which gradients are compared.
+    fn leaves(&self) -> Vec<Tensor> {
+        std::iter::once(&self.x).chain(self.parameters.values()).cloned().collect()
+    }
+}
+
+/// Our forward pass.
+fn forward(layer: &Layer, inputs: &Inputs) -> Result<Work> {
+    let (x, built) = (inputs.x.clone(), Built::new(&layer.op, &inputs.parameters)?);
+    Ok(Box::new(move || Ok(vec![built.forward(&x)?])))
+}
+
+/// Our forward pass and all gradients, as training finds them.
+fn taped(layer: &Layer, inputs: &Inputs) -> Result<Work> {
+    let (x, dy) = (inputs.x.clone(), inputs.upstream()?);
+    let parameters: Vec<_> = inputs.parameters.values().cloned().collect();
+    let built = Built::new(&layer.op, &inputs.parameters)?;
+    Ok(Box::new(move || {
+        let (mut tape, mut found) = (Tape::default(), Gradients::default());
+        built.forward_taped(&x, &mut tape)?;
+        let dx = tape.backward(&dy, &mut found)?;
+        let of_parameters = parameters.iter().filter_map(|parameter| found.get(parameter));
+        Ok(dx.into_iter().chain(of_parameters.cloned()).collect())
+    }))
+}
+
+/// The same from candle's own ops.
+fn composed(layer: &Layer, inputs: &Inputs) -> Result<Work> {
+    let (x, forward) = (inputs.x.clone(), plain::layer(&layer.op, &inputs.parameters)?);
     if !layer.train {
         return Ok(Box::new(move || Ok(vec![forward(&x)?])));
     }
-    let upstream = pattern("upstream", forward(&x)?.shape(), 1.0)?;
+    let (upstream, leaves) = (inputs.upstream()?, inputs.leaves());
     Ok(Box::new(move || {
         let seed = forward(&x)?.apply_op1(Upstream(upstream.clone()))?;
         let gradients = seed.backward()?;
@@ -81,37 +127,55 @@ fn work(
     }))
 }
 
-fn leaf(value: Tensor, train: bool) -> Result<Tensor> {
-    Ok(if train { Var::from_tensor(&value)?.into_inner() } else { value })
+/// One of our layers.
+enum Built {
+    Conv(Conv2d),
+    GroupNormSilu(GroupNorm),
+    Upsample,
+    UpsampleConv(Upsample),
+    Attention(AttnBlock),
 }
 
-/// Our way.
-fn ours(op: &Op, p: &BTreeMap<&'static str, Tensor>) -> Result<Forward> {
-    let named = || {
-        let named = p.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        VarBuilder::from_tensors(named, candle_core::DType::F32, &Device::Cpu)
-    };
-    Ok(match *op {
-        Op::Conv { config, .. } => {
-            let layer = Conv2d::new(p["weight"].clone(), Some(p["bias"].clone()), config);
-            Box::new(move |x| layer.forward(x))
+impl Built {
+    fn new(op: &Op, p: &BTreeMap<&'static str, Tensor>) -> Result<Self> {
+        let named = || {
+            let named = p.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+            VarBuilder::from_tensors(named, candle_core::DType::F32, &Device::Cpu)
+        };
+        Ok(match *op {
+            Op::Conv { config, .. } => {
+                Self::Conv(Conv2d::new(p["weight"].clone(), Some(p["bias"].clone()), config))
+            }
+            Op::GroupNormSilu => {
+                let (weight, bias) = (p["weight"].clone(), p["bias"].clone());
+                let (groups, eps) = (layers::group_norm::GROUPS, layers::group_norm::EPS);
+                Self::GroupNormSilu(GroupNorm::new(weight, bias, groups, eps)?)
+            }
+            Op::Upsample => Self::Upsample,
+            Op::UpsampleConv { channels } => Self::UpsampleConv(upsample(channels, named())?),
+            Op::Attention { channels } => Self::Attention(attn_block(channels, named())?),
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Conv(layer) => layer.forward(x),
+            Self::GroupNormSilu(layer) => layer.forward_silu(x),
+            Self::Upsample => upsample_nearest2x(x),
+            Self::UpsampleConv(layer) => layer.forward(x),
+            Self::Attention(layer) => layer.forward(x),
         }
-        Op::GroupNormSilu => {
-            let (weight, bias) = (p["weight"].clone(), p["bias"].clone());
-            let (groups, eps) = (layers::group_norm::GROUPS, layers::group_norm::EPS);
-            let layer = GroupNorm::new(weight, bias, groups, eps)?;
-            Box::new(move |x| layer.forward_silu(x))
+    }
+
+    fn forward_taped(&self, x: &Tensor, tape: &mut Tape) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Conv(layer) => layer.forward_taped(x, tape),
+            Self::GroupNormSilu(layer) => layer.forward_silu_taped(x, tape),
+            Self::Upsample => upsample_nearest2x_taped(x, tape),
+            Self::UpsampleConv(layer) => layer.forward_taped(x, tape),
+            Self::Attention(layer) => layer.forward_taped(x, tape),
         }
-        Op::Upsample => Box::new(upsample_nearest2x),
-        Op::UpsampleConv { channels } => {
-            let layer = upsample(channels, named())?;
-            Box::new(move |x| layer.forward(x))
-        }
-        Op::Attention { channels } => {
-            let layer = attn_block(channels, named())?;
-            Box::new(move |x| layer.forward(x))
-        }
-    })
+    }
 }
 
 /// A scalar whose gradient is the given tensor: the start of a backward pass that

@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 use super::geometry::Geometry;
 use super::panels::Weight;
 use super::winograd::Extras;
-use super::{Conv2d, Conv2dConfig, Padding, kernels, narrow, panels, pointwise, winograd};
+use super::{Conv2d, Conv2dConfig, Padding, kernels, narrow, panels, pointwise, strided, winograd};
 use crate::cpu;
 use crate::isa::Isa;
 
@@ -126,7 +126,8 @@ pub(super) fn input_gradient(g: &Geometry, weight: &Tensor, grad: &Tensor) -> Re
         Some(transposed) => {
             convolve(transposed, grad, Weight::flipped(weight), Extras::default(), true)
         }
-        None => kernels::input_gradient(g, weight, grad),
+        None => strided::input_gradient(Isa::detect(), g, weight, grad)
+            .unwrap_or_else(|| kernels::input_gradient(g, weight, grad)),
     })?;
     Tensor::from_vec(dx, shape, grad.device())
 }
@@ -144,7 +145,7 @@ pub(super) fn weight_gradient(g: &Geometry, x: &Tensor, grad: &Tensor) -> Result
         isa if narrow::suits_gradient(g) && g.in_channels >= TRANSFORMED => {
             narrow::weight_gradient(isa, g, x, grad)
         }
-        _ => kernels::weight_gradient(g, x, grad),
+        isa => panels::weight_gradient(isa, g, x, grad),
     })?;
     Tensor::from_vec(dw, (g.out_channels, g.in_channels, g.kh, g.kw), x.device())
 }

@@ -92,6 +92,7 @@ impl Geometry {
 
     /// Writes the patches of the output pixels `pixels`, for the input channels
     /// `channels` of one picture, to `columns` `[channels * kh * kw, pixels]`.
+    #[cfg(test)]
     pub fn gather(
         &self,
         image: &[f32],

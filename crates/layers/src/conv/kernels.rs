@@ -8,7 +8,9 @@ use rayon::prelude::*;
 use super::geometry::Geometry;
 #[cfg(test)]
 use super::winograd::Extras;
-use crate::matrix::{View, add_product};
+#[cfg(test)]
+use crate::matrix::View;
+use crate::matrix::add_product;
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
 
@@ -17,6 +19,7 @@ const TILE_BYTES: usize = 640 << 10;
 /// Output pixels of a tile, at least and at most.
 const TILE_PIXELS: (usize, usize) = (128, 1024);
 /// Rows of the patch matrix that one task of the weight gradient handles.
+#[cfg(test)]
 const WEIGHT_TASK_ROWS: usize = 288;
 
 /// Output pixels of one tile for a patch matrix of `depth` rows.
@@ -114,7 +117,8 @@ pub(super) fn input_gradient(g: &Geometry, weight: &[f32], grad: &[f32]) -> Vec<
     dx
 }
 
-/// The gradient to the weight: `[out, in, kh, kw]`.
+/// The gradient to the weight, `[out, in, kh, kw]`: the twin of the fast versions.
+#[cfg(test)]
 pub(super) fn weight_gradient(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
     let (depth, pixels) = (g.depth(), g.out_pixels());
     let mut dw = vec![0.0; g.out_channels * depth];

@@ -7,12 +7,14 @@
 //! where all blocks of output channels meet it. An output is one sum over (channel,
 //! tap) in that order, whatever the bands, panels and threads.
 
+mod gradient;
 mod planes;
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
+pub(super) use self::gradient::weight_gradient;
 use self::planes::{Planes, gather};
 use super::geometry::Geometry;
 use super::winograd::Extras;
@@ -26,6 +28,8 @@ use crate::vector::{Kernel, Vector, lanes, pairs, run};
 const BAND_FLOATS: usize = 128 << 10;
 /// (Channel, tap) pairs of a panel: for two vectors of 16 it takes 24 KiB.
 const PANEL_DEPTH: usize = 192;
+/// Terms of a block of outputs that are packed one output after the other.
+const PACKED_TERMS: usize = 256;
 /// Floats of sums that are kept while panels change, about.
 const SUM_FLOATS: usize = 32 << 10;
 /// Panels, each of other outputs, that meet the same weights one after the other: the
@@ -43,39 +47,59 @@ pub(super) struct Weight<'a> {
     pub data: &'a [f32],
     /// See above.
     pub flipped: bool,
+    /// Where flipped: some taps only of those in `data`.
+    taps: Option<Taps<'a>>,
+}
+
+/// The taps that make a kernel, in its order, of another that has `of`.
+#[derive(Clone, Copy)]
+pub(super) struct Taps<'a> {
+    pub taps: &'a [usize],
+    pub of: usize,
 }
 
 impl<'a> Weight<'a> {
     /// `[out, in, kh, kw]`.
     pub fn plain(data: &'a [f32]) -> Self {
-        Self { data, flipped: false }
+        Self { data, flipped: false, taps: None }
     }
 
     /// `[in, out, kh, kw]`, see [`Weight::flipped`].
     pub fn flipped(data: &'a [f32]) -> Self {
-        Self { data, flipped: true }
+        Self { data, flipped: true, taps: None }
+    }
+
+    /// Some taps of `[in, out, kh, kw]`, in the order in which they are named.
+    pub fn some_flipped(data: &'a [f32], taps: Taps<'a>) -> Self {
+        Self { data, flipped: true, taps: Some(taps) }
     }
 
     /// The `blocks` of outputs, each `[in, kh, kw, pitch]`: numbers that mean nothing behind
     /// the last output of a block.
     pub(super) fn pack(self, g: &Geometry, blocks: Blocks, pitch: usize, packed: &mut [f32]) {
-        let (depth, taps) = (g.depth(), g.taps());
+        let (depth, count) = (g.depth(), g.taps());
+        let all: Vec<_> = (0..count).rev().collect();
+        let Taps { taps, of } = self.taps.unwrap_or(Taps { taps: &all, of: count });
         packed.par_chunks_mut(pitch * depth).enumerate().for_each(|(block, packed)| {
-            for (m, output) in blocks.range(block).enumerate() {
-                let mut column = packed[m..].iter_mut().step_by(pitch);
-                for input in 0..g.in_channels {
-                    let at = if self.flipped {
-                        input * g.out_channels + output
-                    } else {
-                        output * g.in_channels + input
-                    };
-                    let kernel = &self.data[at * taps..][..taps];
-                    let column = column.by_ref().take(taps);
-                    if self.flipped {
-                        column.zip(kernel.iter().rev()).for_each(|(to, from)| *to = *from);
-                    } else {
-                        column.zip(kernel).for_each(|(to, from)| *to = *from);
+            let outputs = blocks.range(block);
+            // So many terms of all outputs, one after the other, that what is written stays in
+            // the first-level cache.
+            if !self.flipped {
+                for (chunk, packed) in packed.chunks_mut(pitch * PACKED_TERMS).enumerate() {
+                    for (m, output) in outputs.clone().enumerate() {
+                        let terms = &self.data[output * depth..(output + 1) * depth]
+                            [chunk * PACKED_TERMS..];
+                        let column = packed[m..].iter_mut().step_by(pitch);
+                        column.zip(terms).for_each(|(to, from)| *to = *from);
                     }
+                }
+                return;
+            }
+            for (input, packed) in packed.chunks_exact_mut(pitch * count).enumerate() {
+                let kernels = &self.data[(input * g.out_channels + outputs.start) * of..];
+                for (m, kernel) in kernels.chunks_exact(of).take(outputs.len()).enumerate() {
+                    let column = packed[m..].iter_mut().step_by(pitch);
+                    column.zip(taps).for_each(|(to, tap)| *to = kernel[*tap]);
                 }
             }
         });
@@ -112,34 +136,9 @@ pub(super) fn forward(
     let len = g.batch * g.out_channels * g.out_pixels();
     let mut y = Vec::with_capacity(len);
     if len > 0 && g.depth() > 0 {
-        let planes = Planes::new(g);
-        let rows = pairs(isa);
-        let blocks = Blocks::of(g.out_channels, rows);
-        let sizes = Sizes::new(g, &planes, 2 * lanes(isa));
         let target = SharedMut::new_spare(&mut y);
-        with_scratch(blocks.count * rows * g.depth(), |packed| {
-            weight.pack(g, blocks, rows, packed);
-            let (packed, taps) = (&*packed, &*planes.taps(g));
-            (0..g.batch * planes.bands).into_par_iter().for_each(|task| {
-                with_scratch(sizes.all(), |scratch| {
-                    let y = target;
-                    let band = Band {
-                        g,
-                        planes,
-                        sizes,
-                        x,
-                        packed,
-                        blocks,
-                        taps,
-                        extras,
-                        task,
-                        scratch,
-                        y,
-                    };
-                    run(isa, band);
-                });
-            });
-        });
+        // SAFETY: there is room for `len`, and nothing else uses it.
+        unsafe { forward_into(isa, g, x, weight, extras, target) }
     } else {
         let bias = |channel: usize| extras.bias.map_or(0.0, |bias| bias[channel]);
         let pixels = g.out_pixels().max(1);
@@ -148,9 +147,40 @@ pub(super) fn forward(
                 .map(|i| bias(i / pixels % g.out_channels) + extras.residual.map_or(0.0, |r| r[i])),
         );
     }
-    // SAFETY: there is room for `len`, and every pixel of every channel was written.
+    // SAFETY: every pixel of every channel was written.
     unsafe { y.set_len(len) }
     y
+}
+
+/// [`forward`] to `y`, whose numbers are all written. No size is 0.
+///
+/// # Safety
+/// Nothing else may use `y` meanwhile.
+pub(super) unsafe fn forward_into(
+    isa: Option<Isa>,
+    g: &Geometry,
+    x: &[f32],
+    weight: Weight,
+    extras: Extras,
+    y: SharedMut,
+) {
+    let planes = Planes::new(g);
+    let rows = pairs(isa);
+    let blocks = Blocks::of(g.out_channels, rows);
+    let sizes = Sizes::new(g, &planes, 2 * lanes(isa));
+    with_scratch(blocks.count * rows * g.depth(), |packed| {
+        weight.pack(g, blocks, rows, packed);
+        let (packed, taps) = (&*packed, &*planes.taps(g));
+        (0..g.batch * planes.bands).into_par_iter().for_each(|task| {
+            with_scratch(sizes.all(), |scratch| {
+                let y = y;
+                run(
+                    isa,
+                    Band { g, planes, sizes, x, packed, blocks, taps, extras, task, scratch, y },
+                );
+            });
+        });
+    });
 }
 
 /// The scratch of one task.

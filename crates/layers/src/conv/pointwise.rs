@@ -4,7 +4,7 @@ use super::geometry::Geometry;
 use super::panels::Weight;
 use super::winograd::Extras;
 use crate::isa::Isa;
-use crate::matrix::{Start, product, product_into};
+use crate::matrix::{Batch, Factor, Start, products_into};
 use crate::shared_mut::SharedMut;
 
 /// `[B, in, H, W]` to `[B, out, H, W]`.
@@ -21,13 +21,13 @@ pub(super) fn forward(
     let target = SharedMut::new_spare(&mut y);
     let weight =
         if weight.flipped { (weight.data, 1, g.out_channels) } else { (weight.data, depth, 1) };
-    for (picture, x) in x.chunks_exact(depth * pixels).enumerate() {
-        let sizes = (g.out_channels, pixels, depth);
-        let at = picture * g.out_channels * pixels;
-        let start = Start::Sum { row: None, column: extras.bias, matrix: extras.residual };
-        // SAFETY: there is room for the rows of every picture, and nothing else uses them.
-        unsafe { product_into(isa, sizes, target, at, start, weight, (x, pixels, 1)) }
-    }
+    let count = g.batch;
+    let batch = Batch { count, left: 0, right: depth * pixels, target: g.out_channels * pixels };
+    let start = Start::Sum { row: None, column: extras.bias, matrix: extras.residual };
+    let (left, right) =
+        (Factor::left(weight, g.out_channels), Factor::right((x, pixels, 1), pixels));
+    // SAFETY: there is room for the rows of every picture, and nothing else uses them.
+    unsafe { products_into(isa, (pixels, depth), batch, target, start, left, right) }
     // SAFETY: there is room for `len`, and every channel of every picture was written.
     unsafe { y.set_len(len) }
     y
@@ -36,13 +36,17 @@ pub(super) fn forward(
 /// The gradient to the weight: `[out, in, 1, 1]`.
 pub(super) fn weight_gradient(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
     let pixels = g.out_pixels();
-    let mut dw = Vec::new();
-    let pictures = x.chunks_exact(g.in_channels * pixels);
-    for (picture, (x, grad)) in pictures.zip(grad.chunks_exact(g.out_channels * pixels)).enumerate()
-    {
-        let start = if picture == 0 { Start::ZERO } else { Start::Target };
-        let sizes = (g.out_channels, g.in_channels, pixels);
-        product(sizes, &mut dw, start, (grad, pixels, 1), (x, 1, pixels));
-    }
+    let len = g.out_channels * g.in_channels;
+    let mut dw = Vec::with_capacity(len);
+    let target = SharedMut::new_spare(&mut dw);
+    let (left, right) = (g.out_channels * pixels, g.in_channels * pixels);
+    let batch = Batch { count: g.batch, left, right, target: 0 };
+    let left = Factor::left((grad, pixels, 1), g.out_channels);
+    let right = Factor::right((x, 1, pixels), g.in_channels);
+    let sizes = (g.in_channels, pixels);
+    // SAFETY: there is room for all weights, and nothing else uses them.
+    unsafe { products_into(Isa::detect(), sizes, batch, target, Start::ZERO, left, right) }
+    // SAFETY: all of them were written.
+    unsafe { dw.set_len(len) }
     dw
 }

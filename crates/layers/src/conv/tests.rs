@@ -6,7 +6,7 @@ use candle_core::{Result, Shape};
 use super::geometry::Geometry;
 use super::panels::Weight;
 use super::winograd::Extras;
-use super::{Conv2dConfig, Padding, kernels, narrow, panels, pointwise, winograd};
+use super::{Conv2dConfig, Padding, kernels, narrow, panels, pointwise, strided, winograd};
 use crate::isa::Isa;
 
 fn noise(len: usize, seed: f32) -> Vec<f32> {
@@ -138,6 +138,99 @@ fn few_outputs_equal_patches_on_every_instruction_set() -> Result<()> {
                 }
             }
         }
+    }
+    Ok(())
+}
+
+/// A strided convolution's reach, and whether each phase of its input is a convolution.
+const STRIDED: [(usize, usize, Padding, bool); 7] = [
+    (3, 2, Padding { top: 0, bottom: 1, left: 0, right: 1 }, true),
+    (3, 2, Padding::same(1), true),
+    (4, 2, Padding::same(1), true),
+    (2, 2, Padding::ZERO, true),
+    (5, 3, Padding { top: 1, bottom: 2, left: 0, right: 1 }, true),
+    (3, 2, Padding::same(2), false),
+    (1, 2, Padding::ZERO, false),
+];
+
+#[test]
+fn strided_gradients_equal_patches_on_every_instruction_set() -> Result<()> {
+    for isa in Isa::available().into_iter().map(Some).chain([None]) {
+        for (case, (h, w)) in [(5, 6), (8, 8), (7, 33), (32, 31)].into_iter().enumerate() {
+            for (kernel, stride, padding, phases) in STRIDED {
+                let (in_channels, out_channels) = (16 + 5 * case, 1 + 17 * case);
+                let x = Shape::from((2, in_channels, h, w));
+                let weight = Shape::from((out_channels, in_channels, kernel, kernel));
+                let g = Geometry::new(&x, &weight, Conv2dConfig { stride, padding })?;
+                let name = format!("{isa:?} {x:?} {weight:?} {:?}", g.config);
+                let weight = noise(weight.elem_count(), 2.0);
+                let grad = noise(2 * out_channels * g.out_pixels(), 3.0);
+                let dx = strided::input_gradient(isa, &g, &weight, &grad);
+                assert_eq!(dx.is_some(), phases, "{name}");
+                if let Some(dx) = dx {
+                    assert_close(&name, &dx, &kernels::input_gradient(&g, &weight, &grad));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn gradients_to_weights_equal_patches_on_every_instruction_set() -> Result<()> {
+    // Around blocks and panels, few taps and many, rows shorter and longer than a range of
+    // pixels, pictures that are gone through one after the other.
+    let sizes = [
+        (2, 1, 1, 3, 3),
+        (2, 5, 7, 4, 5),
+        (3, 17, 33, 9, 8),
+        (1, 3, 40, 20, 300),
+        (2, 40, 5, 250, 240),
+    ];
+    let reaches = STRIDED.map(|(kernel, stride, padding, _)| (kernel, stride, padding));
+    let reaches = reaches.into_iter().chain([(3, 1, Padding::same(1)), (2, 1, Padding::ZERO)]);
+    for (batch, in_channels, out_channels, h, w) in sizes {
+        for (kernel, stride, padding) in reaches.clone() {
+            let x = Shape::from((batch, in_channels, h, w));
+            let weight = Shape::from((out_channels, in_channels, kernel, kernel));
+            let Ok(g) = Geometry::new(&x, &weight, Conv2dConfig { stride, padding }) else {
+                continue;
+            };
+            let name = format!("{x:?} {weight:?} {:?}", g.config);
+            let x = noise(x.elem_count(), 1.0);
+            let grad = noise(batch * out_channels * g.out_pixels(), 3.0);
+            let expected = kernels::weight_gradient(&g, &x, &grad);
+            for isa in Isa::available().into_iter().map(Some).chain([None]) {
+                let dw = panels::weight_gradient(isa, &g, &x, &grad);
+                assert_close(&format!("{isa:?} {name}"), &dw, &expected);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn gradients_by_panels_do_not_depend_on_the_threads() -> Result<()> {
+    let halve = Conv2dConfig { stride: 2, padding: Padding::same(1) };
+    for (in_channels, kernel) in [(3, 3), (70, 4)] {
+        let (x, weight) =
+            (Shape::from((2, in_channels, 30, 40)), Shape::from((48, in_channels, kernel, kernel)));
+        let g = Geometry::new(&x, &weight, halve)?;
+        let (x, weight) = (noise(x.elem_count(), 1.0), noise(weight.elem_count(), 2.0));
+        let grad = noise(2 * 48 * g.out_pixels(), 3.0);
+        let both = || {
+            let isa = Isa::detect();
+            let dx = strided::input_gradient(isa, &g, &weight, &grad);
+            (panels::weight_gradient(isa, &g, &x, &grad), dx)
+        };
+        let with = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            pool.map(|pool| pool.install(both)).map_err(candle_core::Error::wrap)
+        };
+        let one = with(1)?;
+        assert_eq!(one.1.is_some(), in_channels > 3);
+        assert_eq!(one, with(2)?);
+        assert_eq!(one, with(3)?);
     }
     Ok(())
 }

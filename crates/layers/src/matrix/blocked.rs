@@ -10,9 +10,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::Start;
 use super::block::{Addend, Addends, Out, product};
 use super::pack::{Factor, Pack, TERMS};
-use super::{Start, View};
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
@@ -25,53 +25,99 @@ const DEPTH: usize = 512;
 /// Rows, a multiple of those of every block, and columns of a task: the first that makes
 /// enough of them. Of a range the rows take 192 KiB at most.
 const TASKS: [(usize, usize); 5] = [(96, PACKED), (96, 512), (48, 512), (24, 512), (24, 128)];
+/// Lines of a right factor, a multiple of those of every panel, that a task packs where there
+/// are few tasks.
+const LINES: usize = 256;
 /// What enough tasks are, for each thread.
 const ENOUGH: usize = 8;
 
-/// `target[m, n] = start + left[m, k] right[k, n]` by the instruction set `isa`, from a float
-/// of `target` on that a row of the whole begins with; the matrix of `start` is counted from
-/// the target's first. No size is 0.
+/// Products of one size, and how many floats it is from one to the next.
+#[derive(Clone, Copy)]
+pub(crate) struct Batch {
+    pub count: usize,
+    pub left: usize,
+    pub right: usize,
+    /// 0: they are added up, in order.
+    pub target: usize,
+}
+
+impl Batch {
+    /// A single product.
+    pub const ONE: Self = Self { count: 1, left: 0, right: 0, target: 0 };
+}
+
+/// `target[m, n] = start + left[m, k] right[k, n]` for each of the `batch`, by the instruction
+/// set `isa`, from a float of `target` on that a row of the whole begins with; the matrix of
+/// `start` is counted from the target's first. No size is 0.
 ///
 /// # Safety
-/// Nothing else may use the `m * n` floats meanwhile; where they are the start, they must be
+/// Nothing else may use the floats of `target` meanwhile; where they are the start, they must be
 /// there.
 pub(super) unsafe fn multiply(
     isa: Option<Isa>,
-    (m, n, k): (usize, usize, usize),
+    (n, k): (usize, usize),
+    batch: Batch,
     (target, origin): (SharedMut, usize),
     start: Start,
-    left: View,
-    right: View,
+    left: Factor,
+    right: Factor,
 ) {
     let width = 2 * lanes(isa);
     for columns in ranges(n, PACKED) {
         for terms in ranges(k, PACKED) {
-            let depth = terms.len();
-            let factor = Factor {
-                data: &right.0[columns.start * right.2 + terms.start * right.1..],
-                lines: columns.len(),
-                line_stride: right.2,
-                term_stride: right.1,
-            };
-            with_scratch(columns.len().next_multiple_of(width) * depth, |panels| {
-                let to = SharedMut::new(panels);
-                (0..depth.div_ceil(TERMS)).into_par_iter().for_each(|chunk| {
-                    let terms = chunk * TERMS..depth.min((chunk + 1) * TERMS);
-                    vector::run(isa, Pack { factor, width, depth, terms, panels: to });
+            let (depth, count) = (terms.len(), columns.len());
+            let factor = right.part(columns.clone(), terms.start);
+            let left = left.part(0..left.lines, terms.start);
+            let one = count.next_multiple_of(width) * depth;
+            for some in ranges(batch.count, (PACKED * PACKED / one).max(1)) {
+                with_scratch(some.len() * one, |panels| {
+                    let right = (factor.moved(some.start * batch.right), batch.right);
+                    pack(isa, right, (width, depth), panels);
+                    let goes_on = terms.start > 0 || batch.target == 0 && some.start > 0;
+                    let part = Part {
+                        left: left.moved(some.start * batch.left),
+                        columns: count,
+                        depth,
+                        panels,
+                        one,
+                        batch: Batch { count: some.len(), ..batch },
+                        target,
+                        at: origin + some.start * batch.target + columns.start,
+                        stride: n,
+                        start: if goes_on { Start::Target } else { start },
+                    };
+                    part.multiply(isa);
                 });
-                let left = Factor {
-                    data: &left.0[terms.start * left.2..],
-                    lines: m,
-                    line_stride: left.1,
-                    term_stride: left.2,
-                };
-                let at = origin + columns.start;
-                let start = if terms.start > 0 { Start::Target } else { start };
-                let columns = columns.len();
-                Part { left, columns, depth, panels, target, at, stride: n, start }.multiply(isa);
-            });
+            }
         }
     }
+}
+
+/// Packs as many right factors as there is room for in `panels`, the given number of floats
+/// apart, into panels of `width` lines of `depth` terms: `[depth, width]`, zeros where there are
+/// no more lines.
+pub(crate) fn pack(
+    isa: Option<Isa>,
+    (factor, apart): (Factor, usize),
+    (width, depth): (usize, usize),
+    panels: &mut [f32],
+) {
+    let lines = factor.lines;
+    let one = lines.next_multiple_of(width) * depth;
+    let (count, chunks) = (panels.len() / one, depth.div_ceil(TERMS));
+    // All lines go by for the same terms, unless that is too few tasks.
+    let enough = count * chunks >= ENOUGH * rayon::current_num_threads();
+    let step = if enough { lines } else { LINES };
+    let pieces = lines.div_ceil(step);
+    let to = SharedMut::new(panels);
+    (0..count * chunks * pieces).into_par_iter().for_each(|task| {
+        let (index, chunk, piece) = (task / pieces / chunks, task / pieces % chunks, task % pieces);
+        let terms = chunk * TERMS..depth.min((chunk + 1) * TERMS);
+        let lines = piece * step..lines.min((piece + 1) * step);
+        let at = index * one + lines.start * depth;
+        let factor = factor.moved(index * apart).part(lines, 0);
+        vector::run(isa, Pack { factor, width, depth, terms, panels: to, at });
+    });
 }
 
 /// `0..count` in steps.
@@ -79,12 +125,16 @@ fn ranges(count: usize, step: usize) -> impl Iterator<Item = Range<usize>> {
     (0..count).step_by(step).map(move |first| first..count.min(first + step))
 }
 
-/// A product of the left factor with a packed right one.
+/// Products of left factors with packed right ones.
 struct Part<'a> {
+    /// The first.
     left: Factor<'a>,
     columns: usize,
     depth: usize,
     panels: &'a [f32],
+    /// Floats of the panels of one right factor.
+    one: usize,
+    batch: Batch,
     target: SharedMut,
     /// Its first column, and how far its rows are apart.
     at: usize,
@@ -94,20 +144,25 @@ struct Part<'a> {
 
 impl Part<'_> {
     fn multiply(&self, isa: Option<Isa>) {
+        // Products that are added up are one task's.
+        let together = if self.batch.target == 0 { self.batch.count } else { 1 };
+        let apart = self.batch.count / together;
         let count =
             |(rows, columns)| (self.left.lines.div_ceil(rows), self.columns.div_ceil(columns));
         let enough = |&size: &(usize, usize)| {
             let (down, across) = count(size);
-            down * across >= ENOUGH * rayon::current_num_threads()
+            apart * down * across >= ENOUGH * rayon::current_num_threads()
         };
         let size = TASKS.into_iter().find(enough).unwrap_or(TASKS[TASKS.len() - 1]);
         let (down, across) = count(size);
-        (0..down * across).into_par_iter().for_each(|task| {
-            let (row, column) = (task / across * size.0, task % across * size.1);
+        (0..apart * down * across).into_par_iter().for_each(|task| {
+            let first = task / (down * across) * together;
+            let (row, column) = (task / across % down * size.0, task % across * size.1);
+            let products = first..first + together;
             let rows = row..self.left.lines.min(row + size.0);
             let columns = column..self.columns.min(column + size.1);
             with_scratch(size.0 * DEPTH, |blocks| {
-                vector::run(isa, Task { part: self, rows, columns, blocks });
+                vector::run(isa, Task { part: self, products, rows, columns, blocks });
             });
         });
     }
@@ -142,9 +197,10 @@ impl Start<'_> {
     }
 }
 
-/// Some rows and columns of a product, which no other task has.
+/// Some rows and columns of products, which no other task has.
 struct Task<'a> {
     part: &'a Part<'a>,
+    products: Range<usize>,
     rows: Range<usize>,
     columns: Range<usize>,
     /// Room for a range of terms of its rows.
@@ -153,59 +209,73 @@ struct Task<'a> {
 
 impl Kernel for Task<'_> {
     #[inline(always)]
-    unsafe fn run<S: Vector>(self) {
-        let Part { left, depth, target, stride, start, .. } = *self.part;
-        let width = 2 * S::LANES;
+    unsafe fn run<S: Vector>(mut self) {
+        let depth = self.part.depth;
         // Ranges of terms that are about alike.
         let step = depth.div_ceil(depth.div_ceil(DEPTH));
-        for first in (0..depth).step_by(step) {
-            let count = step.min(depth - first);
-            let start = if first > 0 { Start::Target } else { start };
-            let factor = Factor {
-                data: &left.data[self.rows.start * left.line_stride + first * left.term_stride..],
-                lines: self.rows.len(),
-                ..left
-            };
-            for terms in ranges(count, TERMS) {
-                let panels = SharedMut::new(self.blocks);
-                let pack = Pack { factor, width: S::PAIRS, depth: count, terms, panels };
+        for product in self.products.clone() {
+            for first in (0..depth).step_by(step) {
+                let goes_on = product > self.products.start || first > 0;
+                let start = if goes_on { Start::Target } else { self.part.start };
                 // SAFETY: this function's contract.
-                unsafe { pack.run::<S>() }
+                unsafe { self.add::<S>(product, first..depth.min(first + step), start) }
             }
-            let blocks = self.blocks.chunks_exact(S::PAIRS * count);
-            for column in self.columns.clone().step_by(width) {
-                let right = &self.part.panels[column * depth..][first * width..][..count * width];
-                let columns = width.min(self.part.columns - column);
-                for (row, left) in self.rows.clone().step_by(S::PAIRS).zip(blocks.clone()) {
-                    let left = left.as_ptr();
-                    let rows = S::PAIRS.min(self.rows.end - row);
-                    let at = self.part.at + row * stride + column;
-                    let to = target.range(at, (rows - 1) * stride + columns);
-                    let out = Out { data: to, row: stride };
-                    let addends = start.addends((at, stride), (row, rows), columns, to);
-                    // SAFETY: `left` and `right` have `count` terms, `target` these rows and
-                    // columns, which are this task's, and the addends too; `tile` has room for
-                    // a whole block.
-                    unsafe {
-                        if columns == width {
-                            product::<S>(rows, left, right.as_ptr(), count, out, addends);
-                            continue;
-                        }
-                        let mut tile = [0f32; 24 * MAX_LANES];
-                        let data = tile.as_mut_ptr();
-                        let whole = Out { data, row: width };
-                        product::<S>(rows, left, right.as_ptr(), count, whole, Addends::NONE);
-                        for (m, sums) in tile.chunks_exact(width).take(rows).enumerate() {
-                            for (n, &sum) in sums.iter().take(columns).enumerate() {
-                                let mut sum = sum;
-                                if let Some(column) = addends.column {
-                                    sum += *column.add(m);
-                                }
-                                for addend in addends.blocks.into_iter().flatten() {
-                                    sum += *addend.data.add(m * addend.row + n);
-                                }
-                                *to.add(m * stride + n) = sum;
+        }
+    }
+}
+
+impl Task<'_> {
+    /// Some `terms` of one product, and what they are added to.
+    ///
+    /// # Safety
+    /// As for [`Kernel::run`].
+    #[inline(always)]
+    unsafe fn add<S: Vector>(&mut self, index: usize, terms: Range<usize>, start: Start) {
+        let Part { left, depth, target, stride, .. } = *self.part;
+        let width = 2 * S::LANES;
+        let (first, count) = (terms.start, terms.len());
+        let factor = left.moved(index * self.part.batch.left).part(self.rows.clone(), first);
+        for terms in ranges(count, TERMS) {
+            let panels = SharedMut::new(self.blocks);
+            let pack = Pack { factor, width: S::PAIRS, depth: count, terms, panels, at: 0 };
+            // SAFETY: this function's contract.
+            unsafe { pack.run::<S>() }
+        }
+        let panels = &self.part.panels[index * self.part.one..][..self.part.one];
+        let origin = self.part.at + index * self.part.batch.target;
+        let blocks = self.blocks.chunks_exact(S::PAIRS * count);
+        for column in self.columns.clone().step_by(width) {
+            let right = &panels[column * depth..][first * width..][..count * width];
+            let columns = width.min(self.part.columns - column);
+            for (row, left) in self.rows.clone().step_by(S::PAIRS).zip(blocks.clone()) {
+                let left = left.as_ptr();
+                let rows = S::PAIRS.min(self.rows.end - row);
+                let at = origin + row * stride + column;
+                let to = target.range(at, (rows - 1) * stride + columns);
+                let out = Out { data: to, row: stride };
+                let addends = start.addends((at, stride), (row, rows), columns, to);
+                // SAFETY: `left` and `right` have `count` terms, `target` these rows and
+                // columns, which are this task's, and the addends too; `tile` has room for
+                // a whole block.
+                unsafe {
+                    if columns == width {
+                        product::<S>(rows, left, right.as_ptr(), count, out, addends);
+                        continue;
+                    }
+                    let mut tile = [0f32; 24 * MAX_LANES];
+                    let data = tile.as_mut_ptr();
+                    let whole = Out { data, row: width };
+                    product::<S>(rows, left, right.as_ptr(), count, whole, Addends::NONE);
+                    for (m, sums) in tile.chunks_exact(width).take(rows).enumerate() {
+                        for (n, &sum) in sums.iter().take(columns).enumerate() {
+                            let mut sum = sum;
+                            if let Some(column) = addends.column {
+                                sum += *column.add(m);
                             }
+                            for addend in addends.blocks.into_iter().flatten() {
+                                sum += *addend.data.add(m * addend.row + n);
+                            }
+                            *to.add(m * stride + n) = sum;
                         }
                     }
                 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::View;
 use crate::shared_mut::SharedMut;
 use crate::vector::{Kernel, MAX_LANES, Vector};
 
@@ -9,14 +10,39 @@ use crate::vector::{Kernel, MAX_LANES, Vector};
 /// the caches while panel after panel takes its share.
 pub(super) const TERMS: usize = 64;
 
-/// A factor: `data[line * line_stride + term * term_stride]` for each of its `lines` (rows
-/// of the left one, columns of the right one) and each term of their sums.
+/// A factor of a product: `data[line * line_stride + term * term_stride]` for each of its `lines`
+/// (rows of the left one, columns of the right one) and each term of their sums.
 #[derive(Clone, Copy)]
-pub(super) struct Factor<'a> {
+pub(crate) struct Factor<'a> {
     pub data: &'a [f32],
     pub lines: usize,
     pub line_stride: usize,
     pub term_stride: usize,
+}
+
+impl<'a> Factor<'a> {
+    /// The left factor of `rows` rows.
+    pub fn left((data, row, column): View<'a>, rows: usize) -> Self {
+        Self { data, lines: rows, line_stride: row, term_stride: column }
+    }
+
+    /// The right factor of `columns` columns.
+    pub fn right((data, row, column): View<'a>, columns: usize) -> Self {
+        Self { data, lines: columns, line_stride: column, term_stride: row }
+    }
+
+    /// The one that many floats further on in the same data.
+    #[inline(always)]
+    pub(super) fn moved(self, floats: usize) -> Self {
+        Self { data: &self.data[floats..], ..self }
+    }
+
+    /// Some of its lines, its terms from `term` on.
+    #[inline(always)]
+    pub(super) fn part(self, lines: Range<usize>, term: usize) -> Self {
+        let at = lines.start * self.line_stride + term * self.term_stride;
+        Self { lines: lines.len(), ..self.moved(at) }
+    }
 }
 
 /// Packs some `terms` of a factor: panels of `width` lines, each `[depth, width]`, zeros for
@@ -26,15 +52,16 @@ pub(super) struct Pack<'a> {
     pub width: usize,
     pub depth: usize,
     pub terms: Range<usize>,
-    /// All panels, of which the named terms are written.
+    /// All panels, from float `at` on, of which the named terms are written.
     pub panels: SharedMut,
+    pub at: usize,
 }
 
 impl Kernel for Pack<'_> {
     #[inline(always)]
     unsafe fn run<S: Vector>(self) {
         for (panel, first) in (0..self.factor.lines).step_by(self.width).enumerate() {
-            let at = (panel * self.depth + self.terms.start) * self.width;
+            let at = self.at + (panel * self.depth + self.terms.start) * self.width;
             self.prefetch::<S>(first + self.width);
             // SAFETY: this panel's terms that are this task's, which no other task has.
             let to = unsafe { self.panels.slice(at, self.terms.len() * self.width) };
@@ -70,9 +97,10 @@ impl Pack<'_> {
     /// The terms of the panel that begins with line `first`.
     #[inline(always)]
     unsafe fn panel<S: Vector>(&self, first: usize, to: &mut [f32]) {
-        let Factor { data, lines, line_stride, term_stride } = self.factor;
-        let data = &data[first * line_stride + self.terms.start * term_stride..];
         let (width, count) = (self.width, self.terms.len());
+        let lines = first..self.factor.lines.min(first + width);
+        let Factor { data, lines, line_stride, term_stride } =
+            self.factor.part(lines, self.terms.start);
         let vectors = width.div_ceil(S::LANES);
         // By whole vectors, also where a panel is narrower than one: what is too much is
         // whatever follows in the matrix, and is written where the next term comes, so not
@@ -83,7 +111,7 @@ impl Pack<'_> {
             (_, 1) => (vectors * S::LANES - 1) * line_stride + count,
             _ => usize::MAX,
         };
-        let whole = lines - first >= width && data.len() >= needed;
+        let whole = lines >= width && data.len() >= needed;
         let by_vectors = count - usize::from(narrow);
         assert!(by_vectors == 0 || to.len() >= (by_vectors - 1) * width + vectors * S::LANES);
         let mut done = 0;
@@ -126,7 +154,7 @@ impl Pack<'_> {
             }
         }
         for (k, to) in to.chunks_exact_mut(width).enumerate().skip(done) {
-            let (there, missing) = to.split_at_mut(width.min(lines - first));
+            let (there, missing) = to.split_at_mut(lines);
             for (line, to) in there.iter_mut().enumerate() {
                 *to = data[line * line_stride + k * term_stride];
             }

@@ -82,7 +82,7 @@ fn products_are_the_formula() {
                     };
                     let to = SharedMut::new(&mut found);
                     // SAFETY: `found` has `m * n` floats, which nobody else uses.
-                    unsafe { blocked::multiply(isa, sizes, (to, 0), start, left, right) };
+                    unsafe { product_into(isa, sizes, to, start, left, right) };
                     for (i, (found, (sum, size))) in found.iter().zip(&expected).enumerate() {
                         let apart = (f64::from(*found) - sum).abs();
                         assert!(

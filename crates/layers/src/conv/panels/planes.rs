@@ -24,20 +24,33 @@ pub(super) struct Planes {
 }
 
 impl Planes {
+    /// Planes of so many rows that they stay in a cache.
     pub(super) fn new(g: &Geometry) -> Self {
         let stride = g.config.stride;
-        let padded = g.w + g.config.padding.left + g.config.padding.right;
-        let phase = padded.div_ceil(stride);
-        let pitch = phase * stride;
-        let cached = BAND_FLOATS / (pitch * g.in_channels).max(1);
+        let all = Self::whole(g);
+        let cached = BAND_FLOATS / (all.pitch * g.in_channels).max(1);
         let cached = cached.saturating_sub(g.kh.saturating_sub(stride)) / stride;
         let shared = g.oh.div_ceil(MIN_TASKS.div_ceil(g.batch.max(1)));
         let rows = cached.max(2).min(shared).clamp(1, g.oh.max(1));
-        let plane = ((rows - 1) * stride + g.kh) * pitch;
+        let plane = ((rows - 1) * stride + g.kh) * all.pitch;
+        let bands = g.oh.div_ceil(rows);
+        if all.is_picture {
+            Self { rows, bands, ..all }
+        } else {
+            Self { rows, bands, plane, ..all }
+        }
+    }
+
+    /// Planes of all rows.
+    pub(super) fn whole(g: &Geometry) -> Self {
+        let stride = g.config.stride;
         let p = g.config.padding;
+        let phase = (g.w + p.left + p.right).div_ceil(stride);
+        let pitch = phase * stride;
         let is_picture = stride == 1 && [p.top, p.bottom, p.left, p.right] == [0; 4];
-        let planes = Self { rows, bands: g.oh.div_ceil(rows), phase, pitch, plane, is_picture };
-        if is_picture { Self { plane: g.in_pixels(), ..planes } } else { planes }
+        let rows = g.oh.max(1);
+        let plane = if is_picture { g.in_pixels() } else { ((rows - 1) * stride + g.kh) * pitch };
+        Self { rows, bands: 1, phase, pitch, plane, is_picture }
     }
 
     /// Output rows of band `index` of a picture.
