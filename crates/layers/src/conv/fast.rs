@@ -11,6 +11,7 @@ use super::winograd::Extras;
 use super::{Conv2d, Conv2dConfig, Padding, kernels, narrow, panels, pointwise, strided, winograd};
 use crate::cpu;
 use crate::isa::Isa;
+use crate::tape::sum;
 
 /// [`super::plain::conv2d`] where there are kernels, with gradients.
 pub(super) fn conv2d(
@@ -81,7 +82,7 @@ impl ConvOp {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let g = Geometry::new(x.shape(), weight.shape(), self.config)?;
-        let dx = x.track_op().then(|| input_gradient(&g, weight, grad)).transpose()?;
+        let dx = x.track_op().then(|| input_gradient(&g, weight, grad, None)).transpose()?;
         let dw = weight.track_op().then(|| weight_gradient(&g, x, grad)).transpose()?;
         Ok((dx, dw))
     }
@@ -109,27 +110,40 @@ pub(super) fn forward_untracked(
     Tensor::from_vec(y, (g.batch, g.out_channels, g.oh, g.ow), x.device())
 }
 
-/// The gradient to the input, `[B, in, H, W]`, for `grad` `[B, out, H', W']`.
-pub(super) fn input_gradient(g: &Geometry, weight: &Tensor, grad: &Tensor) -> Result<Tensor> {
+/// The gradient to the input, `[B, in, H, W]`, for `grad` `[B, out, H', W']`, and `plus`.
+pub(super) fn input_gradient(
+    g: &Geometry,
+    weight: &Tensor,
+    grad: &Tensor,
+    plus: Option<&Tensor>,
+) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if grad.device().is_cuda() {
-        return super::cuda::input_gradient(g, weight, grad);
+        return sum(super::cuda::input_gradient(g, weight, grad)?, plus);
     }
     let shape = (g.batch, g.in_channels, g.h, g.w);
+    if let Some(plus) = plus.filter(|plus| !plus.dims4().is_ok_and(|dims| dims == shape)) {
+        candle_core::bail!("conv2d: a gradient {:?} of an input {shape:?}", plus.shape())
+    }
     // With stride 1 it is a convolution of the gradient with the flipped kernel.
     let transposed = full_padding(g).map(|padding| {
         let kernel = Shape::from((g.in_channels, g.out_channels, g.kh, g.kw));
         Geometry::new(grad.shape(), &kernel, Conv2dConfig { stride: 1, padding })
     });
-    let transposed = transposed.transpose()?;
-    let dx = cpu::with_slices([weight, grad], |[weight, grad]| match &transposed {
-        Some(transposed) => {
-            convolve(transposed, grad, Weight::flipped(weight), Extras::default(), true)
-        }
-        None => strided::input_gradient(Isa::detect(), g, weight, grad)
-            .unwrap_or_else(|| kernels::input_gradient(g, weight, grad)),
+    if let Some(transposed) = transposed.transpose()? {
+        // `grad` stands in for what is not there.
+        let tensors = [weight, grad, plus.unwrap_or(grad)];
+        let dx = cpu::with_slices(tensors, |[weight, grad, other]| {
+            let extras = Extras { residual: plus.is_some().then_some(other), ..Extras::default() };
+            convolve(&transposed, grad, Weight::flipped(weight), extras, true)
+        })?;
+        return Tensor::from_vec(dx, shape, grad.device());
+    }
+    let dx = cpu::with_slices([weight, grad], |[weight, grad]| {
+        strided::input_gradient(Isa::detect(), g, weight, grad)
+            .unwrap_or_else(|| kernels::input_gradient(g, weight, grad))
     })?;
-    Tensor::from_vec(dx, shape, grad.device())
+    sum(Tensor::from_vec(dx, shape, grad.device())?, plus)
 }
 
 /// The gradient to the weight, `[out, in, kh, kw]`, for an input `x` and `grad`

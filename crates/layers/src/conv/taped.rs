@@ -89,8 +89,7 @@ fn forward(
         }
         // The feature map may be large: it is not needed for what follows.
         drop(x);
-        let dx = wants_input.then(|| fast::input_gradient(&g, &conv.weight, dy)).transpose()?;
-        dx.map(|dx| sum(dx, plus)).transpose()
+        wants_input.then(|| fast::input_gradient(&g, &conv.weight, dy, plus)).transpose()
     });
     Ok(y)
 }

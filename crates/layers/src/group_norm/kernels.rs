@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use crate::elementary::sigmoid;
 use crate::isa::Isa;
 use crate::reduce::{sum, sum_of};
+use crate::shared_mut::SharedMut;
 use crate::vector::{self, Kernel, Vector};
 
 /// Shapes of one group norm of a contiguous `[batch, channels, pixels]` input.
@@ -71,19 +72,21 @@ pub(super) fn forward<const SILU: bool>(
     bias: &[f32],
     given: Option<&[(f32, f32)]>,
 ) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
+    let mut y = Vec::with_capacity(x.len());
     if x.is_empty() {
         return y;
     }
-    let isa = Isa::detect();
-    let tasks = y.par_chunks_exact_mut(g.group_len()).zip(x.par_chunks_exact(g.group_len()));
-    tasks.enumerate().for_each(|(task, (y, x))| {
+    let (isa, target) = (Isa::detect(), SharedMut::new_spare(&mut y));
+    x.par_chunks_exact(g.group_len()).enumerate().for_each(|(task, x)| {
         let (group, channels) = (task % g.groups, g.group_channels());
         let channels = group * channels..(group + 1) * channels;
         let (weight, bias) = (&weight[channels.clone()], &bias[channels]);
         let given = given.map(|groups| groups[group]);
+        let y = (target, task * g.group_len());
         vector::run(isa, Forward::<SILU> { g, x, weight, bias, given, y });
     });
+    // SAFETY: every group was written.
+    unsafe { y.set_len(x.len()) }
     y
 }
 
@@ -94,7 +97,8 @@ struct Forward<'a, const SILU: bool> {
     weight: &'a [f32],
     bias: &'a [f32],
     given: Option<(f32, f32)>,
-    y: &'a mut [f32],
+    /// Where the group goes, which no other task has.
+    y: (SharedMut, usize),
 }
 
 impl<const SILU: bool> Kernel for Forward<'_, SILU> {
@@ -103,12 +107,14 @@ impl<const SILU: bool> Kernel for Forward<'_, SILU> {
         let pixels = self.g.pixels;
         let (mean, scale) =
             self.given.unwrap_or_else(|| shift_and_scale(moments(self.x), self.g.eps));
-        let planes = self.y.chunks_exact_mut(pixels).zip(self.x.chunks_exact(pixels));
-        for ((y, x), (&weight, &bias)) in planes.zip(self.weight.iter().zip(self.bias)) {
-            for (y, &x) in y.iter_mut().zip(x) {
+        let planes = self.x.chunks_exact(pixels).zip(self.weight.iter().zip(self.bias));
+        for (channel, (x, (&weight, &bias))) in planes.enumerate() {
+            let y = x.iter().map(|&x| {
                 let z = (x - mean) * scale * weight + bias;
-                *y = if SILU { z * sigmoid(z) } else { z };
-            }
+                if SILU { z * sigmoid(z) } else { z }
+            });
+            // SAFETY: a plane of this group, which is this task's alone.
+            unsafe { self.y.0.write(self.y.1 + channel * pixels, pixels, y) }
         }
     }
 }
@@ -133,22 +139,25 @@ pub(super) fn backward<const SILU: bool>(
     dy: &[f32],
     plus: Option<&[f32]>,
 ) -> Gradients {
-    let mut dx = vec![0.0; x.len()];
+    let mut dx = Vec::with_capacity(x.len());
     // Per picture and channel: the gradients to weight and bias.
     let mut sums = vec![(0.0_f64, 0.0_f64); g.batch * g.channels];
     if !x.is_empty() {
         let (isa, len) = (Isa::detect(), g.group_len());
+        let target = SharedMut::new_spare(&mut dx);
         let inputs = x.par_chunks_exact(len).zip(dy.par_chunks_exact(len));
-        let outputs =
-            dx.par_chunks_exact_mut(len).zip(sums.par_chunks_exact_mut(g.group_channels()));
-        inputs.zip(outputs).enumerate().for_each(|(task, ((x, dy), (dx, sums)))| {
+        let tasks = inputs.zip(sums.par_chunks_exact_mut(g.group_channels()));
+        tasks.enumerate().for_each(|(task, ((x, dy), sums))| {
             let first = task % g.groups * g.group_channels();
             let channels = first..first + g.group_channels();
             let (weight, bias) = (&weight[channels.clone()], &bias[channels]);
             let plus = plus.map(|plus| &plus[task * len..(task + 1) * len]);
+            let dx = (target, task * len);
             vector::run(isa, Backward::<SILU> { g, x, weight, bias, dy, plus, dx, sums });
         });
     }
+    // SAFETY: every group was written.
+    unsafe { dx.set_len(x.len()) }
     let total = |channel: usize| {
         let pictures = (0..g.batch).map(|picture| sums[picture * g.channels + channel]);
         pictures.fold((0.0, 0.0), |total, sum| (total.0 + sum.0, total.1 + sum.1))
@@ -167,7 +176,8 @@ struct Backward<'a, const SILU: bool> {
     dy: &'a [f32],
     /// Added to the gradient of the input.
     plus: Option<&'a [f32]>,
-    dx: &'a mut [f32],
+    /// Where the gradients go, which no other task has.
+    dx: (SharedMut, usize),
     /// Per channel, to weight and bias.
     sums: &'a mut [(f64, f64)],
 }
@@ -182,21 +192,28 @@ impl<const SILU: bool> Kernel for Backward<'_, SILU> {
         let (mut through_mean, mut through_variance) = (0.0_f64, 0.0_f64);
         for (channel, sums) in sums.iter_mut().enumerate() {
             let plane = channel * g.pixels..(channel + 1) * g.pixels;
-            let (x, dy, dz) = (&x[plane.clone()], &dy[plane.clone()], &mut dx[plane]);
+            let (x, dy) = (&x[plane.clone()], &dy[plane.clone()]);
             let (weight, bias) = (weight[channel], bias[channel]);
-            for ((dz, &x), &dy) in dz.iter_mut().zip(x).zip(dy) {
-                *dz = if SILU {
-                    let z = (x - mean) * scale * weight + bias;
-                    let s = sigmoid(z);
-                    dy * s * (1.0 + z * (1.0 - s))
-                } else {
-                    dy
-                };
-            }
+            let through_silu = |(&x, &dy): (&f32, &f32)| {
+                if !SILU {
+                    return dy;
+                }
+                let z = (x - mean) * scale * weight + bias;
+                let s = sigmoid(z);
+                dy * s * (1.0 + z * (1.0 - s))
+            };
+            let at = dx.1 + plane.start;
+            // SAFETY: a plane of this group, which is this task's alone; there once written.
+            let dz = unsafe {
+                dx.0.write(at, g.pixels, x.iter().zip(dy).map(through_silu));
+                &*dx.0.slice(at, g.pixels)
+            };
             *sums = (sum_of(dz, x, |dz, x| dz * (x - mean)) * f64::from(scale), sum(dz));
             through_variance += f64::from(weight) * sums.0;
             through_mean += f64::from(weight) * sums.1;
         }
+        // SAFETY: this group, all of which was written.
+        let dx = unsafe { dx.0.slice(dx.1, x.len()) };
         let n = x.len() as f64;
         let (a, b) = ((through_mean / n) as f32, (through_variance / n) as f32);
         let planes = dx.chunks_exact_mut(g.pixels).zip(x.chunks_exact(g.pixels));

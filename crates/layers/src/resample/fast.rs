@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu;
-use crate::tape::sum;
+use crate::shared_mut::SharedMut;
 
 /// [`super::plain::upsample_nearest2x`] where there are kernels, with gradient.
 pub(super) struct UpsampleOp;
@@ -20,16 +20,17 @@ impl CustomOp1 for UpsampleOp {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (b, c, h, w) = layout.shape().dims4()?;
         let x = cpu::slice(x, layout)?;
-        let mut y = vec![0.0_f32; 4 * x.len()];
-        if !x.is_empty() {
-            y.par_chunks_exact_mut(4 * h * w).zip(x.par_chunks_exact(h * w)).for_each(|(y, x)| {
-                for (y, x) in y.chunks_exact_mut(4 * w).zip(x.chunks_exact(w)) {
-                    let (above, below) = y.split_at_mut(2 * w);
-                    above.chunks_exact_mut(2).zip(x).for_each(|(y, x)| y.fill(*x));
-                    below.copy_from_slice(above);
-                }
-            });
-        }
+        let mut y = Vec::with_capacity(4 * x.len());
+        let target = SharedMut::new_spare(&mut y);
+        x.par_chunks_exact((h * w).max(1)).enumerate().for_each(|(plane, x)| {
+            for (row, x) in x.chunks_exact(w).enumerate() {
+                let at = 4 * plane * h * w + 4 * row * w;
+                // SAFETY: two rows of this plane, which no other task has.
+                unsafe { twice(x, target.range(at, 4 * w)) }
+            }
+        });
+        // SAFETY: every row was written.
+        unsafe { y.set_len(4 * x.len()) }
         Ok((CpuStorage::F32(y), Shape::from((b, c, 2 * h, 2 * w))))
     }
 
@@ -51,20 +52,50 @@ pub(super) fn gradient(grad: &Tensor, plus: Option<&Tensor>) -> Result<Tensor> {
     }
     let (b, c, h2, w2) = grad.dims4()?;
     let (h, w) = (h2 / 2, w2 / 2);
-    let mut dx = vec![0.0_f32; b * c * h * w];
-    if !dx.is_empty() {
-        cpu::with_slices([grad], |[dy]| {
-            let planes = dx.par_chunks_exact_mut(h * w).zip(dy.par_chunks_exact(4 * h * w));
-            planes.for_each(|(dx, dy)| {
-                for (dx, dy) in dx.chunks_exact_mut(w).zip(dy.chunks_exact(4 * w)) {
-                    let (above, below) = dy.split_at(2 * w);
-                    let pairs = above.chunks_exact(2).zip(below.chunks_exact(2));
-                    for (dx, (a, b)) in dx.iter_mut().zip(pairs) {
-                        *dx = (a[0] + a[1]) + (b[0] + b[1]);
+    if let Some(plus) = plus.filter(|plus| plus.dims() != [b, c, h, w]) {
+        candle_core::bail!("upsample: {:?} and the gradient of {:?}", plus.shape(), grad.shape())
+    }
+    let len = b * c * h * w;
+    let mut dx = Vec::with_capacity(len);
+    let target = SharedMut::new_spare(&mut dx);
+    // `grad` stands in for what is not there.
+    cpu::with_slices([grad, plus.unwrap_or(grad)], |[dy, other]| {
+        dy.par_chunks_exact((4 * h * w).max(1)).enumerate().for_each(|(plane, dy)| {
+            for (row, dy) in dy.chunks_exact(4 * w).enumerate() {
+                let (above, below) = dy.split_at(2 * w);
+                let pairs = above.chunks_exact(2).zip(below.chunks_exact(2));
+                let sums = pairs.map(|(a, b)| (a[0] + a[1]) + (b[0] + b[1]));
+                let at = (plane * h + row) * w;
+                // SAFETY: a row of this plane, which no other task has.
+                unsafe {
+                    match plus {
+                        None => target.write(at, w, sums),
+                        Some(_) => {
+                            let sums = sums.zip(&other[at..at + w]);
+                            target.write(at, w, sums.map(|(sum, other)| sum + other));
+                        }
                     }
                 }
-            });
-        })?;
+            }
+        });
+    })?;
+    // SAFETY: every row was written.
+    unsafe { dx.set_len(len) }
+    Tensor::from_vec(dx, (b, c, h, w), grad.device())
+}
+
+/// Writes every pixel of a row twice, and the row so made twice.
+///
+/// # Safety
+/// There must be room for both at `to`, which nothing else uses.
+unsafe fn twice(row: &[f32], to: *mut f32) {
+    for (i, &pixel) in row.iter().enumerate() {
+        // SAFETY: two pixels of the first row (contract).
+        unsafe {
+            to.add(2 * i).write(pixel);
+            to.add(2 * i + 1).write(pixel);
+        }
     }
-    sum(Tensor::from_vec(dx, (b, c, h, w), grad.device())?, plus)
+    // SAFETY: the second row is behind the first (contract), which was written.
+    unsafe { to.add(2 * row.len()).copy_from_nonoverlapping(to, 2 * row.len()) }
 }
