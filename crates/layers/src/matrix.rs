@@ -5,6 +5,8 @@
 pub(crate) mod block;
 mod blocked;
 mod pack;
+mod place;
+mod strips;
 #[cfg(test)]
 mod tests;
 

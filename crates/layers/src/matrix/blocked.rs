@@ -11,17 +11,18 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Start;
-use super::block::{Addend, Addends, Out, product};
 use super::pack::{Factor, Pack, TERMS};
+use super::place::Place;
+use super::strips;
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
-use crate::vector::{self, Kernel, MAX_LANES, Vector, lanes};
+use crate::vector::{self, Kernel, Vector, lanes};
 
 /// Columns and terms of the right factor that are packed at a time: 16 MiB at most.
-const PACKED: usize = 2048;
+pub(super) const PACKED: usize = 2048;
 /// Terms of a range: a panel of two vectors of 8 takes 32 KiB at most.
-const DEPTH: usize = 512;
+pub(super) const DEPTH: usize = 512;
 /// Rows, a multiple of those of every block, and columns of a task: the first that makes
 /// enough of them. Of a range the rows take 192 KiB at most.
 const TASKS: [(usize, usize); 5] = [(96, PACKED), (96, 512), (48, 512), (24, 512), (24, 128)];
@@ -62,6 +63,11 @@ pub(super) unsafe fn multiply(
     left: Factor,
     right: Factor,
 ) {
+    if strips::suit((left.lines, n, k), batch) {
+        // SAFETY: this function's contract.
+        unsafe { strips::multiply(isa, (n, k), batch, (target, origin), start, left, right) }
+        return;
+    }
     let width = 2 * lanes(isa);
     for columns in ranges(n, PACKED) {
         for terms in ranges(k, PACKED) {
@@ -121,7 +127,7 @@ pub(crate) fn pack(
 }
 
 /// `0..count` in steps.
-fn ranges(count: usize, step: usize) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn ranges(count: usize, step: usize) -> impl Iterator<Item = Range<usize>> {
     (0..count).step_by(step).map(move |first| first..count.min(first + step))
 }
 
@@ -165,35 +171,6 @@ impl Part<'_> {
                 vector::run(isa, Task { part: self, products, rows, columns, blocks });
             });
         });
-    }
-}
-
-impl Start<'_> {
-    /// What is added to `rows` rows from the `first` on and `columns` columns from element
-    /// `at` on of the whole product, whose rows have `stride` floats.
-    #[inline(always)]
-    fn addends(
-        self,
-        (at, stride): (usize, usize),
-        (first, rows): (usize, usize),
-        columns: usize,
-        target: *const f32,
-    ) -> Addends {
-        match self {
-            Self::Target => {
-                Addends { blocks: [Some(Addend { data: target, row: stride }), None], column: None }
-            }
-            Self::Sum { row, column, matrix } => Addends {
-                blocks: [
-                    row.map(|row| Addend { data: row[at % stride..][..columns].as_ptr(), row: 0 }),
-                    matrix.map(|matrix| Addend {
-                        data: matrix[at..][..(rows - 1) * stride + columns].as_ptr(),
-                        row: stride,
-                    }),
-                ],
-                column: column.map(|column| column[first..][..rows].as_ptr()),
-            },
-        }
     }
 }
 
@@ -248,37 +225,12 @@ impl Task<'_> {
             let right = &panels[column * depth..][first * width..][..count * width];
             let columns = width.min(self.part.columns - column);
             for (row, left) in self.rows.clone().step_by(S::PAIRS).zip(blocks.clone()) {
-                let left = left.as_ptr();
                 let rows = S::PAIRS.min(self.rows.end - row);
                 let at = origin + row * stride + column;
-                let to = target.range(at, (rows - 1) * stride + columns);
-                let out = Out { data: to, row: stride };
-                let addends = start.addends((at, stride), (row, rows), columns, to);
-                // SAFETY: `left` and `right` have `count` terms, `target` these rows and
-                // columns, which are this task's, and the addends too; `tile` has room for
-                // a whole block.
-                unsafe {
-                    if columns == width {
-                        product::<S>(rows, left, right.as_ptr(), count, out, addends);
-                        continue;
-                    }
-                    let mut tile = [0f32; 24 * MAX_LANES];
-                    let data = tile.as_mut_ptr();
-                    let whole = Out { data, row: width };
-                    product::<S>(rows, left, right.as_ptr(), count, whole, Addends::NONE);
-                    for (m, sums) in tile.chunks_exact(width).take(rows).enumerate() {
-                        for (n, &sum) in sums.iter().take(columns).enumerate() {
-                            let mut sum = sum;
-                            if let Some(column) = addends.column {
-                                sum += *column.add(m);
-                            }
-                            for addend in addends.blocks.into_iter().flatten() {
-                                sum += *addend.data.add(m * addend.row + n);
-                            }
-                            *to.add(m * stride + n) = sum;
-                        }
-                    }
-                }
+                let place = Place { target, at, stride, row, rows, columns, start };
+                // SAFETY: `left` and `right` have `count` terms; these rows and columns are
+                // this task's.
+                unsafe { place.multiply::<S>(left, right, count) }
             }
         }
     }

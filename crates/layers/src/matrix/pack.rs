@@ -9,6 +9,12 @@ use crate::vector::{Kernel, MAX_LANES, Vector};
 /// Terms of the sums that a task packs: few enough that the rows they come from stay in
 /// the caches while panel after panel takes its share.
 pub(super) const TERMS: usize = 64;
+/// Floats of a line of the cache.
+const LINE: usize = 16;
+/// Panels that take their shares of a row together.
+const PANELS: usize = 8;
+/// Rows that are asked for ahead.
+const AHEAD: usize = 4;
 
 /// A factor of a product: `data[line * line_stride + term * term_stride]` for each of its `lines`
 /// (rows of the left one, columns of the right one) and each term of their sums.
@@ -60,7 +66,16 @@ pub(super) struct Pack<'a> {
 impl Kernel for Pack<'_> {
     #[inline(always)]
     unsafe fn run<S: Vector>(self) {
-        for (panel, first) in (0..self.factor.lines).step_by(self.width).enumerate() {
+        let Factor { lines, line_stride, .. } = self.factor;
+        // Of rows that lie in memory as they are, panels side by side take their shares of one
+        // row after the other.
+        let by_rows =
+            if line_stride == 1 && self.width == 2 * S::LANES { lines / self.width } else { 0 };
+        for first in (0..by_rows).step_by(PANELS) {
+            // SAFETY: this function's contract; panels that are whole.
+            unsafe { self.rows::<S>(first..by_rows.min(first + PANELS)) }
+        }
+        for (panel, first) in (0..lines).step_by(self.width).enumerate().skip(by_rows) {
             let at = self.at + (panel * self.depth + self.terms.start) * self.width;
             self.prefetch::<S>(first + self.width);
             // SAFETY: this panel's terms that are this task's, which no other task has.
@@ -72,12 +87,40 @@ impl Kernel for Pack<'_> {
 }
 
 impl Pack<'_> {
+    /// Whole `panels` of rows of which a term is one.
+    ///
+    /// # Safety
+    /// The machine must have the instruction set of `S`; nothing else may use the panels.
+    #[inline(always)]
+    unsafe fn rows<S: Vector>(&self, panels: Range<usize>) {
+        let (width, apart) = (self.width, self.depth * self.width);
+        let (data, stride) = (self.factor.data, self.factor.term_stride);
+        let first = self.terms.start * stride + panels.start * width;
+        let (rows, len) = (self.terms.len(), panels.len() * width);
+        assert!(data.len() >= first + (rows - 1) * stride + len);
+        let at = self.at + panels.start * apart + self.terms.start * width;
+        let to = self.panels.range(at, (panels.len() - 1) * apart + rows * width);
+        for row in 0..rows {
+            let ahead = data.as_ptr().wrapping_add(first + (row + AHEAD) * stride);
+            for float in (0..len).step_by(LINE) {
+                S::prefetch(ahead.wrapping_add(float));
+            }
+            for panel in 0..panels.len() {
+                // SAFETY: two vectors of this row, and of the panel's (asserted).
+                unsafe {
+                    let from = data.as_ptr().add(first + row * stride + panel * width);
+                    let to = to.add(panel * apart + row * width);
+                    S::load(from).store(to);
+                    S::load(from.add(S::LANES)).store(to.add(S::LANES));
+                }
+            }
+        }
+    }
+
     /// Asks for the terms of the panel that begins with line `first`: pieces of rows, too short
     /// for the processor to see where they lead.
     #[inline(always)]
     fn prefetch<S: Vector>(&self, first: usize) {
-        /// Floats of a line of the cache.
-        const LINE: usize = 16;
         let Factor { data, lines, line_stride, term_stride } = self.factor;
         let (lines, terms) = (self.width.min(lines.saturating_sub(first)), self.terms.len());
         let (rows, stride, length) = match (line_stride, term_stride) {

@@ -1,0 +1,90 @@
+//! Where in a whole product a block goes, and what is added to it there.
+
+use super::Start;
+use super::block::{Addend, Addends, Out, product};
+use crate::shared_mut::SharedMut;
+use crate::vector::{MAX_LANES, Vector};
+
+impl Start<'_> {
+    /// What is added to `rows` rows from the `first` on and `columns` columns from element
+    /// `at` on of the whole product, whose rows have `stride` floats.
+    #[inline(always)]
+    fn addends(
+        self,
+        (at, stride): (usize, usize),
+        (first, rows): (usize, usize),
+        columns: usize,
+        target: *const f32,
+    ) -> Addends {
+        match self {
+            Self::Target => {
+                Addends { blocks: [Some(Addend { data: target, row: stride }), None], column: None }
+            }
+            Self::Sum { row, column, matrix } => Addends {
+                blocks: [
+                    row.map(|row| Addend { data: row[at % stride..][..columns].as_ptr(), row: 0 }),
+                    matrix.map(|matrix| Addend {
+                        data: matrix[at..][..(rows - 1) * stride + columns].as_ptr(),
+                        row: stride,
+                    }),
+                ],
+                column: column.map(|column| column[first..][..rows].as_ptr()),
+            },
+        }
+    }
+}
+
+/// A block of a product.
+pub(super) struct Place<'a> {
+    pub target: SharedMut,
+    /// Its first element, and how far rows are apart.
+    pub at: usize,
+    pub stride: usize,
+    /// Its first row, and how many rows and columns there are: two vectors of the latter, or
+    /// fewer in the last panel.
+    pub row: usize,
+    pub rows: usize,
+    pub columns: usize,
+    pub start: Start<'a>,
+}
+
+impl Place<'_> {
+    /// The product of a packed block of rows and a panel, of `count` terms both.
+    ///
+    /// # Safety
+    /// The machine must have the instruction set of `S`; nothing else may use this block of the
+    /// target meanwhile, which must be there if it is added to.
+    #[inline(always)]
+    pub unsafe fn multiply<S: Vector>(self, left: &[f32], right: &[f32], count: usize) {
+        let Self { target, at, stride, row, rows, columns, start } = self;
+        let width = 2 * S::LANES;
+        assert!(left.len() >= count * S::PAIRS && right.len() >= count * width);
+        let (left, right) = (left.as_ptr(), right.as_ptr());
+        let to = target.range(at, (rows - 1) * stride + columns);
+        let out = Out { data: to, row: stride };
+        let addends = start.addends((at, stride), (row, rows), columns, to);
+        // SAFETY: both factors have `count` terms (asserted), the target and what is added
+        // these rows and columns (contract); `tile` has room for a whole block.
+        unsafe {
+            if columns == width {
+                product::<S>(rows, left, right, count, out, addends);
+                return;
+            }
+            let mut tile = [0f32; 24 * MAX_LANES];
+            let whole = Out { data: tile.as_mut_ptr(), row: width };
+            product::<S>(rows, left, right, count, whole, Addends::NONE);
+            for (m, sums) in tile.chunks_exact(width).take(rows).enumerate() {
+                for (n, &sum) in sums.iter().take(columns).enumerate() {
+                    let mut sum = sum;
+                    if let Some(column) = addends.column {
+                        sum += *column.add(m);
+                    }
+                    for addend in addends.blocks.into_iter().flatten() {
+                        sum += *addend.data.add(m * addend.row + n);
+                    }
+                    *to.add(m * stride + n) = sum;
+                }
+            }
+        }
+    }
+}
