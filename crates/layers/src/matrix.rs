@@ -156,7 +156,13 @@ pub(crate) unsafe fn products_into(
     right: Factor,
 ) {
     // SAFETY: this function's contract.
-    unsafe { blocked::multiply(isa, sizes, batch, (target, 0), start, left, right) }
+    unsafe {
+        if strips::suit((left.lines, sizes.0, sizes.1), batch) {
+            strips::multiply(isa, sizes, batch, target, start, left, right)
+        } else {
+            blocked::multiply(isa, sizes, batch, target, start, left, right)
+        }
+    }
 }
 
 /// That the factors, of which no size is 0, are as large as the sizes say.

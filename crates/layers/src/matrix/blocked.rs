@@ -13,7 +13,6 @@ use rayon::prelude::*;
 use super::Start;
 use super::pack::{Factor, Pack, TERMS};
 use super::place::Place;
-use super::strips;
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
@@ -26,9 +25,9 @@ pub(super) const DEPTH: usize = 512;
 /// Rows, a multiple of those of every block, and columns of a task: the first that makes
 /// enough of them. Of a range the rows take 192 KiB at most.
 const TASKS: [(usize, usize); 5] = [(96, PACKED), (96, 512), (48, 512), (24, 512), (24, 128)];
-/// Lines of a right factor, a multiple of those of every panel, that a task packs where there
+/// Lines, a multiple of those of every block and panel, that a task packs where there
 /// are few tasks.
-const LINES: usize = 256;
+const LINES: usize = 192;
 /// What enough tasks are, for each thread.
 const ENOUGH: usize = 8;
 
@@ -47,27 +46,19 @@ impl Batch {
     pub const ONE: Self = Self { count: 1, left: 0, right: 0, target: 0 };
 }
 
-/// `target[m, n] = start + left[m, k] right[k, n]` for each of the `batch`, by the instruction
-/// set `isa`, from a float of `target` on that a row of the whole begins with; the matrix of
-/// `start` is counted from the target's first. No size is 0.
+/// As [`super::products_into`], whatever the sizes.
 ///
 /// # Safety
-/// Nothing else may use the floats of `target` meanwhile; where they are the start, they must be
-/// there.
+/// As there.
 pub(super) unsafe fn multiply(
     isa: Option<Isa>,
     (n, k): (usize, usize),
     batch: Batch,
-    (target, origin): (SharedMut, usize),
+    target: SharedMut,
     start: Start,
     left: Factor,
     right: Factor,
 ) {
-    if strips::suit((left.lines, n, k), batch) {
-        // SAFETY: this function's contract.
-        unsafe { strips::multiply(isa, (n, k), batch, (target, origin), start, left, right) }
-        return;
-    }
     let width = 2 * lanes(isa);
     for columns in ranges(n, PACKED) {
         for terms in ranges(k, PACKED) {
@@ -88,7 +79,7 @@ pub(super) unsafe fn multiply(
                         one,
                         batch: Batch { count: some.len(), ..batch },
                         target,
-                        at: origin + some.start * batch.target + columns.start,
+                        at: some.start * batch.target + columns.start,
                         stride: n,
                         start: if goes_on { Start::Target } else { start },
                     };
@@ -113,6 +104,7 @@ pub(crate) fn pack(
     let (count, chunks) = (panels.len() / one, depth.div_ceil(TERMS));
     // All lines go by for the same terms, unless that is too few tasks.
     let enough = count * chunks >= ENOUGH * rayon::current_num_threads();
+    debug_assert!(LINES.is_multiple_of(width));
     let step = if enough { lines } else { LINES };
     let pieces = lines.div_ceil(step);
     let to = SharedMut::new(panels);

@@ -34,7 +34,7 @@ pub(super) fn suit((m, n, k): (usize, usize, usize), batch: Batch) -> bool {
         && tasks >= ENOUGH * rayon::current_num_threads()
 }
 
-/// As [`super::blocked::multiply`], where it [suits](suit).
+/// As [`super::products_into`], where it [suits](suit); however many tasks that makes.
 ///
 /// # Safety
 /// As there.
@@ -42,7 +42,7 @@ pub(super) unsafe fn multiply(
     isa: Option<Isa>,
     (n, k): (usize, usize),
     batch: Batch,
-    (target, origin): (SharedMut, usize),
+    target: SharedMut,
     start: Start,
     left: Factor,
     right: Factor,
@@ -56,7 +56,7 @@ pub(super) unsafe fn multiply(
             let (product, first) = (task / across, task % across * COLUMNS);
             let columns = first..n.min(first + COLUMNS);
             let right = right.moved(product * batch.right).part(columns, 0);
-            let at = origin + product * batch.target + first;
+            let at = product * batch.target + first;
             with_scratch(COLUMNS * DEPTH.min(k), |panels| {
                 let rows = left.lines;
                 let strip =

@@ -115,6 +115,63 @@ fn a_row_depends_neither_on_threads_nor_on_other_rows() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Several products with one left factor, those apart by either way and added up.
+#[test]
+fn batches_are_products_one_after_the_other() {
+    let count = 3;
+    for (case, sizes) in SIZES.into_iter().enumerate() {
+        let (m, n, k) = sizes;
+        let a = numbers(count * m * k, case);
+        let b = numbers(count * k * n, case + 50);
+        let (column, matrix) = (numbers(m, case + 92), numbers(count * m * n, case + 91));
+        for isa in Isa::available().into_iter().map(Some).chain([None]) {
+            let one = |left: View, right: View, start: Start, mut found: Vec<f32>| {
+                let to = SharedMut::new(&mut found);
+                // SAFETY: `found` has `m * n` floats, which nobody else uses.
+                unsafe { product_into(isa, sizes, to, start, left, right) };
+                found
+            };
+            let nothing = || vec![f32::NAN; m * n];
+            let right = Factor::right((&b, n, 1), n);
+            let start = Start::Sum { row: None, column: Some(&column), matrix: Some(&matrix) };
+            let alone = (0..count).flat_map(|i| {
+                let matrix = Some(&matrix[i * m * n..(i + 1) * m * n]);
+                let start = Start::Sum { row: None, column: Some(&column), matrix };
+                one((&a, k, 1), (&b[i * k * n..], n, 1), start, nothing())
+            });
+            let alone: Vec<f32> = alone.collect();
+            let batch = Batch { count, left: 0, right: k * n, target: m * n };
+            let left = Factor::left((&a, k, 1), m);
+            let mut ways = [vec![f32::NAN; count * m * n], vec![f32::NAN; count * m * n]];
+            let [parts, columns] = ways.each_mut().map(|found| SharedMut::new(found));
+            // SAFETY: both have the floats of all products, which nobody else uses.
+            unsafe {
+                blocked::multiply(isa, (n, k), batch, parts, start, left, right);
+                // Fewer terms than are packed at a time.
+                let way = if k <= 2048 { strips::multiply } else { blocked::multiply };
+                way(isa, (n, k), batch, columns, start, left, right);
+            }
+            assert_eq!(ways[0], alone, "{sizes:?} {isa:?}");
+            assert_eq!(ways[1], alone, "{sizes:?} {isa:?} by columns");
+
+            let batch = Batch { count, left: m * k, right: k * n, target: 0 };
+            let mut sum = nothing();
+            let to = SharedMut::new(&mut sum);
+            // SAFETY: `sum` has `m * n` floats, which nobody else uses.
+            unsafe { products_into(isa, (n, k), batch, to, Start::ZERO, left, right) };
+            let mut expected = one((&a, k, 1), (&b, n, 1), Start::ZERO, nothing());
+            for i in 1..count {
+                let (left, right) = ((&a[i * m * k..], k, 1), (&b[i * k * n..], n, 1));
+                expected = one(left, right, Start::Target, expected);
+            }
+            let largest = expected.iter().fold(1.0_f32, |largest, x| largest.max(x.abs()));
+            for (sum, expected) in sum.iter().zip(&expected) {
+                assert!((sum - expected).abs() <= 1e-5 * largest, "{sizes:?} {isa:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_part_of_a_matrix_is_added_to() {
     let (sizes, stride) = ((13, 18, 5), 21);
