@@ -173,7 +173,6 @@ pub(super) unsafe fn forward_into(
         let (packed, taps) = (&*packed, &*planes.taps(g));
         (0..g.batch * planes.bands).into_par_iter().for_each(|task| {
             with_scratch(sizes.all(), |scratch| {
-                let y = y;
                 run(
                     isa,
                     Band { g, planes, sizes, x, packed, blocks, taps, extras, task, scratch, y },
