@@ -27,6 +27,11 @@ impl Geometry {
     pub fn group_len(&self) -> usize {
         self.group_channels() * self.pixels
     }
+
+    /// That groups are all of a map of `len` numbers, so that each of them is written.
+    fn check(&self, len: usize) {
+        assert_eq!(self.batch * self.groups * self.group_len(), len, "groups of {len} numbers");
+    }
 }
 
 /// Mean and variance of one group.
@@ -72,6 +77,7 @@ pub(super) fn forward<const SILU: bool>(
     bias: &[f32],
     given: Option<&[(f32, f32)]>,
 ) -> Vec<f32> {
+    g.check(x.len());
     let mut y = Vec::with_capacity(x.len());
     if x.is_empty() {
         return y;
@@ -139,6 +145,7 @@ pub(super) fn backward<const SILU: bool>(
     dy: &[f32],
     plus: Option<&[f32]>,
 ) -> Gradients {
+    g.check(x.len());
     let mut dx = Vec::with_capacity(x.len());
     // Per picture and channel: the gradients to weight and bias.
     let mut sums = vec![(0.0_f64, 0.0_f64); g.batch * g.channels];

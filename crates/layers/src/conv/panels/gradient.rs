@@ -98,7 +98,7 @@ impl Tasks {
         let few = depth <= FEW * rows;
         let outputs = if few { width } else { outputs };
         let shared = depth.div_ceil(ENOUGH * rayon::current_num_threads());
-        let lines = if few { depth } else { shared.min(SUMS / outputs) };
+        let lines = if few { depth } else { shared.min(SUMS / outputs).max(1) };
         let lines = lines.next_multiple_of(rows);
         let (down, across) = (depth.div_ceil(lines), g.out_channels.div_ceil(outputs));
         Self { lines, down, outputs, across }
