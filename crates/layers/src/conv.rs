@@ -17,6 +17,7 @@ pub mod plain;
 mod pointwise;
 mod strided;
 mod taped;
+mod weight;
 mod winograd;
 
 /// Zeros put around a feature map before a convolution, per side, in pixels.

@@ -137,18 +137,18 @@ unsafe fn product_into(
     let (m, n, k) = sizes;
     let (left, right) = (Factor::left(left, m), Factor::right(right, n));
     // SAFETY: this function's contract.
-    unsafe { products_into(isa, (n, k), Batch::ONE, target, start, left, right) }
+    unsafe { products_into(isa, k, Batch::ONE, target, start, left, right) }
 }
 
-/// `target[m, n] = start + left[m, k] right[k, n]` for each of the `batch`, on all threads of the
-/// pool. No size is 0; what is added has numbers for all.
+/// `target[m, n] = start + left[m, k] right[k, n]` of `k` terms for each of the `batch`, on all
+/// threads of the pool. No size is 0; what is added has numbers for all.
 ///
 /// # Safety
 /// Nothing else may use the targets meanwhile; where the products start with them, they must
 /// be there.
 pub(crate) unsafe fn products_into(
     isa: Option<Isa>,
-    sizes: (usize, usize),
+    terms: usize,
     batch: Batch,
     target: SharedMut,
     start: Start,
@@ -157,10 +157,10 @@ pub(crate) unsafe fn products_into(
 ) {
     // SAFETY: this function's contract.
     unsafe {
-        if strips::suit((left.lines, sizes.0, sizes.1), batch) {
-            strips::multiply(isa, sizes, batch, target, start, left, right)
+        if strips::suit((left.lines, right.lines, terms), batch) {
+            strips::multiply(isa, terms, batch, target, start, left, right)
         } else {
-            blocked::multiply(isa, sizes, batch, target, start, left, right)
+            blocked::multiply(isa, terms, batch, target, start, left, right)
         }
     }
 }

@@ -6,7 +6,7 @@ use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::geometry::Geometry;
-use super::panels::Weight;
+use super::weight::Weight;
 use super::winograd::Extras;
 use super::{Conv2d, Conv2dConfig, Padding, kernels, narrow, panels, pointwise, strided, winograd};
 use crate::cpu;

@@ -6,7 +6,7 @@ use candle_core::{Result, Shape, Tensor};
 
 use super::Conv2d;
 use super::geometry::Geometry;
-use super::panels::Weight;
+use super::weight::Weight;
 use super::winograd::{self, Extras};
 use crate::cpu;
 use crate::isa::Isa;

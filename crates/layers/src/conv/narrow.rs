@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 pub(super) use self::gradient::{suits_gradient, weight_gradient};
 use super::geometry::Geometry;
-use super::panels::{Blocks, Weight};
+use super::weight::{Blocks, Weight};
 use super::winograd::Extras;
 use crate::isa::Isa;
 use crate::scratch::with_scratch;

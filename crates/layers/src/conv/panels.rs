@@ -10,13 +10,12 @@
 mod gradient;
 mod planes;
 
-use std::ops::Range;
-
 use rayon::prelude::*;
 
 pub(super) use self::gradient::weight_gradient;
 use self::planes::{Planes, gather};
 use super::geometry::Geometry;
+use super::weight::{Blocks, Weight};
 use super::winograd::Extras;
 use crate::isa::Isa;
 use crate::matrix::block::{Addend, Addends, Out, product};
@@ -28,8 +27,6 @@ use crate::vector::{Kernel, Vector, lanes, pairs, run};
 const BAND_FLOATS: usize = 128 << 10;
 /// (Channel, tap) pairs of a panel: for two vectors of 16 it takes 24 KiB.
 const PANEL_DEPTH: usize = 192;
-/// Terms of a block of outputs that are packed one output after the other.
-const PACKED_TERMS: usize = 256;
 /// Floats of sums that are kept while panels change, about.
 const SUM_FLOATS: usize = 32 << 10;
 /// Panels, each of other outputs, that meet the same weights one after the other: the
@@ -37,93 +34,6 @@ const SUM_FLOATS: usize = 32 << 10;
 const PANELS: usize = 8;
 /// Tasks to cut a small input into, so that threads share it.
 const MIN_TASKS: usize = 8;
-
-/// The weight of a convolution.
-#[derive(Clone, Copy)]
-pub(super) struct Weight<'a> {
-    /// `[out, in, kh, kw]`, or where `flipped` `[in, out, kh, kw]` with both axes of
-    /// the kernel the other way round: the gradient to the input is such a convolution
-    /// of the gradient to the output.
-    pub data: &'a [f32],
-    /// See above.
-    pub flipped: bool,
-    /// Where flipped: some taps only of those in `data`.
-    taps: Option<Taps<'a>>,
-}
-
-/// The taps that make a kernel, in its order, of another that has `of`.
-#[derive(Clone, Copy)]
-pub(super) struct Taps<'a> {
-    pub taps: &'a [usize],
-    pub of: usize,
-}
-
-impl<'a> Weight<'a> {
-    /// `[out, in, kh, kw]`.
-    pub fn plain(data: &'a [f32]) -> Self {
-        Self { data, flipped: false, taps: None }
-    }
-
-    /// `[in, out, kh, kw]`, see [`Weight::flipped`].
-    pub fn flipped(data: &'a [f32]) -> Self {
-        Self { data, flipped: true, taps: None }
-    }
-
-    /// Some taps of `[in, out, kh, kw]`, in the order in which they are named.
-    pub fn some_flipped(data: &'a [f32], taps: Taps<'a>) -> Self {
-        Self { data, flipped: true, taps: Some(taps) }
-    }
-
-    /// The `blocks` of outputs, each `[in, kh, kw, pitch]`: numbers that mean nothing behind
-    /// the last output of a block.
-    pub(super) fn pack(self, g: &Geometry, blocks: Blocks, pitch: usize, packed: &mut [f32]) {
-        let (depth, count) = (g.depth(), g.taps());
-        let all: Vec<_> = (0..count).rev().collect();
-        let Taps { taps, of } = self.taps.unwrap_or(Taps { taps: &all, of: count });
-        packed.par_chunks_mut(pitch * depth).enumerate().for_each(|(block, packed)| {
-            let outputs = blocks.range(block);
-            // So many terms of all outputs, one after the other, that what is written stays in
-            // the first-level cache.
-            if !self.flipped {
-                for (chunk, packed) in packed.chunks_mut(pitch * PACKED_TERMS).enumerate() {
-                    for (m, output) in outputs.clone().enumerate() {
-                        let terms = &self.data[output * depth..(output + 1) * depth]
-                            [chunk * PACKED_TERMS..];
-                        let column = packed[m..].iter_mut().step_by(pitch);
-                        column.zip(terms).for_each(|(to, from)| *to = *from);
-                    }
-                }
-                return;
-            }
-            for (input, packed) in packed.chunks_exact_mut(pitch * count).enumerate() {
-                let kernels = &self.data[(input * g.out_channels + outputs.start) * of..];
-                for (m, kernel) in kernels.chunks_exact(of).take(outputs.len()).enumerate() {
-                    let column = packed[m..].iter_mut().step_by(pitch);
-                    column.zip(taps).for_each(|(to, tap)| *to = kernel[*tap]);
-                }
-            }
-        });
-    }
-}
-
-/// Output channels in blocks that differ by one channel at most.
-#[derive(Clone, Copy)]
-pub(super) struct Blocks {
-    pub channels: usize,
-    pub count: usize,
-}
-
-impl Blocks {
-    /// Blocks of at most `rows` channels.
-    fn of(channels: usize, rows: usize) -> Self {
-        Self { channels, count: channels.div_ceil(rows) }
-    }
-
-    /// The channels of block `index`.
-    fn range(self, index: usize) -> Range<usize> {
-        index * self.channels / self.count..(index + 1) * self.channels / self.count
-    }
-}
 
 /// `[B, in, H, W]` to `[B, out, H', W']`.
 pub(super) fn forward(

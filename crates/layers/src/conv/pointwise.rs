@@ -1,7 +1,7 @@
 //! Convolutions of single pixels: products of the weight with the feature map as it lies.
 
 use super::geometry::Geometry;
-use super::panels::Weight;
+use super::weight::Weight;
 use super::winograd::Extras;
 use crate::isa::Isa;
 use crate::matrix::{Batch, Factor, Start, products_into};
@@ -27,7 +27,7 @@ pub(super) fn forward(
     let (left, right) =
         (Factor::left(weight, g.out_channels), Factor::right((x, pixels, 1), pixels));
     // SAFETY: there is room for the rows of every picture, and nothing else uses them.
-    unsafe { products_into(isa, (pixels, depth), batch, target, start, left, right) }
+    unsafe { products_into(isa, depth, batch, target, start, left, right) }
     // SAFETY: there is room for `len`, and every channel of every picture was written.
     unsafe { y.set_len(len) }
     y
@@ -43,9 +43,8 @@ pub(super) fn weight_gradient(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32>
     let batch = Batch { count: g.batch, left, right, target: 0 };
     let left = Factor::left((grad, pixels, 1), g.out_channels);
     let right = Factor::right((x, 1, pixels), g.in_channels);
-    let sizes = (g.in_channels, pixels);
     // SAFETY: there is room for all weights, and nothing else uses them.
-    unsafe { products_into(Isa::detect(), sizes, batch, target, Start::ZERO, left, right) }
+    unsafe { products_into(Isa::detect(), pixels, batch, target, Start::ZERO, left, right) }
     // SAFETY: all of them were written.
     unsafe { dw.set_len(len) }
     dw

@@ -7,7 +7,8 @@
 use rayon::prelude::*;
 
 use super::geometry::Geometry;
-use super::panels::{Taps, Weight, forward_into};
+use super::panels::forward_into;
+use super::weight::{Taps, Weight};
 use super::winograd::Extras;
 use super::{Conv2dConfig, Padding};
 use crate::isa::Isa;

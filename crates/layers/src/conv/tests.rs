@@ -4,7 +4,7 @@
 use candle_core::{Result, Shape};
 
 use super::geometry::Geometry;
-use super::panels::Weight;
+use super::weight::Weight;
 use super::winograd::Extras;
 use super::{Conv2dConfig, Padding, kernels, narrow, panels, pointwise, strided, winograd};
 use crate::isa::Isa;

@@ -18,7 +18,7 @@ use rayon::prelude::*;
 pub(super) use gradient::weight_gradient;
 
 use super::geometry::Geometry;
-use super::panels::Weight;
+use super::weight::Weight;
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;

@@ -52,7 +52,7 @@ impl Batch {
 /// As there.
 pub(super) unsafe fn multiply(
     isa: Option<Isa>,
-    (n, k): (usize, usize),
+    terms: usize,
     batch: Batch,
     target: SharedMut,
     start: Start,
@@ -60,8 +60,9 @@ pub(super) unsafe fn multiply(
     right: Factor,
 ) {
     let width = 2 * lanes(isa);
-    for columns in ranges(n, PACKED) {
-        for terms in ranges(k, PACKED) {
+    let stride = right.lines;
+    for columns in ranges(stride, PACKED) {
+        for terms in ranges(terms, PACKED) {
             let (depth, count) = (terms.len(), columns.len());
             let factor = right.part(columns.clone(), terms.start);
             let left = left.part(0..left.lines, terms.start);
@@ -80,7 +81,7 @@ pub(super) unsafe fn multiply(
                         batch: Batch { count: some.len(), ..batch },
                         target,
                         at: some.start * batch.target + columns.start,
-                        stride: n,
+                        stride,
                         start: if goes_on { Start::Target } else { start },
                     };
                     part.multiply(isa);
@@ -121,6 +122,12 @@ pub(crate) fn pack(
 /// `0..count` in steps.
 pub(super) fn ranges(count: usize, step: usize) -> impl Iterator<Item = Range<usize>> {
     (0..count).step_by(step).map(move |first| first..count.min(first + step))
+}
+
+/// The ranges in which `terms` terms, at most [`PACKED`], are added up: about alike, so that none
+/// is short.
+pub(super) fn term_ranges(terms: usize) -> impl Iterator<Item = Range<usize>> {
+    ranges(terms, terms.div_ceil(terms.div_ceil(DEPTH)))
 }
 
 /// Products of left factors with packed right ones.
@@ -179,15 +186,12 @@ struct Task<'a> {
 impl Kernel for Task<'_> {
     #[inline(always)]
     unsafe fn run<S: Vector>(mut self) {
-        let depth = self.part.depth;
-        // Ranges of terms that are about alike.
-        let step = depth.div_ceil(depth.div_ceil(DEPTH));
         for product in self.products.clone() {
-            for first in (0..depth).step_by(step) {
-                let goes_on = product > self.products.start || first > 0;
+            for terms in term_ranges(self.part.depth) {
+                let goes_on = product > self.products.start || terms.start > 0;
                 let start = if goes_on { Start::Target } else { self.part.start };
                 // SAFETY: this function's contract.
-                unsafe { self.add::<S>(product, first..depth.min(first + step), start) }
+                unsafe { self.add::<S>(product, terms, start) }
             }
         }
     }

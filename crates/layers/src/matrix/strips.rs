@@ -8,7 +8,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Start;
-use super::blocked::{Batch, DEPTH, PACKED, pack, ranges};
+use super::blocked::{Batch, DEPTH, PACKED, pack, ranges, term_ranges};
 use super::pack::{Factor, Pack, TERMS};
 use super::place::Place;
 use crate::isa::Isa;
@@ -40,7 +40,7 @@ pub(super) fn suit((m, n, k): (usize, usize, usize), batch: Batch) -> bool {
 /// As there.
 pub(super) unsafe fn multiply(
     isa: Option<Isa>,
-    (n, k): (usize, usize),
+    terms: usize,
     batch: Batch,
     target: SharedMut,
     start: Start,
@@ -48,19 +48,18 @@ pub(super) unsafe fn multiply(
     right: Factor,
 ) {
     let rows = pairs(isa);
-    with_scratch(left.lines.next_multiple_of(rows) * k, |blocks| {
-        pack(isa, (left, 0), (rows, k), blocks);
+    with_scratch(left.lines.next_multiple_of(rows) * terms, |blocks| {
+        pack(isa, (left, 0), (rows, terms), blocks);
         let blocks = &*blocks;
-        let across = n.div_ceil(COLUMNS);
+        let (rows, stride) = (left.lines, right.lines);
+        let across = stride.div_ceil(COLUMNS);
         (0..batch.count * across).into_par_iter().for_each(|task| {
             let (product, first) = (task / across, task % across * COLUMNS);
-            let columns = first..n.min(first + COLUMNS);
+            let columns = first..stride.min(first + COLUMNS);
             let right = right.moved(product * batch.right).part(columns, 0);
             let at = product * batch.target + first;
-            with_scratch(COLUMNS * DEPTH.min(k), |panels| {
-                let rows = left.lines;
-                let strip =
-                    Strip { blocks, rows, right, terms: k, target, at, stride: n, start, panels };
+            with_scratch(COLUMNS * DEPTH.min(terms), |panels| {
+                let strip = Strip { blocks, rows, right, terms, target, at, stride, start, panels };
                 vector::run(isa, strip);
             });
         });
@@ -87,9 +86,7 @@ struct Strip<'a> {
 impl Kernel for Strip<'_> {
     #[inline(always)]
     unsafe fn run<S: Vector>(mut self) {
-        // Ranges of terms that are about alike.
-        let step = self.terms.div_ceil(self.terms.div_ceil(DEPTH));
-        for terms in ranges(self.terms, step) {
+        for terms in term_ranges(self.terms) {
             // SAFETY: this function's contract.
             unsafe { self.add::<S>(terms) }
         }

@@ -146,10 +146,10 @@ fn batches_are_products_one_after_the_other() {
             let [parts, columns] = ways.each_mut().map(|found| SharedMut::new(found));
             // SAFETY: both have the floats of all products, which nobody else uses.
             unsafe {
-                blocked::multiply(isa, (n, k), batch, parts, start, left, right);
+                blocked::multiply(isa, k, batch, parts, start, left, right);
                 // Fewer terms than are packed at a time.
                 let way = if k <= 2048 { strips::multiply } else { blocked::multiply };
-                way(isa, (n, k), batch, columns, start, left, right);
+                way(isa, k, batch, columns, start, left, right);
             }
             assert_eq!(ways[0], alone, "{sizes:?} {isa:?}");
             assert_eq!(ways[1], alone, "{sizes:?} {isa:?} by columns");
@@ -158,7 +158,7 @@ fn batches_are_products_one_after_the_other() {
             let mut sum = nothing();
             let to = SharedMut::new(&mut sum);
             // SAFETY: `sum` has `m * n` floats, which nobody else uses.
-            unsafe { products_into(isa, (n, k), batch, to, Start::ZERO, left, right) };
+            unsafe { products_into(isa, k, batch, to, Start::ZERO, left, right) };
             let mut expected = one((&a, k, 1), (&b, n, 1), Start::ZERO, nothing());
             for i in 1..count {
                 let (left, right) = ((&a[i * m * k..], k, 1), (&b[i * k * n..], n, 1));

@@ -3,7 +3,7 @@
 
 use std::ops;
 
-use super::super::panels::Weight;
+use super::super::weight::Weight;
 use super::transforms::{FREQUENCIES, weight_gradient_tile, weight_tile};
 use crate::shared_mut::SharedMut;
 use crate::vector::{Kernel, MAX_LANES, Vector};
