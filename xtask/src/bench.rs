@@ -20,8 +20,10 @@ mod peak;
 mod peer;
 mod process;
 mod report;
+mod tool;
 mod train;
 mod transformer;
+mod turns;
 mod vqgan;
 
 use std::collections::HashMap;
@@ -37,6 +39,8 @@ use contest::Contest;
 use memory::Peak;
 use peer::{Peer, Setup};
 use report::Report;
+use tool::Tool;
+use turns::Turns;
 
 /// A sample repeats its work for so long.
 const SAMPLE: Duration = Duration::from_millis(40);
@@ -61,6 +65,13 @@ pub struct Bench {
     /// python3 if not given
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
+    /// Compare only with tools of these names, which are the table's
+    #[arg(long, value_name = "NAME")]
+    against: Vec<String>,
+    /// Take turns with other benches on this machine that name the same file: they prepare
+    /// together, and each measures alone
+    #[arg(long, value_name = "FILE")]
+    turns: Option<PathBuf>,
     /// Compare peak memory only: vqgan (which does so in the end anyway), train
     #[arg(long)]
     memory: bool,
@@ -211,40 +222,6 @@ struct MemoryWork {
     request: serde_json::Value,
 }
 
-/// Who competes with us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tool {
-    /// candle's own ops.
-    Candle,
-    /// torch in its default layout.
-    Torch,
-    /// torch with everything in its channels-last format.
-    TorchChannelsLast,
-    /// FAISS, exhaustive search.
-    Faiss,
-    /// VQGAN's transformer in torch, with its samplers.
-    MinGpt,
-    /// LlamaGen's transformer in torch, with its `generate`.
-    LlamaGen,
-    /// The same, its decoding step compiled, on a GPU.
-    LlamaGenCompiled,
-}
-
-impl Tool {
-    /// The name in tables, JSON and requests to Python.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Candle => "candle",
-            Self::Torch => "torch",
-            Self::TorchChannelsLast => "torch channels-last",
-            Self::Faiss => "faiss",
-            Self::MinGpt => "minGPT",
-            Self::LlamaGen => "LlamaGen",
-            Self::LlamaGenCompiled => "LlamaGen compiled",
-        }
-    }
-}
-
 impl Bench {
     /// Measures and prints.
     pub fn run(self) -> Result<()> {
@@ -279,8 +256,8 @@ impl Bench {
         }
         if self.memory {
             let work = self.subject.memory_work()?;
-            let report =
-                Report::new(self.subject.name(), threads, 0.0, self.subject.tools(), self.json);
+            let tools = self.subject.tools();
+            let report = Report::new(self.subject.name(), threads, 0.0, tools, self.json);
             return self.compare_memory(threads, work, &report);
         }
 
@@ -299,10 +276,11 @@ impl Bench {
             device: self.device.name(),
             cases: cases.iter().map(|case| case.request.clone()).collect(),
         };
+        let turns = Turns::new(self.turns.as_deref())?;
         let (mut peer, about) = Peer::start(&setup)?;
-        let tools = self.subject.tools();
-        let (peak, of) = self.peak(threads)?;
-        let mut report = Report::new(self.subject.name(), threads, peak, tools, self.json);
+        let tools = self.tools()?;
+        let (peak, of) = self.peak(threads, &turns)?;
+        let mut report = Report::new(self.subject.name(), threads, peak, &tools, self.json);
         report.say(&format!(
             "{threads} threads; {of} peak {peak:.0} GFLOP/s; against {about}; medians of {}",
             self.samples()
@@ -312,7 +290,8 @@ impl Bench {
         }
         report.header(cases.iter().map(|case| case.name.as_str()));
         let mut contest = Contest {
-            tools,
+            tools: &tools,
+            turns: &turns,
             samples: self.samples(),
             seconds: if self.quick { Duration::ZERO } else { SAMPLE },
             peer: &mut peer,
@@ -322,7 +301,7 @@ impl Bench {
             report.row(&contest.hold(index, case)?);
         }
         // A peak that has moved says how quiet the machine was.
-        report.say(&format!("{of} peak at the end {:.0} GFLOP/s", self.peak(threads)?.0));
+        report.say(&format!("{of} peak at the end {:.0} GFLOP/s", self.peak(threads, &turns)?.0));
         drop(peer);
         if self.subject == Subject::Vqgan && self.only.is_empty() {
             self.compare_memory(threads, self.subject.memory_work()?, &report)?;
@@ -331,11 +310,27 @@ impl Bench {
     }
 
     /// GFLOP/s that nobody exceeds, and in what: on a GPU that of its tensor cores.
-    fn peak(&self, threads: usize) -> Result<(f64, &'static str)> {
+    fn peak(&self, threads: usize, turns: &Turns) -> Result<(f64, &'static str)> {
+        let _alone = turns.measure()?;
         Ok(match self.device {
             Place::Cpu => (peak::gflops(threads), "f32"),
             Place::Cuda => (device::tensor_gflops()?, "bf16"),
         })
+    }
+
+    /// Who competes, of those that were asked for.
+    fn tools(&self) -> Result<Vec<Tool>> {
+        let all = self.subject.tools();
+        let named = |tool: &&Tool| self.against.iter().any(|name| tool.name() == name);
+        if self.against.is_empty() {
+            return Ok(all.to_vec());
+        }
+        let tools: Vec<_> = all.iter().filter(named).copied().collect();
+        if tools.len() < self.against.len() {
+            let names: Vec<_> = all.iter().map(|tool| tool.name()).collect();
+            bail!("--against: {} is compared with {}", self.subject.name(), names.join(", "));
+        }
+        Ok(tools)
     }
 
     fn samples(&self) -> usize {

@@ -4,10 +4,12 @@
 //! | file | what |
 //! |---|---|
 //! | `model` | a model as the kernels see it |
-//! | `linear.cu` | linear layers over a few rows, with the norm before and the activation after; for many rows what is around cuBLAS's products |
+//! | `linear.cu` | linear layers over a few rows, with the norm before and the activation after; for more rows what is around products |
+//! | `products.cu` | linear layers of half precision over more rows, on tensor cores, with what becomes of their outputs |
 //! | `attention.cu` | one new position of each sequence looks at the cache |
 //! | `choose.cu` | guidance, top-k, top-p and the draw; the next position's input |
-//! | `pass` | one position through the whole model |
+//! | `pass`, `kernels` | one position through the whole model |
+//! | `launch` | kernels begin before those in front of them have ended |
 //! | `draw` | all positions: the first by launches, the rest by replaying a graph of them |
 //!
 //! Activations are f32 whatever the weights are kept as. Where a code is and how far the
@@ -21,55 +23,23 @@
 //! [`crate::Chooser::choose`]; a prefix is read by them here, too.
 
 mod draw;
+mod kernels;
+mod launch;
 mod model;
 mod pass;
 
 pub(crate) use draw::draw;
 pub(crate) use model::{Affine, FeedForward, Layer, Model, Norm, NormKind};
 
-use std::sync::Arc;
-
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaFunction, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchArgs, LaunchConfig,
-    ValidAsZeroBits, sys,
+    CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig, ValidAsZeroBits, sys,
 };
 use candle_core::{CudaDevice, Result};
-
-mod ptx {
-    include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
-}
-
-/// A file of kernels: its name, which no other has, and its code.
-#[derive(Clone, Copy)]
-struct Module(&'static str, &'static str);
-
-impl Module {
-    const ATTENTION: Self = Self("cond-transformer-attention", ptx::ATTENTION);
-    const CHOOSE: Self = Self("cond-transformer-choose", ptx::CHOOSE);
-    const LINEAR: Self = Self("cond-transformer-linear", ptx::LINEAR);
-}
 
 /// The most dynamic shared memory that a block gets without asking, beside a little that
 /// kernels declare.
 const SHARED_BYTES: usize = (48 << 10) - 256;
-
-/// A kernel, and the stream on which candle has everything else run.
-struct Kernel {
-    function: CudaFunction,
-    stream: Arc<CudaStream>,
-}
-
-impl Kernel {
-    fn new(device: &CudaDevice, module: Module, name: &str) -> Result<Self> {
-        let function = device.get_or_load_custom_func(name, module.0, module.1)?;
-        Ok(Self { function: function.into_cuda_function(), stream: device.cuda_stream() })
-    }
-
-    fn builder(&self) -> LaunchArgs<'_> {
-        self.stream.launch_builder(&self.function)
-    }
-}
 
 /// A grid of blocks (`x` and `y`) of `threads` threads with `shared` bytes of memory.
 fn grid(x: usize, y: usize, threads: u32, shared: usize) -> Result<LaunchConfig> {

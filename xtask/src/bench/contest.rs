@@ -9,6 +9,7 @@ use super::Tool;
 use super::case::{Case, Contestants, Results, Work, difference, values};
 use super::device::device;
 use super::peer::Peer;
+use super::turns::Turns;
 
 /// Between two contestants: threads of the one before may still be spinning, in
 /// wait of work that does not come.
@@ -19,7 +20,9 @@ const LONG: Duration = Duration::from_secs(60);
 /// Who competes, and how long.
 pub struct Contest<'a> {
     /// Our rivals, in the order of the table.
-    pub tools: &'static [Tool],
+    pub tools: &'a [Tool],
+    /// With whom it takes turns.
+    pub turns: &'a Turns,
     /// Samples of each.
     pub samples: usize,
     /// A sample repeats its work for so long.
@@ -64,6 +67,7 @@ impl Contest<'_> {
     pub fn hold(&mut self, index: usize, case: Case) -> Result<Outcome> {
         let Case { name, flops, results, make, request } = case;
         let request = request.to_string();
+        let together = self.turns.prepare()?;
         let Contestants { mut ours, mut candle } =
             make().with_context(|| format!("preparing {name}"))?;
         let begun = Instant::now();
@@ -76,6 +80,8 @@ impl Contest<'_> {
             None => self.warm_up(index, &name, &mut candle)?,
         };
 
+        drop(together);
+        let _alone = self.turns.measure()?;
         let mut own_times = if first < LONG { Vec::new() } else { vec![first] };
         for _ in 0..self.samples {
             if first < LONG {

@@ -11,7 +11,7 @@ pub struct Report {
     bench: &'static str,
     threads: usize,
     peak: f64,
-    tools: &'static [Tool],
+    tools: Vec<Tool>,
     json: bool,
     name_width: usize,
 }
@@ -19,14 +19,8 @@ pub struct Report {
 impl Report {
     /// A report of `bench` by `threads` threads on a machine of `peak` GFLOP/s;
     /// outcomes list the rivals in the order of `tools`.
-    pub fn new(
-        bench: &'static str,
-        threads: usize,
-        peak: f64,
-        tools: &'static [Tool],
-        json: bool,
-    ) -> Self {
-        Self { bench, threads, peak, tools, json, name_width: 0 }
+    pub fn new(bench: &'static str, threads: usize, peak: f64, tools: &[Tool], json: bool) -> Self {
+        Self { bench, threads, peak, tools: tools.to_vec(), json, name_width: 0 }
     }
 
     /// A line for people.

@@ -2,6 +2,8 @@
 #include "common.cuh"
 
 constexpr int THREADS = 256;
+// Threads that compute a score together, and scores that they have at work.
+constexpr int SHARING = 8, AT_ONCE = 8;
 
 // Side by side the queries `[heads dim]`, then keys and values `[shared dim]` each, for each
 // of the grid's rows of blocks: `inputs` `[rows, (heads + 2 shared) dim]`, whose biases may
@@ -18,10 +20,20 @@ __device__ __forceinline__ void attend(
     extern __shared__ float4 memory[];
     __shared__ float scratch[THREADS / 32];
     const int heads = gridDim.x, head = blockIdx.x, row = blockIdx.y;
-    const int past = *position, of = head / (heads / shared);
+    // Not what an earlier kernel left in the L1 cache.
+    const int past = __ldcg(position), of = head / (heads / shared);
     float *query = reinterpret_cast<float *>(memory), *key = query + dim, *value = key + dim;
     float *partial = value + dim;             // a block's worth of four
     float *weights = partial + 4 * THREADS;   // one for each position
+    const int64_t start = ((int64_t)row * shared + of) * room * dim;
+    const T *all_keys = keys + start, *all_values = values + start;
+    // The cache is older than the kernel before, which makes `inputs`.
+    for (int i = threadIdx.x * (128 / (int)sizeof(T)); i < past * dim;
+         i += THREADS * (128 / (int)sizeof(T))) {
+        prefetch(all_keys + i);
+        prefetch(all_values + i);
+    }
+    after_others();
     const float *own = inputs + (int64_t)row * (heads + 2 * shared) * dim;
     auto input = [&](int start, const T *bias, int i) {
         return own[start + i] + (bias == nullptr ? 0.0f : to_float(bias[i]));
@@ -46,8 +58,6 @@ __device__ __forceinline__ void attend(
         value[2 * pair + 1] = stored(input(from_values, value_bias, k + 1));
     }
     __syncthreads();
-    const int64_t start = ((int64_t)row * shared + of) * room * dim;
-    const T *all_keys = keys + start, *all_values = values + start;
     // One of the heads that share these writes them; none reads them here.
     if (head % (heads / shared) == 0) {
         for (int i = threadIdx.x; i < dim; i += THREADS) {
@@ -56,19 +66,49 @@ __device__ __forceinline__ void attend(
         }
     }
 
+    // Neighbouring threads share a position: a warp reads whole lines of keys.
     const float scale = 1.0f / sqrtf((float)dim);
+    const int first = threadIdx.x / SHARING, part = threadIdx.x % SHARING * 4;
+    constexpr int STEP = THREADS / SHARING;
+    auto shared_total = [](float score) {
+#pragma unroll
+        for (int distance = SHARING / 2; distance > 0; distance /= 2)
+            score += __shfl_xor_sync(~0u, score, distance);
+        return score;
+    };
     float largest = -INFINITY;
-    for (int at = threadIdx.x; at <= past; at += THREADS) {
-        float score = 0.0f;
-        for (int i = 0; i < dim; i += 4) {
+    for (int begin = 0; begin < past; begin += AT_ONCE * STEP) {
+        float scores[AT_ONCE] = {};
+        const T *before[AT_ONCE];
+#pragma unroll
+        for (int n = 0; n < AT_ONCE; ++n)
+            before[n] = all_keys + (int64_t)min(begin + n * STEP + first, past - 1) * dim;
+        for (int i = part; i < dim; i += 4 * SHARING) {
+            Four<T> some[AT_ONCE];
+#pragma unroll
+            for (int n = 0; n < AT_ONCE; ++n)
+                some[n] = *reinterpret_cast<const Four<T> *>(before[n] + i);
             const float4 q = *reinterpret_cast<const float4 *>(query + i);
-            const float4 k = at == past ? *reinterpret_cast<const float4 *>(key + i)
-                                        : load_four(all_keys + (int64_t)at * dim + i);
-            score = dot(q, k, score);
+#pragma unroll
+            for (int n = 0; n < AT_ONCE; ++n) scores[n] = dot(q, to_floats(some[n]), scores[n]);
         }
-        score *= scale;
-        if (at != past && at < front && hidden[(int64_t)row * front + at]) score = -INFINITY;
-        weights[at] = score;
+#pragma unroll
+        for (int n = 0; n < AT_ONCE; ++n) {
+            const int at = begin + n * STEP + first;
+            float score = shared_total(scores[n]) * scale;
+            if (at >= past) continue;
+            if (at < front && hidden[(int64_t)row * front + at]) score = -INFINITY;
+            if (part == 0) weights[at] = score;
+            largest = fmaxf(largest, score);
+        }
+    }
+    if (threadIdx.x < 32) {
+        float score = 0.0f;
+        for (int i = part; i < dim; i += 4 * SHARING)
+            score = dot(*reinterpret_cast<const float4 *>(query + i),
+                        *reinterpret_cast<const float4 *>(key + i), score);
+        score = shared_total(score) * scale;
+        if (threadIdx.x == 0) weights[past] = score;
         largest = fmaxf(largest, score);
     }
     largest = block_total(largest, Larger(), scratch);
@@ -86,17 +126,26 @@ __device__ __forceinline__ void attend(
     const int column = threadIdx.x % columns, group = threadIdx.x / columns;
     float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if (group < groups) {
-#pragma unroll 4
-        for (int at = group; at <= past; at += groups) {
-            const float weight = weights[at];
-            const float4 v = at == past
-                ? *reinterpret_cast<const float4 *>(value + 4 * column)
-                : load_four(all_values + (int64_t)at * dim + 4 * column);
+        auto add = [&](float weight, float4 v) {
             sum.x = fmaf(weight, v.x, sum.x);
             sum.y = fmaf(weight, v.y, sum.y);
             sum.z = fmaf(weight, v.z, sum.z);
             sum.w = fmaf(weight, v.w, sum.w);
+        };
+        const T *all = all_values + 4 * column;
+        for (int begin = group; begin < past; begin += AT_ONCE * groups) {
+            Four<T> some[AT_ONCE];
+#pragma unroll
+            for (int n = 0; n < AT_ONCE; ++n)
+                some[n] = *reinterpret_cast<const Four<T> *>(
+                    all + (int64_t)min(begin + n * groups, past - 1) * dim);
+#pragma unroll
+            for (int n = 0; n < AT_ONCE; ++n)
+                if (begin + n * groups < past)
+                    add(weights[begin + n * groups], to_floats(some[n]));
         }
+        if (group == past % groups)
+            add(weights[past], *reinterpret_cast<const float4 *>(value + 4 * column));
         reinterpret_cast<float4 *>(partial)[group * columns + column] = sum;
     }
     __syncthreads();

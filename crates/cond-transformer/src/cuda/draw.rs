@@ -3,17 +3,20 @@
 use std::collections::VecDeque;
 
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::{CudaEvent, DeviceRepr, PushKernelArg, sys};
+use candle_core::cuda_backend::cudarc::driver::{CudaEvent, DeviceRepr, sys};
 use candle_core::{CudaDevice, DType, Device};
 
+use super::launch::{Kernel, Module};
 use super::model::{Model, address};
 use super::pass::{Cache, Pass};
-use super::{Kernel, Memory, Module, grid, int, record};
+use super::{Memory, grid, int, record};
 use crate::next_code::Draw;
 use crate::{Error, KvCache, NoCode, Result};
 
 /// Threads of a block of `choose.cu`.
 const THREADS: u32 = 1024;
+/// Codes of which the logits fit into the registers of such a block.
+const HELD: usize = 16 * THREADS as usize;
 /// Positions that the device may be behind what is asked of it. More than one, so that it
 /// never waits for the host; few, so that progress is what was done.
 const AHEAD: usize = 8;
@@ -152,11 +155,12 @@ impl<'a> Drawing<'a> {
 
     /// Chooses from `logits`, which are left filtered. Only launches.
     fn choose(&self, logits: u64) -> Result<()> {
-        let name = format!("choose_{}", self.pass.suffix());
-        let kernel = Kernel::new(self.device, Module::CHOOSE, &name)?;
+        let kind = if self.options.vocabulary as usize <= HELD { "held" } else { "any" };
+        let name = format!("choose_{kind}_{}", self.pass.suffix());
+        let kernel = Kernel::new(&self.pass.stream, Module::CHOOSE, &name)?;
         let forbidden = self.forbidden.as_ref().map_or(0, |memory| memory.address);
         let grid = grid(self.options.sequences as usize, 1, THREADS, 0)?;
-        let mut launch = kernel.builder();
+        let mut launch = kernel.arguments();
         launch.arg(&self.options).arg(&logits).arg(&self.probabilities.address);
         launch.arg(&forbidden).arg(&self.forced.address).arg(&self.uniforms.address);
         launch.arg(&self.pass.position.address).arg(&self.step.address).arg(&self.ended.address);
@@ -164,8 +168,7 @@ impl<'a> Drawing<'a> {
         launch.arg(&self.table).arg(&self.places).arg(&self.pass.x.address);
         // SAFETY: the arguments are those of the kernel; every address is that of memory of
         // this drawing, its pass or the model, as large as the options say.
-        unsafe { launch.launch(grid) }.w()?;
-        Ok(())
+        unsafe { launch.launch(grid) }.map_err(Error::from)
     }
 
     /// One more code of every sequence. Only launches.

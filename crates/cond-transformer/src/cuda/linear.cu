@@ -1,6 +1,5 @@
 // Linear layers over a few rows, each weight read once, with the norm before them and
-// what becomes of their outputs; and these two by themselves, for many rows, whose
-// products are cuBLAS's.
+// what becomes of their outputs; and these two by themselves, for more rows.
 #include "common.cuh"
 
 constexpr int THREADS = 128;
@@ -8,110 +7,121 @@ constexpr int WARPS = THREADS / 32;
 
 // Of a norm: the numbers are those of `cuda/model.rs`.
 enum NormKind { NO_NORM = 0, LAYER_NORM = 1, RMS_NORM = 2 };
-// What becomes of an output.
-enum Then { KEEP = 0, GELU = 1, ADD = 2, GATE = 3 };
 
-__device__ __forceinline__ float gelu(float x) {
-    return 0.5f * x * (1.0f + erff(x * 0.70710678f));
-}
+// What a norm subtracts from a row's elements, and multiplies them with.
+struct Centre {
+    float mean, scale;
+};
 
-__device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
-
-// The norm of a row, by the `threads` neighbours of which this is number `own`; `total` adds
-// up over them, and `take(i, y)` gets the row's elements.
-template <typename T, typename SUM, typename F>
-__device__ __forceinline__ void norm_row(const float *x, int width, int kind, const T *weight,
-                                         const T *bias, float eps, int own, int threads,
-                                         SUM total, F take) {
+// That of a row, by `NEIGHBOURS` threads of which this is number `own`; `total` adds up over
+// them. `width` is a multiple of 4.
+template <int NEIGHBOURS, typename SUM>
+__device__ __forceinline__ Centre centre(const float *x, int width, int kind, float eps, int own,
+                                         SUM total) {
+    constexpr int AT_ONCE = 8, STEP = 4 * NEIGHBOURS;
+    auto sum = [&](auto of) {
+        float sum = 0.0f;
+        for (int begin = 4 * own; begin < width; begin += AT_ONCE * STEP) {
+            float4 some[AT_ONCE];
+#pragma unroll
+            for (int n = 0; n < AT_ONCE; ++n)
+                if (begin + n * STEP < width)
+                    some[n] = *reinterpret_cast<const float4 *>(x + begin + n * STEP);
+#pragma unroll
+            for (int n = 0; n < AT_ONCE; ++n)
+                if (begin + n * STEP < width) sum = of(some[n], sum);
+        }
+        return total(sum);
+    };
     float mean = 0.0f;
-    if (kind == LAYER_NORM) {
-#pragma unroll 4
-        for (int i = own; i < width; i += threads) mean += x[i];
-        mean = total(mean) / width;
-    }
-    float squares = 0.0f;
-#pragma unroll 4
-    for (int i = own; i < width; i += threads) squares = fmaf(x[i] - mean, x[i] - mean, squares);
-    const float scale = 1.0f / sqrtf(total(squares) / width + eps);
-#pragma unroll 4
-    for (int i = own; i < width; i += threads) {
-        const float y = (x[i] - mean) * scale * to_float(weight[i]);
-        take(i, bias == nullptr ? y : y + to_float(bias[i]));
-    }
+    if (kind == LAYER_NORM)
+        mean = sum([](float4 v, float sum) { return sum + ((v.x + v.y) + (v.z + v.w)); }) / width;
+    const float squares = sum([&](float4 v, float sum) {
+        v = make_float4(v.x - mean, v.y - mean, v.z - mean, v.w - mean);
+        return dot(v, v, sum);
+    });
+    return {mean, 1.0f / sqrtf(squares / width + eps)};
 }
 
-// Has the L2 cache fetch what will be read.
-__device__ __forceinline__ void prefetch(const void *line) {
-#ifdef __CUDA_ARCH__
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
-#endif
+// A norm of four neighbours.
+template <typename T>
+__device__ __forceinline__ float4 normed(float4 x, Centre c, const T *weight, const T *bias) {
+    const float4 w = load_four(weight);
+    x = make_float4((x.x - c.mean) * c.scale * w.x, (x.y - c.mean) * c.scale * w.y,
+                    (x.z - c.mean) * c.scale * w.z, (x.w - c.mean) * c.scale * w.w);
+    if (bias == nullptr) return x;
+    const float4 b = load_four(bias);
+    return make_float4(x.x + b.x, x.y + b.y, x.z + b.z, x.w + b.w);
 }
 
 // Rows `[rows, in]`, normed first where `kind` says so, times up to three matrices
 // `[out, in]`: one for each of the grid's rows, or with GATE two of them together. An
-// output for each warp. `in` is a multiple of 4; a norm's rows have to fit into the
-// dynamic shared memory.
+// output for each warp, which finds out for itself what the norm is. `in` is a multiple of 4.
 template <typename T, int ROWS, int THEN>
 __device__ __forceinline__ void linear_few(
     const float *x, int rows, int in, int out, int kind, const T *norm_weight,
     const T *norm_bias, float eps, const T *w0, const T *w1, const T *w2, const T *b0,
     const T *b1, const T *b2, float *y
 ) {
-    extern __shared__ float4 normed[];
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int wanted = blockIdx.x * WARPS + warp, column = min(wanted, out - 1);
-    const T *weight = (blockIdx.y == 0 ? w0 : blockIdx.y == 1 ? w1 : w2) + (int64_t)column * in;
-    const T *second = w1 + (int64_t)column * in;
+    constexpr int MATRICES = THEN == GATE ? 2 : 1;
+    // Weights that a thread has asked for, four neighbours each.
+    constexpr int AT_ONCE = sizeof(T) == 4 ? 4 : 8, STEP = 128;
+    const int lane = threadIdx.x % 32;
+    const int wanted = blockIdx.x * WARPS + threadIdx.x / 32, column = min(wanted, out - 1);
+    const T *weights[2] = {blockIdx.y == 0 ? w0 : blockIdx.y == 1 ? w1 : w2, w1};
     const T *bias = blockIdx.y == 0 ? b0 : blockIdx.y == 1 ? b1 : b2;
-    const float *source = x;
-    if (kind != NO_NORM) {
-        // On its way while the rows are normed.
-        constexpr int LINE = 128 / sizeof(T);
-        for (int i = lane * LINE; i < in; i += 32 * LINE) {
-            prefetch(weight + i);
-            if (THEN == GATE) prefetch(second + i);
-        }
-        __shared__ float scratch[WARPS];
-        float *to = reinterpret_cast<float *>(normed);
-        auto of_warp = [](float sum) { return warp_total(sum, Add()); };
-        auto of_block = [&](float sum) { return block_total(sum, Add(), scratch); };
-        if (rows < WARPS) {
-            for (int row = 0; row < rows; ++row)
-                norm_row(x + (int64_t)row * in, in, kind, norm_weight, norm_bias, eps,
-                         threadIdx.x, THREADS, of_block,
-                         [&](int i, float value) { to[row * in + i] = value; });
-        } else {
-            for (int row = warp; row < rows; row += WARPS)
-                norm_row(x + (int64_t)row * in, in, kind, norm_weight, norm_bias, eps, lane, 32,
-                         of_warp, [&](int i, float value) { to[row * in + i] = value; });
-        }
-        __syncthreads();
-        source = to;
-    }
-    if (wanted >= out) return;
-    float sums[ROWS], others[ROWS];
+    Four<T> some[MATRICES][AT_ONCE];
+    auto ask = [&](int begin) {
 #pragma unroll
-    for (int r = 0; r < ROWS; ++r) sums[r] = others[r] = 0.0f;
-#pragma unroll 4
-    for (int i = lane * 4; i < in; i += 128) {
-        const float4 w = load_four(weight + i);
-        float4 u;
-        if (THEN == GATE) u = load_four(second + i);
+        for (int matrix = 0; matrix < MATRICES; ++matrix)
 #pragma unroll
-        for (int r = 0; r < ROWS; ++r) {
-            const float4 v =
-                *reinterpret_cast<const float4 *>(source + (int64_t)min(r, rows - 1) * in + i);
-            sums[r] = dot(w, v, sums[r]);
-            if (THEN == GATE) others[r] = dot(u, v, others[r]);
+            for (int n = 0; n < AT_ONCE; ++n)
+                if (begin + n * STEP < in)
+                    some[matrix][n] = *reinterpret_cast<const Four<T> *>(
+                        weights[matrix] + (int64_t)column * in + begin + n * STEP);
+    };
+    // The first are on their way while the kernel before still runs, and so are those behind
+    // them, as far as the L2 cache.
+    ask(4 * lane);
+    for (int matrix = 0; matrix < MATRICES; ++matrix)
+        for (int i = AT_ONCE * STEP + lane * (128 / (int)sizeof(T)); i < in;
+             i += 32 * (128 / (int)sizeof(T)))
+            prefetch(weights[matrix] + (int64_t)column * in + i);
+    after_others();
+
+    Centre centres[ROWS];
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r)
+        if (kind != NO_NORM && r < rows)
+            centres[r] = centre<32>(x + (int64_t)r * in, in, kind, eps, lane,
+                                    [](float sum) { return warp_total(sum, Add()); });
+    float sums[MATRICES][ROWS] = {};
+    for (int begin = 4 * lane; begin < in; begin += AT_ONCE * STEP) {
+        if (begin != 4 * lane) ask(begin);
+#pragma unroll
+        for (int n = 0; n < AT_ONCE; ++n) {
+            const int i = begin + n * STEP;
+            if (i >= in) continue;
+#pragma unroll
+            for (int r = 0; r < ROWS; ++r) {
+                if (r >= rows) continue;
+                float4 v = *reinterpret_cast<const float4 *>(x + (int64_t)r * in + i);
+                if (kind != NO_NORM)
+                    v = normed(v, centres[r], norm_weight + i,
+                               norm_bias == nullptr ? nullptr : norm_bias + i);
+#pragma unroll
+                for (int matrix = 0; matrix < MATRICES; ++matrix)
+                    sums[matrix][r] = dot(to_floats(some[matrix][n]), v, sums[matrix][r]);
+            }
         }
     }
     const int width = out * gridDim.y;
     const int place = blockIdx.y * out + column;
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
-        float value = warp_total(sums[r], Add());
-        const float other = THEN == GATE ? warp_total(others[r], Add()) : 0.0f;
-        if (lane != r || r >= rows) continue;
+        float value = warp_total(sums[0][r], Add());
+        const float other = THEN == GATE ? warp_total(sums[MATRICES - 1][r], Add()) : 0.0f;
+        if (lane != r || r >= rows || wanted >= out) continue;
         if (bias != nullptr) value += to_float(bias[column]);
         float *to = y + (int64_t)r * width + place;
         if (THEN == GELU) value = gelu(value);
@@ -122,24 +132,37 @@ __device__ __forceinline__ void linear_few(
 }
 
 // `x` `[rows, width]` and what a layer made, with its bias, added to it; then the norm, in
-// the weights' format, for the next product. `made` may be null. A warp for each row.
+// the weights' format, for the next product. `made` may be null. A block for each row.
 template <typename T>
-__device__ __forceinline__ void add_and_norm(float *x, int rows, int width, const float *made,
+__device__ __forceinline__ void add_and_norm(float *x, int width, const float *made,
                                              const T *bias, int kind, const T *norm_weight,
-                                             const T *norm_bias, float eps, T *normed) {
-    const int row = blockIdx.x * WARPS + threadIdx.x / 32;
-    if (row >= rows) return;
-    float *own = x + (int64_t)row * width;
+                                             const T *norm_bias, float eps, T *to) {
+    __shared__ float of_warp[WARPS];
+    after_others();
+    const int64_t start = (int64_t)blockIdx.x * width;
+    float *own = x + start;
     if (made != nullptr) {
-        for (int i = threadIdx.x % 32; i < width; i += 32) {
-            const float more = bias == nullptr ? 0.0f : to_float(bias[i]);
-            own[i] += made[(int64_t)row * width + i] + more;
+        // What a thread adds to is what it reads below.
+        for (int i = 4 * threadIdx.x; i < width; i += 4 * THREADS) {
+            float4 sum = *reinterpret_cast<const float4 *>(own + i);
+            const float4 more = *reinterpret_cast<const float4 *>(made + start + i);
+            float4 b = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            if (bias != nullptr) b = load_four(bias + i);
+            sum = make_float4(sum.x + (more.x + b.x), sum.y + (more.y + b.y),
+                              sum.z + (more.z + b.z), sum.w + (more.w + b.w));
+            *reinterpret_cast<float4 *>(own + i) = sum;
         }
     }
-    T *to = normed + (int64_t)row * width;
-    norm_row(own, width, kind, norm_weight, norm_bias, eps, threadIdx.x % 32, 32,
-             [](float sum) { return warp_total(sum, Add()); },
-             [&](int i, float value) { to[i] = from_float<T>(value); });
+    const Centre c = centre<THREADS>(own, width, kind, eps, threadIdx.x, [&](float sum) {
+        return block_total(sum, Add(), of_warp);
+    });
+#pragma unroll 4
+    for (int i = 4 * threadIdx.x; i < width; i += 4 * THREADS) {
+        const float4 v = normed(*reinterpret_cast<const float4 *>(own + i), c, norm_weight + i,
+                                norm_bias == nullptr ? nullptr : norm_bias + i);
+        *reinterpret_cast<Four<T> *>(to + start + i) = {from_float<T>(v.x), from_float<T>(v.y),
+                                                        from_float<T>(v.z), from_float<T>(v.w)};
+    }
 }
 
 // What is between the two halves of the feed-forward part: `gelu(made + bias)`, or with
@@ -147,6 +170,7 @@ __device__ __forceinline__ void add_and_norm(float *x, int rows, int width, cons
 template <typename T>
 __device__ __forceinline__ void activate(const float *made, const T *bias, const float *up,
                                          int width, int64_t count, T *y) {
+    after_others();
     const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= count) return;
     const float x = made[i] + (bias == nullptr ? 0.0f : to_float(bias[i % width]));
@@ -173,11 +197,10 @@ __device__ __forceinline__ void activate(const float *made, const T *bias, const
     LINEARS(T, SUFFIX, 1)                                                                     \
     LINEARS(T, SUFFIX, 2)                                                                     \
     extern "C" __global__ void __launch_bounds__(THREADS) add_and_norm_##SUFFIX(              \
-        float *x, int rows, int width, const float *made, const T *bias, int kind,            \
+        float *x, int width, const float *made, const T *bias, int kind,                      \
         const T *norm_weight, const T *norm_bias, float eps, T *normed                        \
     ) {                                                                                       \
-        add_and_norm<T>(x, rows, width, made, bias, kind, norm_weight, norm_bias, eps,        \
-                        normed);                                                              \
+        add_and_norm<T>(x, width, made, bias, kind, norm_weight, norm_bias, eps, normed);     \
     }                                                                                         \
     extern "C" __global__ void __launch_bounds__(THREADS) activate_##SUFFIX(                  \
         const float *made, const T *bias, const float *up, int width, int64_t count, T *y     \

@@ -171,6 +171,29 @@ impl Model<'_> {
     }
 }
 
+impl Model<'_> {
+    /// Whether all rows of weights begin at multiples of eight numbers, for `products.cu`.
+    pub(super) fn in_eights(&self) -> Result<bool> {
+        let affine = |affine: &Affine| -> Result<bool> {
+            let start = affine.weight.layout().start_offset();
+            Ok(affine.weight.dim(1)?.is_multiple_of(8) && start.is_multiple_of(8))
+        };
+        let mut all = affine(&Affine { weight: self.head, bias: None })?;
+        for layer in &self.layers {
+            let mut matrices = vec![&layer.output];
+            matrices.extend(&layer.inputs);
+            match &layer.feed_forward {
+                FeedForward::Gelu { expand, contract } => matrices.extend([expand, contract]),
+                FeedForward::Gated { gate, up, down } => matrices.extend([gate, up, down]),
+            }
+            for matrix in matrices {
+                all &= affine(matrix)?;
+            }
+        }
+        Ok(all)
+    }
+}
+
 /// Where the elements of a contiguous tensor begin on the device. Good for as long as the
 /// tensor is there; 0 for none.
 pub(super) fn address(tensor: Option<&Tensor>, stream: &CudaStream) -> Result<u64> {
