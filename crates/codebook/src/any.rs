@@ -77,6 +77,10 @@ impl Quantizer for AnyQuantizer {
         self.inner().quantize(z)
     }
 
+    fn quantize_without_waiting(&self, z: &Tensor) -> Result<Quantized> {
+        self.inner().quantize_without_waiting(z)
+    }
+
     fn codes(&self, z: &Tensor) -> Result<CodeGrid> {
         self.inner().codes(z)
     }

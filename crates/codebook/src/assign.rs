@@ -4,6 +4,7 @@ use candle_core::Tensor;
 
 use crate::feature_map::FeatureMap;
 use crate::losses::straight_through;
+use crate::nearest::{Watch, nearest_codes_with};
 use crate::{CodeGrid, Error, Losses, Quantized, Result, nearest_codes};
 
 /// A feature map whose vectors have found their rows.
@@ -17,7 +18,12 @@ pub(crate) struct Assignment {
 
 impl Assignment {
     /// Assigns the vectors of `map` to the rows of `codebook` `[K, D]`.
-    pub(crate) fn new(op: &'static str, map: FeatureMap, codebook: &Tensor) -> Result<Self> {
+    pub(crate) fn new(
+        op: &'static str,
+        map: FeatureMap,
+        codebook: &Tensor,
+        watch: Watch,
+    ) -> Result<Self> {
         if map.vectors.dim(0)? == 0 {
             let (b, h, w) = map.size;
             return Err(Error::Shape {
@@ -28,7 +34,7 @@ impl Assignment {
             });
         }
         let codebook = codebook.to_dtype(map.vectors.dtype())?;
-        let codes = nearest_codes(&map.vectors, &codebook)?;
+        let codes = nearest_codes_with(&map.vectors, &codebook, watch)?;
         let rows = codebook.index_select(&codes, 0)?;
         Ok(Self { map, codes, rows })
     }

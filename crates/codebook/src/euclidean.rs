@@ -5,6 +5,7 @@ use candle_nn::{Init, VarBuilder};
 
 use crate::assign::{self, Assignment, codebook_dims};
 use crate::feature_map::{self, FeatureMap};
+use crate::nearest::Watch;
 use crate::{CodeGrid, Losses, Quantized, Quantizer, Result};
 
 const OP: &str = "euclidean quantizer";
@@ -54,9 +55,10 @@ impl EuclideanQuantizer {
     }
 }
 
-impl Quantizer for EuclideanQuantizer {
-    fn quantize(&self, z: &Tensor) -> Result<Quantized> {
-        let assigned = Assignment::new(OP, FeatureMap::new(OP, z, self.dim)?, &self.codebook)?;
+impl EuclideanQuantizer {
+    fn quantize_with(&self, z: &Tensor, watch: Watch) -> Result<Quantized> {
+        let assigned =
+            Assignment::new(OP, FeatureMap::new(OP, z, self.dim)?, &self.codebook, watch)?;
         let losses = Losses::new(
             assigned.vectors(),
             assigned.rows(),
@@ -64,6 +66,16 @@ impl Quantizer for EuclideanQuantizer {
             self.commitment_weight,
         )?;
         assigned.quantized(losses)
+    }
+}
+
+impl Quantizer for EuclideanQuantizer {
+    fn quantize(&self, z: &Tensor) -> Result<Quantized> {
+        self.quantize_with(z, Watch::Wait)
+    }
+
+    fn quantize_without_waiting(&self, z: &Tensor) -> Result<Quantized> {
+        self.quantize_with(z, Watch::Trust)
     }
 
     fn codes(&self, z: &Tensor) -> Result<CodeGrid> {

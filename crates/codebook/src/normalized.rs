@@ -6,6 +6,7 @@ use candle_nn::{Init, VarBuilder};
 use crate::assign::{self, Assignment, codebook_dims};
 use crate::entropy::entropy_loss;
 use crate::feature_map::{self, FeatureMap, precise};
+use crate::nearest::Watch;
 use crate::{CodeGrid, Losses, Quantized, Quantizer, Result};
 
 const OP: &str = "normalized quantizer";
@@ -92,11 +93,11 @@ fn affinity(vectors: &Tensor, codebook: &Tensor) -> candle_core::Result<Tensor> 
     (products * 2.0)?.broadcast_sub(&of_vectors.broadcast_add(&of_codes)?)
 }
 
-impl Quantizer for NormalizedQuantizer {
-    fn quantize(&self, z: &Tensor) -> Result<Quantized> {
+impl NormalizedQuantizer {
+    fn quantize_with(&self, z: &Tensor, watch: Watch) -> Result<Quantized> {
         let map = self.normalized_map(z)?;
         let codebook = self.unit_codebook()?.to_dtype(map.vectors.dtype())?;
-        let assigned = Assignment::new(OP, map, &codebook)?;
+        let assigned = Assignment::new(OP, map, &codebook, watch)?;
         let mut losses = Losses::new(assigned.vectors(), assigned.rows(), 1.0, self.beta)?;
         if self.entropy_ratio != 0.0 {
             let affinity = affinity(assigned.vectors(), &codebook)?;
@@ -105,6 +106,16 @@ impl Quantizer for NormalizedQuantizer {
             losses.extra = Some(extra);
         }
         assigned.quantized(losses)
+    }
+}
+
+impl Quantizer for NormalizedQuantizer {
+    fn quantize(&self, z: &Tensor) -> Result<Quantized> {
+        self.quantize_with(z, Watch::Wait)
+    }
+
+    fn quantize_without_waiting(&self, z: &Tensor) -> Result<Quantized> {
+        self.quantize_with(z, Watch::Trust)
     }
 
     fn codes(&self, z: &Tensor) -> Result<CodeGrid> {

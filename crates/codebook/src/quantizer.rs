@@ -30,6 +30,17 @@ pub trait Quantizer: Send + Sync {
     /// exist), or a value is NaN or infinite.
     fn quantize(&self, z: &Tensor) -> Result<Quantized>;
 
+    /// [`quantize`](Self::quantize) for callers who find out for themselves whether all values
+    /// are finite: on a GPU nobody waits to see it, and vectors whose distances are not finite
+    /// have the code `u32::MAX`, which no codebook has, and embeddings that mean nothing.
+    /// Elsewhere it is the same.
+    ///
+    /// # Errors
+    /// As [`quantize`](Self::quantize), but for values on a GPU.
+    fn quantize_without_waiting(&self, z: &Tensor) -> Result<Quantized> {
+        self.quantize(z)
+    }
+
     /// The codes of `z` `[B, D, H, W]`, without losses or gradients.
     ///
     /// # Errors

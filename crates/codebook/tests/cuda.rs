@@ -3,7 +3,10 @@
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
-use codebook::{EmaQuantizer, EmaState, Quantizer, argmax_rows, nearest_codes};
+use codebook::{
+    EmaQuantizer, EmaState, EuclideanQuantizer, NormalizedQuantizer, Quantizer, argmax_rows,
+    nearest_codes,
+};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -163,6 +166,40 @@ proptest! {
             assert_same(&gpu, &v, &c).map_err(|e| TestCaseError::fail(format!("{e:#}")))?;
         }
     }
+}
+
+/// Who does not wait gets the same, and what has no distance gets no code.
+#[test]
+fn quantizing_without_waiting_is_quantizing() -> Result<()> {
+    let Some(gpu) = gpu() else { return Ok(()) };
+    let mut rng = ChaCha8Rng::seed_from_u64(12);
+    for dim in [8, 64] {
+        let z = table(&mut rng, 2 * dim, 5 * 7, 0)?.reshape((2, dim, 5, 7))?;
+        let codebook = table(&mut rng, 300, dim, 0)?;
+        let state = EmaState::from_codebook(&codebook.to_device(&gpu)?, 1e-5)?;
+        let quantizers: [Box<dyn Quantizer>; 3] = [
+            Box::new(EuclideanQuantizer::new(codebook.to_device(&gpu)?, 0.25, false)?),
+            Box::new(NormalizedQuantizer::new(codebook.to_device(&gpu)?, 0.25, 0.0)?),
+            Box::new(EmaQuantizer::new(state, 0.25, 0.99, 1e-5)?),
+        ];
+        let bad = z.narrow(3, 0, 1)?.affine(f64::NAN, 0.0)?;
+        let bad = Tensor::cat(&[&bad, &z.narrow(3, 1, 6)?], 3)?.to_device(&gpu)?;
+        let z = z.to_device(&gpu)?;
+        for quantizer in quantizers {
+            let (one, two) = (quantizer.quantize(&z)?, quantizer.quantize_without_waiting(&z)?);
+            ensure!(one.codes.to_vec()? == two.codes.to_vec()?, "dim {dim}");
+            let values = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
+            ensure!(values(&one.embeddings)? == values(&two.embeddings)?, "dim {dim}");
+            ensure!(quantizer.quantize(&bad).is_err(), "dim {dim}: NaN was quantized");
+            let found = quantizer.quantize_without_waiting(&bad)?.codes.to_vec()?;
+            for (i, (found, code)) in found.into_iter().zip(one.codes.to_vec()?).enumerate() {
+                let expected = if i % 7 == 0 { u32::MAX } else { code };
+                ensure!(found == expected, "dim {dim}, vector {i}: {found}, not {expected}");
+            }
+        }
+    }
+    println!("ok quantizing_without_waiting_is_quantizing");
+    Ok(())
 }
 
 #[test]

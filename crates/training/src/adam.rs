@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor, Var};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::elementwise::{Zip2, Zip3};
+use crate::scale::Scale;
 use crate::store::ParameterStore;
 
 /// The constants of Adam (Kingma and Ba, 2015, algorithm 1).
@@ -96,10 +97,22 @@ impl Adam {
     /// them), each multiplied by `scale` first (the clipping factor).
     /// Parameters without a gradient stay as they are.
     ///
+    /// Where `scale` is NaN nothing changes but the count of updates: see
+    /// [`take_back`](Self::take_back).
+    ///
     /// # Errors
     /// If a gradient belongs to no parameter or has another shape.
-    pub fn update(&mut self, gradients: &[(String, Tensor)], lr: f64, scale: f64) -> Result<()> {
+    pub fn update(
+        &mut self,
+        gradients: &[(String, Tensor)],
+        lr: f64,
+        scale: impl Into<Scale>,
+    ) -> Result<()> {
         self.step += 1;
+        let scale = scale.into();
+        if scale.is_known_broken() {
+            return Ok(());
+        }
         let rates = Rates::new(&self.config, self.step, lr, scale);
         let slots = gradients.iter().map(|(name, gradient)| {
             let slot = self.slots.get(name).with_context(|| format!("no parameter {name}"))?;
@@ -124,6 +137,11 @@ impl Adam {
                 slots.iter().try_for_each(|(slot, gradient)| rates.apply_by_formula(slot, gradient))
             }
         }
+    }
+
+    /// The last update turned out not to have happened: its scale was NaN.
+    pub fn take_back(&mut self) {
+        self.step = self.step.saturating_sub(1);
     }
 
     /// The moments by name (`NAME.exp_avg`, `NAME.exp_avg_sq`), as torch calls
@@ -184,7 +202,7 @@ impl Adam {
 
 /// What one step multiplies by.
 struct Rates {
-    scale: f64,
+    scale: Scale,
     beta1: f64,
     beta2: f64,
     step_size: f64,
@@ -193,9 +211,8 @@ struct Rates {
     shrink: f64,
 }
 
-/// The same as kernels have it.
+/// The same as kernels have it, but for the scale.
 struct Rounded {
-    scale: f32,
     gain1: f32,
     beta2: f32,
     gain2: f32,
@@ -205,7 +222,7 @@ struct Rounded {
 }
 
 impl Rates {
-    fn new(config: &AdamConfig, step: u64, lr: f64, scale: f64) -> Self {
+    fn new(config: &AdamConfig, step: u64, lr: f64, scale: Scale) -> Self {
         let t = step.min(i32::MAX as u64) as i32;
         Self {
             scale,
@@ -223,9 +240,15 @@ impl Rates {
         if slot.decays { self.shrink } else { 1.0 }
     }
 
+    fn known_scale(&self) -> Result<f64> {
+        match &self.scale {
+            Scale::Known(scale) => Ok(*scale),
+            Scale::OnDevice(_) => bail!("an update here wants a scale that the host knows"),
+        }
+    }
+
     fn rounded(&self) -> Rounded {
         Rounded {
-            scale: self.scale as f32,
             gain1: (1.0 - self.beta1) as f32,
             beta2: self.beta2 as f32,
             gain2: (1.0 - self.beta2) as f32,
@@ -237,7 +260,8 @@ impl Rates {
 
     /// The path of the CPU, whose arithmetic is that of the kernel, too.
     fn apply_in_place(&self, slot: &Slot, gradient: &Tensor) -> Result<()> {
-        let Rounded { scale, gain1, beta2, gain2, size, root, eps } = self.rounded();
+        let Rounded { gain1, beta2, gain2, size, root, eps } = self.rounded();
+        let scale = self.known_scale()? as f32;
         let shrink = self.shrink_of(slot) as f32;
         slot.first.inplace_op2(
             gradient,
@@ -265,7 +289,11 @@ impl Rates {
     fn apply_to_all(&self, slots: &[(&Slot, &Tensor)]) -> Result<()> {
         use layers::cuda::foreach::{AdamParameter, AdamRates, adam};
 
-        let Rounded { scale, gain1, beta2, gain2, size, root, eps } = self.rounded();
+        let Rounded { gain1, beta2, gain2, size, root, eps } = self.rounded();
+        let (scale, gate) = match &self.scale {
+            Scale::Known(scale) => (*scale as f32, None),
+            Scale::OnDevice(gate) => (1.0, Some(gate)),
+        };
         let rates = AdamRates { scale, gain1, beta2, gain2, size, root, eps };
         let parameters = slots.iter().map(|(slot, gradient)| AdamParameter {
             parameter: &slot.parameter,
@@ -274,13 +302,13 @@ impl Rates {
             gradient,
             shrink: self.shrink_of(slot) as f32,
         });
-        Ok(adam(&parameters.collect::<Vec<_>>(), &rates)?)
+        Ok(adam(&parameters.collect::<Vec<_>>(), &rates, gate)?)
     }
 
     /// The same as whole-tensor formulas: the path of other devices, and the
     /// oracle of the fast ones.
     fn apply_by_formula(&self, slot: &Slot, gradient: &Tensor) -> Result<()> {
-        let gradient = (gradient * self.scale)?;
+        let gradient = (gradient * self.known_scale()?)?;
         let (m, v) = (slot.first.as_detached_tensor(), slot.second.as_detached_tensor());
         let first = (&m + ((&gradient - &m)? * (1.0 - self.beta1))?)?;
         let second = ((v * self.beta2)? + (gradient.sqr()? * (1.0 - self.beta2))?)?;
@@ -295,87 +323,4 @@ impl Rates {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use candle_core::DType;
-    use candle_nn::Init;
-
-    fn store(n: usize) -> Result<ParameterStore> {
-        let store = ParameterStore::new(3);
-        let vb = store.var_builder(DType::F32, &Device::Cpu);
-        vb.get_with_hints((n, 5), "w", Init::Randn { mean: 0.0, stdev: 1.0 })?;
-        Ok(store)
-    }
-
-    fn gradient(n: usize, step: u64) -> Result<Vec<(String, Tensor)>> {
-        let hint = Init::Randn { mean: 0.1, stdev: 1.0 };
-        let value =
-            crate::init::initial_value(step, "g", &(n, 5).into(), hint, DType::F32, &Device::Cpu)?;
-        Ok(vec![("w".to_string(), value)])
-    }
-
-    #[test]
-    fn the_fast_path_is_the_formula() -> Result<()> {
-        let config = AdamConfig { weight_decay: 0.01, ..AdamConfig::default() };
-        let (fast, plain) = (store(7000)?, store(7000)?);
-        let mut adam = Adam::new(config.clone(), &fast)?;
-        let twin = Adam::new(config.clone(), &plain)?;
-        for step in 1..=4 {
-            let gradients = gradient(7000, step)?;
-            adam.update(&gradients, 0.01, 0.7)?;
-            Rates::new(&config, step, 0.01, 0.7)
-                .apply_by_formula(&twin.slots["w"], &gradients[0].1)?;
-            golden::close("w", &*fast.variable("w")?, &*plain.variable("w")?, 1e-6)?;
-        }
-        Ok(())
-    }
-
-    /// Two steps by hand, as `torch.optim.Adam(lr=0.1, betas=(0.5, 0.9))`.
-    #[test]
-    fn two_steps_by_hand() -> Result<()> {
-        let store = ParameterStore::new(0);
-        let vb = store.var_builder(DType::F32, &Device::Cpu);
-        vb.get_with_hints(1, "w", Init::Const(1.0))?;
-        let mut adam = Adam::new(AdamConfig::default(), &store)?;
-        let (mut p, mut m, mut v) = (1.0f64, 0.0f64, 0.0f64);
-        for (t, g) in [(1, 2.0f64), (2, -0.5)] {
-            let tensor = Tensor::new(&[g as f32], &Device::Cpu)?;
-            adam.update(&[("w".to_string(), tensor)], 0.1, 1.0)?;
-            m = 0.5 * m + 0.5 * g;
-            v = 0.9 * v + 0.1 * g * g;
-            let (m_hat, v_hat) = (m / (1.0 - 0.5f64.powi(t)), v / (1.0 - 0.9f64.powi(t)));
-            p -= 0.1 * m_hat / (v_hat.sqrt() + 1e-8);
-            let actual = f64::from(store.variable("w")?.to_vec1::<f32>()?[0]);
-            assert!((actual - p).abs() < 1e-6, "{actual} {p}");
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn a_saved_state_continues_exactly() -> Result<()> {
-        let (a, b) = (store(40)?, store(40)?);
-        let mut one = Adam::new(AdamConfig::default(), &a)?;
-        let mut first = Adam::new(AdamConfig::default(), &b)?;
-        for step in 1..=3 {
-            one.update(&gradient(40, step)?, 0.01, 1.0)?;
-            first.update(&gradient(40, step)?, 0.01, 1.0)?;
-        }
-        let mut second = Adam::new(AdamConfig::default(), &b)?;
-        second.load_state(first.step(), &first.state().into_iter().collect())?;
-        one.update(&gradient(40, 9)?, 0.01, 1.0)?;
-        second.update(&gradient(40, 9)?, 0.01, 1.0)?;
-        golden::close("w", &*a.variable("w")?, &*b.variable("w")?, 0.0)
-    }
-
-    #[test]
-    fn reset_rows_forgets_only_those_rows() -> Result<()> {
-        let store = store(4)?;
-        let mut adam = Adam::new(AdamConfig::default(), &store)?;
-        adam.update(&gradient(4, 1)?, 0.01, 1.0)?;
-        adam.reset_rows("w", &[2])?;
-        let sums = adam.state()["w.exp_avg_sq"].sum(1)?.to_vec1::<f32>()?;
-        assert!(sums[2] == 0.0 && sums[0] > 0.0 && sums[3] > 0.0);
-        assert!(adam.reset_rows("w", &[4]).is_err());
-        Ok(())
-    }
-}
+mod tests;

@@ -129,19 +129,38 @@ pub(crate) fn copies(tensors: &[Tensor]) -> candle_core::Result<Vec<Tensor>> {
     tensors.iter().map(Tensor::copy).collect()
 }
 
-/// All numbers of `tensors`, which are f32, f64 or u32, one tensor after the other: the one
-/// wait for the device.
-pub(crate) fn read(tensors: &[Tensor]) -> candle_core::Result<Vec<f64>> {
-    let Some(first) = tensors.first() else { return Ok(Vec::new()) };
+/// Numbers that were brought together.
+pub(crate) enum Numbers {
+    /// By a device that nobody has to wait for.
+    Read(Vec<f64>),
+    /// `[n]`, f64, on a GPU.
+    #[cfg(feature = "cuda")]
+    OnDevice(Tensor),
+}
+
+impl Numbers {
+    /// On a GPU the one wait for the device.
+    pub fn read(self) -> candle_core::Result<Vec<f64>> {
+        match self {
+            Self::Read(values) => Ok(values),
+            #[cfg(feature = "cuda")]
+            Self::OnDevice(values) => values.to_vec1(),
+        }
+    }
+}
+
+/// All numbers of `tensors`, which are f32, f64 or u32, one tensor after the other.
+pub(crate) fn gather(tensors: &[Tensor]) -> candle_core::Result<Numbers> {
+    let Some(first) = tensors.first() else { return Ok(Numbers::Read(Vec::new())) };
     #[cfg(feature = "cuda")]
     if first.device().is_cuda() {
         let tensors: Vec<_> = tensors.iter().collect();
-        return foreach::concatenated(&tensors, DType::F64)?.to_vec1();
+        return Ok(Numbers::OnDevice(foreach::concatenated(&tensors, DType::F64)?));
     }
     debug_assert!(tensors.iter().all(|tensor| tensor.device().same_device(first.device())));
     let flat = |tensor: &Tensor| tensor.flatten_all()?.to_dtype(DType::F64);
     let flat = tensors.iter().map(flat).collect::<candle_core::Result<Vec<_>>>()?;
-    Tensor::cat(&flat, 0)?.to_vec1()
+    Ok(Numbers::Read(Tensor::cat(&flat, 0)?.to_vec1()?))
 }
 
 #[cfg(test)]
@@ -175,17 +194,17 @@ mod tests {
             Err(_) => println!("numbers_are_read_and_copied on a GPU skipped: no CUDA device"),
         }
         let cpu = numbers(&Device::Cpu)?;
-        let expected = read(&cpu)?;
+        let expected = gather(&cpu)?.read()?;
         assert_eq!(expected.len(), 2 * 40_000 + 4 + 1 + 600);
         assert_eq!(expected[80_001..80_003], [f64::from(u32::MAX), 2.0]);
         for device in devices {
             let given = numbers(&device)?;
-            assert_eq!(read(&given)?, expected);
+            assert_eq!(gather(&given)?.read()?, expected);
             let copied = copies(&given)?;
             for (copy, tensor) in copied.iter().zip(&given) {
                 assert!(copy.dims() == tensor.dims() && copy.dtype() == tensor.dtype());
             }
-            assert_eq!(read(&copied)?, expected);
+            assert_eq!(gather(&copied)?.read()?, expected);
             // Of those without elements candle makes none on a GPU.
             let floats = || cpu.iter().filter(|t| t.dtype() == DType::F32 && t.elem_count() > 0);
             let on_device = floats().map(|tensor| Ok(tensor.to_device(&device)?));
@@ -195,7 +214,7 @@ mod tests {
             assert!((actual / expected - 1.0).abs() < 1e-13, "{actual} {expected}");
             let wide = in_dtypes(on_device.into_iter().map(|t| (t, DType::F64)).collect())?;
             assert!(wide.iter().all(|tensor| tensor.dtype() == DType::F64));
-            assert_eq!(read(&[])?, [0f64; 0]);
+            assert_eq!(gather(&[])?.read()?, [0f64; 0]);
             assert_eq!(norm([].into_iter(), &device)?.to_scalar::<f64>()?, 0.0);
         }
         Ok(())

@@ -7,9 +7,9 @@
 //! autoencoder. Encoder and decoder run on tapes of [`layers`]; losses, quantizer and
 //! discriminator use candle's graph.
 //!
-//! Nothing here waits for the device but [`Readings::read`], once before the updates (and
-//! once between them where the reference's order is asked for), and the quantizer, which refuses
-//! what is not finite.
+//! Nothing here waits for the device but [`Gathered::read`], at the end: whether a batch is
+//! broken is for the device to find out ([`Gathered::scale`]), and updates by what is broken
+//! change nothing.
 //!
 //! Encoder and decoder compute in the dtype of the model. Between them everything is f32:
 //! what the encoder makes becomes f32 before it is quantized, what the decoder makes before
@@ -36,7 +36,7 @@ use crate::adam::Adam;
 use crate::config::{TrainConfig, UpdateOrder};
 use crate::foreach::norm;
 use crate::observer::Terms;
-use crate::readings::{Read, Readings};
+use crate::readings::{Gathered, Read, Readings};
 use crate::store::ParameterStore;
 
 use self::parts::{Sums, parts};
@@ -152,7 +152,7 @@ impl VqTrainer {
         for (images, share) in parts(images, self.part)? {
             readings.begin_part(share);
             let Some(pass) = self.backward(&images, step, &mut readings)? else {
-                return Ok(StepOutcome::given_up(readings.read(&[])?));
+                return Ok(StepOutcome::given_up(readings.gather(&[])?.read()?));
             };
             sums.add(pass.gradients, share)?;
             codes.push(pass.codes);
@@ -172,34 +172,49 @@ impl VqTrainer {
         }
 
         let grids: Vec<_> = codes.iter().map(CodeGrid::codes).collect();
-        let read = readings.read(&grids)?;
-        if read.broken.is_some() {
-            return Ok(StepOutcome::given_up(read));
+        let gathered = readings.gather(&grids)?;
+        let scale = gathered.scale("grad_norm", self.clip, None)?;
+        if scale.is_known_broken() {
+            return Ok(StepOutcome::given_up(gathered.read()?));
         }
-        let (_, height, width) = codes.first().context("a batch without pictures")?.dims();
-        let size = (images.dim(0)?, height, width);
-        let mut terms = read.terms;
-        let factor = clip_factor(terms["grad_norm"], self.clip);
-        self.optimizer.update(&gradients, lr, factor)?;
+        self.optimizer.update(&gradients, lr, scale.clone())?;
         self.parameters.refresh()?;
-
-        let mut broken = None;
-        if let Some(adversary) = adversary {
-            if adversary.order() == UpdateOrder::Reference {
+        // What is said of the discriminator afterwards.
+        let mut later = None;
+        if let Some(adversary) = &mut adversary {
+            let scale = if adversary.order() == UpdateOrder::Reference {
                 for pair in &mut pairs {
                     pair.made = reconstruct(&self.model, &pair.images)?;
                 }
                 let mut readings = Readings::default();
                 critic_gradients = adversary.gradients(&pairs, step, &mut readings)?;
-                let read = readings.read(&[])?;
-                terms.extend(read.terms);
-                broken = read.broken;
-            }
-            if broken.is_none() {
-                let factor = clip_factor(terms["disc_grad_norm"], self.clip);
-                adversary.update(&critic_gradients, lr, factor)?;
-            }
+                let gathered = later.insert(readings.gather(&[])?);
+                gathered.scale("disc_grad_norm", self.clip, Some(&scale))?
+            } else {
+                gathered.scale("disc_grad_norm", self.clip, None)?
+            };
+            adversary.update(&critic_gradients, lr, scale)?;
         }
+
+        // Here the device is waited for, which has been told everything.
+        let read = gathered.read()?;
+        if read.broken.is_some() {
+            self.optimizer.take_back();
+        }
+        let later = later.map(Gathered::read).transpose()?;
+        let broken = read.broken.or(later.as_ref().and_then(|read| read.broken));
+        if broken.is_some()
+            && let Some(adversary) = adversary
+        {
+            adversary.optimizer.take_back();
+        }
+        if read.broken.is_some() {
+            return Ok(StepOutcome::given_up(read));
+        }
+        let mut terms = read.terms;
+        terms.extend(later.into_iter().flat_map(|read| read.terms));
+        let (_, height, width) = codes.first().context("a batch without pictures")?.dims();
+        let size = (images.dim(0)?, height, width);
         let codes = Some(CodeGrid::from_vec(read.codes, size, &Device::Cpu)?);
         Ok(StepOutcome { terms, codes, broken, gradients, critic_gradients })
     }
@@ -213,8 +228,8 @@ impl VqTrainer {
         let latent_rms = rms(&z)?;
         terms.add("latent_rms", &latent_rms)?;
         terms.check();
-        let quantized = match self.model.quantizer().quantize(z.as_tensor()) {
-            // It refuses what is not finite, and has waited for the device to find that out.
+        let quantized = match self.model.quantizer().quantize_without_waiting(z.as_tensor()) {
+            // Where there is nothing to wait for it refuses what is not finite.
             Err(_) if !latent_rms.to_scalar::<f64>()?.is_finite() => return Ok(None),
             quantized => quantized?,
         };
@@ -297,7 +312,7 @@ struct Pair {
 /// What the autoencoder makes of `images`; the way back is not kept.
 fn reconstruct(model: &VqModel, images: &Tensor) -> Result<Tensor> {
     let z = model.pre_quant_taped(images, &mut Tape::from_data())?.to_dtype(DType::F32)?;
-    let embeddings = model.quantizer().quantize(&z)?.embeddings.detach();
+    let embeddings = model.quantizer().quantize_without_waiting(&z)?.embeddings.detach();
     let hidden = model.decode_hidden_taped(&embeddings, &mut Tape::default())?;
     Ok(model.last_convolution_taped(&hidden, &mut Tape::default())?.to_dtype(DType::F32)?)
 }
@@ -307,12 +322,6 @@ fn gradient_at(loss: &Tensor, leaf: &Var) -> Result<Tensor> {
     let gradients = loss.backward()?;
     let gradient = gradients.get(leaf.as_tensor());
     Ok(gradient.context("a loss does not depend on the reconstruction")?.clone())
-}
-
-/// What all gradients are multiplied by so that their norm is at most `limit`
-/// (0: no limit), as `torch.nn.utils.clip_grad_norm_` computes it.
-pub(crate) fn clip_factor(norm: f64, limit: f64) -> f64 {
-    if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 }
 }
 
 /// The root of the mean square: a scalar, f64.

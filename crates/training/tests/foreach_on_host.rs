@@ -147,7 +147,12 @@ fn adam_is_that_of_the_cpu() -> Result<()> {
             (1.0 - config.beta2.powi(step)).sqrt(),
             config.eps,
         ];
-        let actual = run(driver, 0, numbers.map(|number| number as f32), 4, &rows)?;
+        let mut numbers = numbers.map(|number| number as f32);
+        let actual = run(driver, 0, numbers, 4, &rows)?;
+        assert!(run(driver, 11, numbers, 4, &rows)? == actual, "step {step}, by a gate");
+        numbers[0] = f32::NAN;
+        let rest = rows.iter().flat_map(|row| row.tensors[..3].concat()).collect::<Vec<_>>();
+        assert!(run(driver, 11, numbers, 4, &rows)? == rest, "step {step}, a closed gate");
         adam.update(&gradients, lr, scale)?;
         let mut expected = Vec::new();
         for i in 0..LENGTHS.len() {
@@ -158,6 +163,37 @@ fn adam_is_that_of_the_cpu() -> Result<()> {
         }
         assert!(actual == expected, "step {step}");
     }
+    Ok(())
+}
+
+/// Terms and codes of more values than a block has threads; something broken at either end.
+#[test]
+fn a_gate_is_what_clipping_says_or_closed() -> Result<()> {
+    let Some(driver) = driver("a_gate_is_what_clipping_says_or_closed")? else { return Ok(()) };
+    let gate = |change: &dyn Fn(&mut [f64]), numbers: [f32; 5]| -> Result<f32> {
+        let mut values = (0..1500).map(|i| if i < 9 { 2.5 } else { i as f64 }).collect::<Vec<_>>();
+        change(&mut values);
+        let tensor = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let mut all = [0f32; 7];
+        all[..5].copy_from_slice(&numbers);
+        let row = Row { late: 0, own: 0.0, tensors: vec![tensor] };
+        let said = run(driver, 12, all, 8, &[row])?;
+        Ok(f32::from_le_bytes(said[..].try_into()?))
+    };
+    let none = |_: &mut [f64]| ();
+    let expected = (1.0 / (2.5 + 1e-6)) as f32;
+    assert_eq!(gate(&none, [9.0, 3.0, 1.0, 0.0, 0.0])?, expected);
+    assert_eq!(gate(&none, [9.0, 3.0, 1.0, 1.0, 0.5])?, expected);
+    assert_eq!(gate(&none, [9.0, 3.0, 0.0, 0.0, 0.0])?, 1.0);
+    assert_eq!(gate(&none, [9.0, 3.0, 5.0, 0.0, 0.0])?, 1.0);
+    assert!(gate(&none, [9.0, 3.0, 1.0, 1.0, f32::NAN])?.is_nan());
+    assert!(gate(&none, [9.0, 3.0, f32::NAN, 0.0, 0.0])?.is_nan());
+    for (at, value) in [(0, f64::NAN), (8, f64::INFINITY), (9, 4294967295.0), (1499, 4294967295.0)]
+    {
+        assert!(gate(&|values| values[at] = value, [9.0, 3.0, 1.0, 0.0, 0.0])?.is_nan(), "{at}");
+    }
+    // The largest code is not among the terms.
+    assert_eq!(gate(&|values| values[0] = 4294967295.0, [9.0, 3.0, 0.0, 0.0, 0.0])?, 1.0);
     Ok(())
 }
 

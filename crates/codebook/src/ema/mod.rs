@@ -9,6 +9,7 @@ use candle_nn::{Init, VarBuilder};
 
 use crate::assign::{self, Assignment, codebook_dims};
 use crate::feature_map::{self, FeatureMap};
+use crate::nearest::Watch;
 use crate::{CodeGrid, Error, Losses, Quantized, Quantizer, Result};
 
 const OP: &str = "ema quantizer";
@@ -110,12 +111,22 @@ impl EmaQuantizer {
     }
 }
 
-impl Quantizer for EmaQuantizer {
-    fn quantize(&self, z: &Tensor) -> Result<Quantized> {
+impl EmaQuantizer {
+    fn quantize_with(&self, z: &Tensor, watch: Watch) -> Result<Quantized> {
         let map = FeatureMap::new(OP, z, self.dim)?;
-        let assigned = Assignment::new(OP, map, &self.state.codebook.detach())?;
+        let assigned = Assignment::new(OP, map, &self.state.codebook.detach(), watch)?;
         let losses = Losses::new(assigned.vectors(), assigned.rows(), 0.0, self.beta)?;
         assigned.quantized(losses)
+    }
+}
+
+impl Quantizer for EmaQuantizer {
+    fn quantize(&self, z: &Tensor) -> Result<Quantized> {
+        self.quantize_with(z, Watch::Wait)
+    }
+
+    fn quantize_without_waiting(&self, z: &Tensor) -> Result<Quantized> {
+        self.quantize_with(z, Watch::Trust)
     }
 
     fn codes(&self, z: &Tensor) -> Result<CodeGrid> {

@@ -78,6 +78,45 @@ impl CustomOp2 for NearestCode {
     }
 }
 
+/// Whether a search on a GPU is waited for, to see that all distances were finite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Watch {
+    Wait,
+    /// Vectors without a finite distance have the code `u32::MAX`.
+    Trust,
+}
+
+/// [`NearestCode`] whose failures on a GPU are left in the codes.
+struct Unwatched;
+
+impl CustomOp2 for Unwatched {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn cpu_fwd(
+        &self,
+        vectors: &CpuStorage,
+        vectors_layout: &Layout,
+        codebook: &CpuStorage,
+        codebook_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        NearestCode.cpu_fwd(vectors, vectors_layout, codebook, codebook_layout)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        vectors: &CudaStorage,
+        vectors_layout: &Layout,
+        codebook: &CudaStorage,
+        codebook_layout: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let (codes, _) = crate::cuda::nearest(vectors, vectors_layout, codebook, codebook_layout)?;
+        Ok((codes, Shape::from(vectors_layout.shape().dims2()?.0)))
+    }
+}
+
 /// The nearest row of `codebook` `[K, D]` for each of `vectors` `[N, D]`:
 /// indices `[N]`, u32; ties go to the lowest index.
 ///
@@ -89,11 +128,24 @@ impl CustomOp2 for NearestCode {
 /// If the shapes do not fit, the codebook has no rows, or a NaN or an infinity
 /// is in either.
 pub fn nearest_codes(vectors: &Tensor, codebook: &Tensor) -> Result<Tensor> {
+    nearest_codes_with(vectors, codebook, Watch::Wait)
+}
+
+/// [`nearest_codes`], waited for or not.
+pub(crate) fn nearest_codes_with(
+    vectors: &Tensor,
+    codebook: &Tensor,
+    watch: Watch,
+) -> Result<Tensor> {
     let (vectors, codebook) = prepare(vectors, codebook)?;
     if vectors.dim(0)? == 0 {
         return Ok(Tensor::zeros(0, DType::U32, vectors.device())?);
     }
-    vectors.apply_op2_no_bwd(&codebook, &NearestCode).map_err(|error| {
+    let codes = match watch {
+        Watch::Wait => vectors.apply_op2_no_bwd(&codebook, &NearestCode),
+        Watch::Trust => vectors.apply_op2_no_bwd(&codebook, &Unwatched),
+    };
+    codes.map_err(|error| {
         // Only a failed search pays for finding out which value it failed on.
         first_not_finite(&vectors, "vectors")
             .or_else(|| first_not_finite(&codebook, "codebook rows"))

@@ -65,9 +65,12 @@ __device__ __forceinline__ void each(const Part &part, bool packed, const F &vis
 // Adam on parameter, first moment, second moment and gradient; a row's own number is what
 // weight decay multiplies the parameter by. Every operation is rounded by itself (the
 // compiler fuses none of these), as on the CPU: `Rates::apply_in_place` of `training`.
+// `gate`, where there is one, is the scale; nothing happens where that is NaN.
 extern "C" __global__ void __launch_bounds__(THREADS)
     adam(const Row *rows, uint32_t count, float scale, float gain1, float beta2, float gain2,
-         float size, float root, float eps) {
+         float size, float root, float eps, const float *gate) {
+    if (gate != nullptr) scale = *gate;
+    if (isnan(scale)) return;
     const Part part = part_of(rows, count);
     float *p = part.tensor<float>(0), *m = part.tensor<float>(1), *v = part.tensor<float>(2);
     const float *g = part.tensor<const float>(3);
@@ -151,6 +154,26 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (uint64_t at = threadIdx.x; at < count; at += blockDim.x) sum.value += sums[at];
     sum = block_total(sum);
     if (threadIdx.x == 0) *root = sqrt(sum.value);
+}
+
+// What gradients are multiplied by so that their norm, which is the value number `norm`, is at
+// most `limit` (0: no limit; NaN: there is nothing to update); NaN where one of the first
+// `terms` of all values is not finite, a code behind them is none, or `before` is NaN. Grid:
+// one block.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    gate(const double *values, uint64_t terms, uint64_t count, uint64_t norm, double limit,
+         const float *before, float *scale) {
+    Sum broken = {0.0};
+#pragma unroll 4
+    for (uint64_t at = threadIdx.x; at < count; at += blockDim.x) {
+        const double value = values[at];
+        broken.value += at < terms ? !isfinite(value) : value == 4294967295.0;
+    }
+    broken = block_total(broken);
+    if (threadIdx.x != 0) return;
+    if (isnan(limit) || (before != nullptr && isnan(*before))) broken.value = 1.0;
+    const double factor = limit > 0.0 ? fmin(limit / (values[norm] + 1e-6), 1.0) : 1.0;
+    *scale = broken.value > 0.0 ? NAN : (float)factor;
 }
 
 // From one type to another, rounded to nearest: half precision by way of f32.

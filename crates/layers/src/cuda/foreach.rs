@@ -11,7 +11,7 @@
 //! call, 56 bytes a row, because gradients are somewhere else in every step.
 
 use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Storage, Tensor};
 
 use super::launch::{Module, function, grid, threads};
 use super::operand::tensor;
@@ -58,10 +58,12 @@ pub struct AdamParameter<'a> {
 /// `m <- m + gain1 (g - m)`, `v <- beta2 v + gain2 g g`,
 /// `p <- shrink p - size (m / (sqrt(v) / root + eps))`.
 ///
+/// With a `gate` (see [`gate`]) that is the scale instead, and where it is NaN nothing happens.
+///
 /// # Errors
 /// If tensors of a parameter have other shapes, devices or dtypes, or one that is written is
 /// not contiguous.
-pub fn adam(parameters: &[AdamParameter], rates: &AdamRates) -> Result<()> {
+pub fn adam(parameters: &[AdamParameter], rates: &AdamRates, gate: Option<&Tensor>) -> Result<()> {
     let gradients = contiguous(parameters.iter().map(|p| p.gradient))?;
     let groups: Vec<_> = parameters
         .iter()
@@ -79,7 +81,10 @@ pub fn adam(parameters: &[AdamParameter], rates: &AdamRates) -> Result<()> {
         for rate in [scale, gain1, beta2, gain2, size, root, eps] {
             launch.arg(rate);
         }
-        // SAFETY: the arguments are those of the kernel; it writes what is written above, and
+        let gate = address("adam", gate, DType::F32, 1)?;
+        launch.arg(&gate);
+        // SAFETY: the arguments are those of the kernel, and the gate is there until it has
+        // run, which is before what is freed later; it writes what is written above, and
         // all of the table's tensors have as many elements as their row says.
         unsafe { launch.launch(table.grid()?) }?;
         Ok(())
@@ -140,6 +145,57 @@ pub fn norm<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Result<Option<
         unsafe { launch.launch(grid(1, 1, threads(table.blocks))?) }?;
         Ok(tensor(root, (), device))
     })
+}
+
+/// What a step multiplies its gradients by, so that their norm is at most `limit` (0: no
+/// limit), as `torch.nn.utils.clip_grad_norm_`: `[1]`, f32, on the device; NaN where there is
+/// nothing to update.
+///
+/// `values` `[n]`, f64, begin with `terms` numbers, of which number `norm` is the gradients'
+/// norm; codes follow. There is nothing to update if a term is not finite, a code is
+/// `u32::MAX`, which no codebook has, `before` (another gate) is NaN, or `limit` is.
+///
+/// # Errors
+/// If `values` are not such, or there are fewer.
+pub fn gate(
+    values: &Tensor,
+    terms: usize,
+    norm: usize,
+    limit: f64,
+    before: Option<&Tensor>,
+) -> Result<Tensor> {
+    let count = values.elem_count();
+    if terms > count || norm >= terms {
+        candle_core::bail!("a gate of {terms} terms and norm {norm}, of {count} values")
+    }
+    let device = values.device().as_cuda_device()?;
+    let from = address("gate", Some(values), DType::F64, count)?;
+    let before = address("gate", before, DType::F32, 1)?;
+    // SAFETY: the kernel writes it.
+    let mut scale = unsafe { device.alloc::<f32>(1)? };
+    let kernel = function(device, Module::FOREACH, "gate")?;
+    let (terms, count, norm) = (terms as u64, count as u64, norm as u64);
+    let mut launch = kernel.builder();
+    launch.arg(&from).arg(&terms).arg(&count).arg(&norm).arg(&limit).arg(&before);
+    launch.arg(&mut scale);
+    // SAFETY: the arguments are those of the kernel; there are `count` values.
+    unsafe { launch.launch(grid(1, 1, threads(count as usize))?) }?;
+    Ok(tensor(scale, 1, device))
+}
+
+/// Where `tensor`, of `len` elements, begins, for a kernel on the device's one stream, on
+/// which what is freed meanwhile is freed after it; 0 for none.
+fn address(what: &str, tensor: Option<&Tensor>, dtype: DType, len: usize) -> Result<u64> {
+    let Some(tensor) = tensor else { return Ok(0) };
+    if tensor.dtype() != dtype || tensor.elem_count() != len {
+        candle_core::bail!("{what}: {len} numbers of {dtype:?} are wanted, and got {tensor:?}")
+    }
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else {
+        candle_core::bail!("{what}: a tensor of another device")
+    };
+    let stream = storage.device.cuda_stream();
+    Ok(table::address(what, storage, layout, &stream)?.0)
 }
 
 /// Writes the second of each pair to the first, which has the same shape and may have

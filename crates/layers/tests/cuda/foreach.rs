@@ -101,7 +101,16 @@ fn adam_is_that_of_the_cpu() -> Result<()> {
                     *p = shrink * *p - rates.size * (*m / (v.sqrt() / rates.root + rates.eps));
                 }
             }
-            adam(&parameters, &rates)?;
+            let gate = |scale: f32| Tensor::new(&[scale], device);
+            match step {
+                2 => {
+                    let elsewhere = AdamRates { scale: -1.0, ..rates };
+                    adam(&parameters, &elsewhere, Some(&gate(rates.scale)?))?;
+                }
+                _ => adam(&parameters, &rates, None)?,
+            }
+            // A closed gate: nothing happens.
+            adam(&parameters, &rates, Some(&gate(f32::NAN)?))?;
             for (i, (tensors, values)) in tensors.iter().zip(&values).enumerate() {
                 for (j, name) in ["parameter", "first", "second"].into_iter().enumerate() {
                     same(&format!("step {step}, {name} {i}"), &tensors[j], &values[j])?;

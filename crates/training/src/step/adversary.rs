@@ -13,6 +13,7 @@ use crate::adam::{Adam, AdamConfig};
 use crate::config::{AdversarialConfig, UpdateOrder};
 use crate::foreach::{copies, norm};
 use crate::readings::Readings;
+use crate::scale::Scale;
 use crate::store::ParameterStore;
 
 /// A discriminator under training.
@@ -212,14 +213,14 @@ impl Adversary {
         self.parameters.gradients(|parameter| gradients.get(parameter))
     }
 
-    /// One update of the discriminator by `gradients`, each times `factor` first.
+    /// One update of the discriminator by `gradients`, each times `scale` first.
     pub(super) fn update(
         &mut self,
         gradients: &[(String, Tensor)],
         lr: f64,
-        factor: f64,
+        scale: Scale,
     ) -> Result<()> {
-        self.optimizer.update(gradients, lr * self.config.lr_ratio, factor)?;
+        self.optimizer.update(gradients, lr * self.config.lr_ratio, scale)?;
         self.parameters.refresh()
     }
 }

@@ -12,8 +12,7 @@ use super::noise::{happens, noisy, step_rng};
 use crate::adam::Adam;
 use crate::foreach::norm;
 use crate::observer::Terms;
-use crate::readings::{Readings, not_finite};
-use crate::step::clip_factor;
+use crate::readings::{Read, Readings};
 use crate::store::ParameterStore;
 
 /// A transformer under training.
@@ -137,15 +136,16 @@ impl TransformerTrainer {
         let size = norm(gradients.iter().map(|(_, gradient)| gradient), device)?;
         readings.add("grad_norm", &size)?;
         readings.know("lr", lr);
+        let gathered = readings.gather(&[])?;
+        let scale = gathered.scale("grad_norm", self.clip, None)?;
+        self.optimizer.update(&gradients, lr, scale)?;
+        self.parameters.refresh()?;
         // The only wait for the device.
-        let mut terms = readings.read(&[])?.terms;
-        terms.insert("bits", terms["nll"] / std::f64::consts::LN_2);
-        let broken = not_finite(&terms);
-        if broken.is_none() {
-            let factor = clip_factor(terms["grad_norm"], self.clip);
-            self.optimizer.update(&gradients, lr, factor)?;
-            self.parameters.refresh()?;
+        let Read { mut terms, broken, .. } = gathered.read()?;
+        if broken.is_some() {
+            self.optimizer.take_back();
         }
+        terms.insert("bits", terms["nll"] / std::f64::consts::LN_2);
         Ok(TransformerOutcome { terms, broken, gradients })
     }
 }

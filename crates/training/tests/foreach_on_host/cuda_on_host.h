@@ -8,6 +8,8 @@
 #include <thread>
 #include <vector>
 
+using std::fmin, std::isfinite, std::isnan;
+
 #define __device__
 #define __global__
 #define __forceinline__ inline

@@ -23,6 +23,8 @@ static const Kind KINDS[] = {
     {{8, 4}, 1},       // f64 from f32
     {{8, 8}, 1},       // f64 from f64
     {{8, 4}, 1},       // f64 from u32
+    {{4, 4, 4, 4}, 3}, // adam, its scale behind a pointer
+    {{8}, 0},          // gate: of one row
 };
 
 static void take(void *to, size_t bytes) {
@@ -57,13 +59,25 @@ int main() {
             take(data + late * size, bytes);
         }
     }
+    if (number == 12) {
+        // Terms, the norm's place, the limit, and with a fourth number other than 0 a gate
+        // before, the fifth.
+        float scale;
+        const auto *values = reinterpret_cast<const double *>(rows[0].address[0]);
+        launch(1, [&] {
+            gate(values, (uint64_t)s[0], rows[0].len, (uint64_t)s[1], s[2],
+                 s[3] != 0 ? s + 4 : nullptr, &scale);
+        });
+        fwrite(&scale, sizeof(scale), 1, stdout);
+        return 0;
+    }
     const Row *table = rows.data();
     const auto n = static_cast<uint32_t>(count);
     std::vector<double> sums(blocks);
     double root;
     launch(static_cast<unsigned>(blocks), [&, table, n, number] {
         switch (number) {
-        case 0: return adam(table, n, s[0], s[1], s[2], s[3], s[4], s[5], s[6]);
+        case 0: return adam(table, n, s[0], s[1], s[2], s[3], s[4], s[5], s[6], nullptr);
         case 1: return follow(table, n, s[0]);
         case 2: return squares(table, n, sums.data());
         case 3: return convert_f32_f32(table, n);
@@ -74,6 +88,7 @@ int main() {
         case 8: return convert_f32_f64(table, n);
         case 9: return convert_f64_f64(table, n);
         case 10: return convert_u32_f64(table, n);
+        case 11: return adam(table, n, -1.0f, s[1], s[2], s[3], s[4], s[5], s[6], s);
         }
     });
     if (number == 2) {

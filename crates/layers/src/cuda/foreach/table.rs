@@ -106,7 +106,7 @@ impl Table {
 }
 
 /// Where a contiguous tensor's first element is.
-fn address<'a>(
+pub(super) fn address<'a>(
     what: &str,
     storage: &'a CudaStorage,
     layout: &Layout,
