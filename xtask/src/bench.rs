@@ -279,7 +279,9 @@ impl Bench {
         let turns = Turns::new(self.turns.as_deref())?;
         let (mut peer, about) = Peer::start(&setup)?;
         let tools = self.tools()?;
-        let (peak, of) = self.peak(threads, &turns)?;
+        let together = turns.prepare()?;
+        let (peak, of) = self.peak(threads)?;
+        drop(together);
         let mut report = Report::new(self.subject.name(), threads, peak, &tools, self.json);
         report.say(&format!(
             "{threads} threads; {of} peak {peak:.0} GFLOP/s; against {about}; medians of {}",
@@ -301,7 +303,9 @@ impl Bench {
             report.row(&contest.hold(index, case)?);
         }
         // A peak that has moved says how quiet the machine was.
-        report.say(&format!("{of} peak at the end {:.0} GFLOP/s", self.peak(threads, &turns)?.0));
+        let alone = turns.measure()?;
+        report.say(&format!("{of} peak at the end {:.0} GFLOP/s", self.peak(threads)?.0));
+        drop(alone);
         drop(peer);
         if self.subject == Subject::Vqgan && self.only.is_empty() {
             self.compare_memory(threads, self.subject.memory_work()?, &report)?;
@@ -310,8 +314,7 @@ impl Bench {
     }
 
     /// GFLOP/s that nobody exceeds, and in what: on a GPU that of its tensor cores.
-    fn peak(&self, threads: usize, turns: &Turns) -> Result<(f64, &'static str)> {
-        let _alone = turns.measure()?;
+    fn peak(&self, threads: usize) -> Result<(f64, &'static str)> {
         Ok(match self.device {
             Place::Cpu => (peak::gflops(threads), "f32"),
             Place::Cuda => (device::tensor_gflops()?, "bf16"),

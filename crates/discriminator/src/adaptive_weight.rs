@@ -27,7 +27,8 @@ pub fn adaptive_weight(nll_grad: &Tensor, g_grad: &Tensor) -> Result<Tensor> {
         )
     }
     let ratio = norm(nll_grad)?.div(&(norm(g_grad)? + DELTA)?)?;
-    ratio.clamp(0.0, MAX)
+    // candle's minimum and maximum on a GPU take the other number where one is NaN.
+    ratio.eq(&ratio)?.where_cond(&ratio.clamp(0.0, MAX)?, &ratio)
 }
 
 /// How much the adversarial loss counts in `step`: 0 before `start`, then in even steps
