@@ -17,7 +17,7 @@ __device__ __forceinline__ void attend(
     const float *cosine, const float *sine, const uint8_t *hidden, int front,
     const int *position, int shared, int dim, int room, T *keys, T *values, OUT *read
 ) {
-    extern __shared__ float4 memory[];
+    DYNAMIC_SHARED(float4, memory);
     __shared__ float scratch[THREADS / 32];
     const int heads = gridDim.x, head = blockIdx.x, row = blockIdx.y;
     // Not what an earlier kernel left in the L1 cache.

@@ -5,6 +5,10 @@
 
 #include <cstdint>
 
+#ifdef __CUDACC__ // elsewhere it is tests/kernels_on_host's
+#define DYNAMIC_SHARED(T, NAME) extern __shared__ T NAME[]
+#endif
+
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
 __device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }

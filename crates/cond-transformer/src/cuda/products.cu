@@ -11,6 +11,7 @@ constexpr int OUTPUTS = 16;
 // together have 64 bytes of a row of weights.
 constexpr int INPUTS = 32;
 
+#ifdef __CUDACC__ // elsewhere they are tests/kernels_on_host's
 // `sums` `[16, 8]` gets `left` `[16, 16]` times `right` `[16, 8]`, in the registers' order of
 // PTX's mma.m16n8k16.
 __device__ __forceinline__ void multiply(float (&sums)[4], uint4 left, uint2 right, __half) {
@@ -38,6 +39,7 @@ __device__ __forceinline__ uint4 load_weights(const void *from) {
                  : "l"(from));
     return x;
 }
+#endif
 
 // Rows `[rows, in]` times up to three matrices `[out, in]`: one for each of the grid's rows,
 // or with GATE two of them together. `y` is f32 with KEEP and ADD, and else `T`, for the next

@@ -1,0 +1,211 @@
+// As much of CUDA as the kernels of `src/cuda` need, for a C++ compiler: a block's threads
+// are contexts of one thread, which run until they wait for one another.
+#pragma once
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <vector>
+
+using std::isnan, std::max, std::min;
+
+#define __device__
+#define __global__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+// Blocks run one after the other.
+#define __shared__ static
+#define DYNAMIC_SHARED(T, NAME) static T NAME[1 << 14]
+
+struct Index {
+    unsigned x, y;
+};
+inline Index threadIdx, blockIdx, blockDim, gridDim;
+
+enum class State { RUNS, WAITS_FOR_BLOCK, WAITS_FOR_WARP, ENDED };
+struct Thread {
+    ucontext_t context;
+    jmp_buf place;
+    bool begun;
+    State state;
+    unsigned number;
+};
+inline std::vector<Thread> threads;
+inline jmp_buf scheduler;
+inline Thread *running;
+inline std::function<void()> body;
+
+// Jumps, because switching contexts asks the system for more than is needed here.
+inline void wait(State state) {
+    running->state = state;
+    if (_setjmp(running->place) == 0) _longjmp(scheduler, 1);
+    threadIdx = {running->number, 0};
+}
+inline void __syncthreads() { wait(State::WAITS_FOR_BLOCK); }
+inline void __syncwarp() { wait(State::WAITS_FOR_WARP); }
+
+// What the lanes of a warp show one another.
+inline unsigned char shown[1024][16];
+template <typename T> T from_thread(T value, unsigned thread) {
+    std::memcpy(shown[threadIdx.x], &value, sizeof(value));
+    __syncwarp();
+    T other;
+    std::memcpy(&other, shown[thread], sizeof(other));
+    __syncwarp();
+    return other;
+}
+inline unsigned own_warp() { return threadIdx.x / 32 * 32; }
+template <typename T> T __shfl_xor_sync(unsigned, T value, int distance) {
+    return from_thread(value, threadIdx.x ^ distance);
+}
+template <typename T> T __shfl_up_sync(unsigned, T value, unsigned distance) {
+    return from_thread(value, threadIdx.x - (threadIdx.x % 32 >= distance ? distance : 0));
+}
+template <typename T> T __shfl_sync(unsigned, T value, int lane) {
+    return from_thread(value, own_warp() + lane);
+}
+inline unsigned atomicAdd(unsigned *to, unsigned value) {
+    const unsigned before = *to;
+    *to += value;
+    return before;
+}
+template <typename T> T __ldcg(const T *from) { return *from; }
+inline uint32_t __float_as_uint(float x) { return std::bit_cast<uint32_t>(x); }
+
+struct float4 {
+    float x, y, z, w;
+};
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+struct uint2 {
+    uint32_t x, y;
+};
+inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
+struct uint4 {
+    uint32_t x, y, z, w;
+};
+inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+inline uint4 load_weights(const void *from) { return *static_cast<const uint4 *>(from); }
+
+struct __half {
+    _Float16 value;
+};
+inline float __half2float(__half x) { return x.value; }
+inline __half __float2half_rn(float x) { return {static_cast<_Float16>(x)}; }
+
+struct __nv_bfloat16 {
+    uint16_t bits;
+};
+inline float __bfloat162float(__nv_bfloat16 x) {
+    return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16);
+}
+// To nearest, ties to even; not for NaN.
+inline __nv_bfloat16 __float2bfloat16_rn(float x) {
+    const uint32_t bits = std::bit_cast<uint32_t>(x);
+    return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+inline float number(uint16_t bits, __half) { return std::bit_cast<_Float16>(bits); }
+inline float number(uint16_t bits, __nv_bfloat16) {
+    return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
+
+// PTX's mma.m16n8k16: which lane has which elements is from its documentation.
+template <typename T> void multiply(float (&sums)[4], uint4 left, uint2 right, T format) {
+    static uint32_t lefts[1024][4], rights[1024][2];
+    const unsigned thread = threadIdx.x, lane = thread % 32;
+    std::memcpy(lefts[thread], &left, sizeof(left));
+    std::memcpy(rights[thread], &right, sizeof(right));
+    __syncwarp();
+    for (unsigned i = 0; i < 4; ++i) {
+        const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+        for (unsigned k = 0; k < 16; ++k) {
+            const unsigned group = k % 8 / 2, half = k % 2 * 16;
+            const uint32_t x =
+                lefts[own_warp() + row % 8 * 4 + group][row / 8 + k / 8 * 2] >> half;
+            const uint32_t y = rights[own_warp() + column * 4 + group][k / 8] >> half;
+            sums[i] += number(static_cast<uint16_t>(x), format)
+                * number(static_cast<uint16_t>(y), format);
+        }
+    }
+    __syncwarp();
+}
+
+inline void run_thread() {
+    threadIdx = {running->number, 0};
+    body();
+    running->state = State::ENDED;
+    _longjmp(scheduler, 1);
+}
+
+// Until it waits or ends.
+inline void go_on(Thread &thread) {
+    running = &thread;
+    if (_setjmp(scheduler) != 0) return;
+    if (thread.begun) _longjmp(thread.place, 1);
+    thread.begun = true;
+    setcontext(&thread.context);
+}
+
+// Has those that wait for one another go on; false where nobody can.
+inline bool release() {
+    bool some = false;
+    unsigned at_barrier = 0, ended = 0;
+    for (size_t warp = 0; warp < threads.size(); warp += 32) {
+        unsigned waiting = 0, gone = 0;
+        for (size_t t = warp; t < warp + 32; ++t) {
+            waiting += threads[t].state == State::WAITS_FOR_WARP;
+            gone += threads[t].state == State::ENDED;
+            at_barrier += threads[t].state == State::WAITS_FOR_BLOCK;
+        }
+        ended += gone;
+        if (waiting == 0 || waiting + gone < 32) continue;
+        some = true;
+        for (size_t t = warp; t < warp + 32; ++t)
+            if (threads[t].state == State::WAITS_FOR_WARP) threads[t].state = State::RUNS;
+    }
+    if (!some && at_barrier > 0 && at_barrier + ended == threads.size()) {
+        some = true;
+        for (Thread &thread : threads)
+            if (thread.state == State::WAITS_FOR_BLOCK) thread.state = State::RUNS;
+    }
+    return some;
+}
+
+// Runs `kernel` on a grid of blocks of `count` threads. Threads that wait in vain end it all.
+inline void launch(Index grid, unsigned count, std::function<void()> kernel) {
+    constexpr size_t STACK = 1 << 16;
+    static std::vector<char> stacks(1024 * STACK);
+    gridDim = grid;
+    blockDim = {count, 1};
+    body = std::move(kernel);
+    for (unsigned block = 0; block < grid.x * grid.y; ++block) {
+        blockIdx = {block % grid.x, block / grid.x};
+        threads.assign(count, {});
+        for (unsigned t = 0; t < count; ++t) {
+            Thread &thread = threads[t];
+            thread.number = t;
+            thread.state = State::RUNS;
+            getcontext(&thread.context);
+            thread.context.uc_stack.ss_sp = &stacks[t * STACK];
+            thread.context.uc_stack.ss_size = STACK;
+            thread.context.uc_link = nullptr;
+            makecontext(&thread.context, run_thread, 0);
+        }
+        do {
+            for (Thread &thread : threads)
+                if (thread.state == State::RUNS) go_on(thread);
+        } while (release());
+        for (const Thread &thread : threads)
+            if (thread.state != State::ENDED) {
+                std::printf("threads wait in vain\n");
+                std::exit(1);
+            }
+    }
+}
