@@ -8,6 +8,7 @@
 //! the absolute tolerance to compare with; integer tensors must be equal.
 
 pub mod gradients;
+pub mod kernels_on_host;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

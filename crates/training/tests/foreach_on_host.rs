@@ -31,29 +31,12 @@ fn driver(test: &str) -> Result<Option<&'static Path>> {
 
 fn compile() -> Result<Option<PathBuf>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let own = root.join("tests/foreach_on_host");
     let kernels = root.join("../layers/src/cuda/foreach.cu");
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_string());
-    let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("foreach_on_host");
-    let compile = |source: &Path, to: &Path| {
-        Command::new(&compiler)
-            .args(["-std=c++20", "-O2", "-ffp-contract=off", "-Wno-unknown-pragmas", "-pthread"])
-            .arg("-I")
-            .arg(&own)
-            .arg(format!("-DFOREACH=\"{}\"", kernels.display()))
-            .arg(source)
-            .arg("-o")
-            .arg(to)
-            .output()
-    };
-    match compile(&own.join("probe.cpp"), &made.with_extension("probe")) {
-        Ok(probe) if probe.status.success() => {}
-        _ => return Ok(None),
-    }
-    let result = compile(&own.join("driver.cpp"), &made)?;
-    let said = String::from_utf8_lossy(&result.stderr);
-    ensure!(result.status.success(), "the kernels do not compile for the CPU: {said}");
-    Ok(Some(made))
+    golden::kernels_on_host::compile(
+        &root.join("tests/foreach_on_host"),
+        &[("FOREACH", kernels)],
+        Path::new(env!("CARGO_TARGET_TMPDIR")),
+    )
 }
 
 /// A row of the table: by how many elements its tensors begin late, its own number, and its

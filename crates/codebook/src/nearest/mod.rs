@@ -32,7 +32,20 @@ const OP: &str = "nearest-code";
 ///
 /// Both arguments are contiguous and either f32 or f64. There is no gradient:
 /// apply it with `apply_op2_no_bwd`, or call [`nearest_codes`].
-pub struct NearestCode;
+#[derive(Debug, Default)]
+pub struct NearestCode {
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "a CPU has seen all it searched"))]
+    watch: Watch,
+}
+
+/// Whether a search on a GPU is waited for, to see that all distances were finite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Watch {
+    #[default]
+    Wait,
+    /// Vectors without a finite distance have the code `u32::MAX`.
+    Trust,
+}
 
 impl CustomOp2 for NearestCode {
     fn name(&self) -> &'static str {
@@ -71,48 +84,9 @@ impl CustomOp2 for NearestCode {
     ) -> candle_core::Result<(CudaStorage, Shape)> {
         let (codes, failed) =
             crate::cuda::nearest(vectors, vectors_layout, codebook, codebook_layout)?;
-        if vectors.device.clone_dtoh(&failed)? != [0] {
+        if self.watch == Watch::Wait && vectors.device.clone_dtoh(&failed)? != [0] {
             bail!("{OP}: a distance is not a finite number");
         }
-        Ok((codes, Shape::from(vectors_layout.shape().dims2()?.0)))
-    }
-}
-
-/// Whether a search on a GPU is waited for, to see that all distances were finite.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Watch {
-    Wait,
-    /// Vectors without a finite distance have the code `u32::MAX`.
-    Trust,
-}
-
-/// [`NearestCode`] whose failures on a GPU are left in the codes.
-struct Unwatched;
-
-impl CustomOp2 for Unwatched {
-    fn name(&self) -> &'static str {
-        OP
-    }
-
-    fn cpu_fwd(
-        &self,
-        vectors: &CpuStorage,
-        vectors_layout: &Layout,
-        codebook: &CpuStorage,
-        codebook_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        NearestCode.cpu_fwd(vectors, vectors_layout, codebook, codebook_layout)
-    }
-
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        vectors: &CudaStorage,
-        vectors_layout: &Layout,
-        codebook: &CudaStorage,
-        codebook_layout: &Layout,
-    ) -> candle_core::Result<(CudaStorage, Shape)> {
-        let (codes, _) = crate::cuda::nearest(vectors, vectors_layout, codebook, codebook_layout)?;
         Ok((codes, Shape::from(vectors_layout.shape().dims2()?.0)))
     }
 }
@@ -141,11 +115,7 @@ pub(crate) fn nearest_codes_with(
     if vectors.dim(0)? == 0 {
         return Ok(Tensor::zeros(0, DType::U32, vectors.device())?);
     }
-    let codes = match watch {
-        Watch::Wait => vectors.apply_op2_no_bwd(&codebook, &NearestCode),
-        Watch::Trust => vectors.apply_op2_no_bwd(&codebook, &Unwatched),
-    };
-    codes.map_err(|error| {
+    vectors.apply_op2_no_bwd(&codebook, &NearestCode { watch }).map_err(|error| {
         // Only a failed search pays for finding out which value it failed on.
         first_not_finite(&vectors, "vectors")
             .or_else(|| first_not_finite(&codebook, "codebook rows"))

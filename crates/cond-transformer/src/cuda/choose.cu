@@ -6,7 +6,7 @@
 constexpr int THREADS = 1024;
 constexpr int WARPS = THREADS / 32;
 
-// As `choose.rs` has it.
+// As `draw.rs` has it.
 struct Options {
     double scale;      // of guidance; 0: there are no rows without the condition
     float temperature;

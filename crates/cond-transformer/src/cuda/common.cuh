@@ -1,4 +1,5 @@
-// What the kernels share: numbers in three formats, and totals of a block.
+// What the kernels share: numbers in three formats, what they wait for, totals of a block, and
+// what becomes of a layer's outputs.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

@@ -15,6 +15,8 @@
 #include <string>
 #include <vector>
 
+#include "half_types.h"
+
 using std::isnan, std::max, std::min;
 
 #define __device__
@@ -94,23 +96,6 @@ struct uint4 {
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 inline uint4 load_weights(const void *from) { return *static_cast<const uint4 *>(from); }
 
-struct __half {
-    _Float16 value;
-};
-inline float __half2float(__half x) { return x.value; }
-inline __half __float2half_rn(float x) { return {static_cast<_Float16>(x)}; }
-
-struct __nv_bfloat16 {
-    uint16_t bits;
-};
-inline float __bfloat162float(__nv_bfloat16 x) {
-    return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16);
-}
-// To nearest, ties to even; not for NaN.
-inline __nv_bfloat16 __float2bfloat16_rn(float x) {
-    const uint32_t bits = std::bit_cast<uint32_t>(x);
-    return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
-}
 inline float number(uint16_t bits, __half) { return std::bit_cast<_Float16>(bits); }
 inline float number(uint16_t bits, __nv_bfloat16) {
     return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
