@@ -8,6 +8,7 @@ mod nearest;
 mod plot;
 mod progress;
 mod questions;
+mod recolour;
 mod torture;
 mod train;
 
@@ -44,6 +45,8 @@ enum Chore {
     Nearest(nearest::Nearest),
     /// Answer what people ask about the method, each by an experiment on a shipped model
     Questions(questions::Questions),
+    /// Make a set of captioned pictures in which things have other colours, too
+    Recolour(recolour::Recolour),
     /// Render the example pictures in assets/pictures
     Assets(assets::Assets),
 }
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Chore::Torture(torture) => torture.run().map(|()| ExitCode::SUCCESS),
         Chore::Nearest(nearest) => nearest.run().map(|()| ExitCode::SUCCESS),
         Chore::Questions(questions) => questions.run().map(|()| ExitCode::SUCCESS),
+        Chore::Recolour(recolour) => recolour.run().map(|()| ExitCode::SUCCESS),
         Chore::Assets(assets) => assets.run().map(|()| ExitCode::SUCCESS),
     };
     match done {

@@ -1,6 +1,6 @@
 //! Two-dimensional convolution.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use candle_nn::{Init, Module, VarBuilder};
 
 #[cfg(feature = "cuda")]
@@ -10,6 +10,7 @@ mod cudnn;
 mod fast;
 mod fused;
 mod geometry;
+mod halved;
 mod kernels;
 mod narrow;
 mod panels;
@@ -93,12 +94,13 @@ pub struct Conv2d {
     weight: Tensor,
     bias: Option<Tensor>,
     config: Conv2dConfig,
+    packed: halved::Packed,
 }
 
 impl Conv2d {
     /// A convolution with the given weight `[out, in, kh, kw]` and bias `[out]`.
     pub fn new(weight: Tensor, bias: Option<Tensor>, config: Conv2dConfig) -> Self {
-        Self { weight, bias, config }
+        Self { weight, bias, config, packed: halved::Packed::default() }
     }
 
     /// `residual + self.forward(x)`, `residual` of the output's shape: in one pass
@@ -107,6 +109,9 @@ impl Conv2d {
     /// # Errors
     /// As for the forward pass, and when the shapes differ.
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        if halved::takes(self, x) && crate::cpu::supports(residual) && !residual.track_op() {
+            return halved::forward(self, x, Some(residual));
+        }
         match fused::add(self, x, residual)? {
             Some(y) => Ok(y),
             None => residual + self.forward(x)?,
@@ -119,7 +124,12 @@ impl Conv2d {
     /// # Errors
     /// As for the forward pass.
     pub fn forward_upsampled(&self, x: &Tensor) -> Result<Tensor> {
-        match fused::upsample(self, x)? {
+        let fused = if halved::takes(self, x) {
+            halved::upsampled(self, x)?
+        } else {
+            fused::upsample(self, x)?
+        };
+        match fused {
             Some(y) => Ok(y),
             None => self.forward(&crate::upsample_nearest2x(x)?),
         }
@@ -128,6 +138,15 @@ impl Conv2d {
     /// The weight, `[out, in, kh, kw]`.
     pub fn weight(&self) -> &Tensor {
         &self.weight
+    }
+
+    /// The dtype of the feature maps that the layer takes and makes: that of its weight, but
+    /// f32 beside weights of half precision on a CPU.
+    pub fn maps_dtype(&self) -> DType {
+        match self.weight.dtype() {
+            DType::BF16 | DType::F16 if self.weight.device().is_cpu() => DType::F32,
+            dtype => dtype,
+        }
     }
 
     /// The bias, `[out]`, where the layer has one.
@@ -139,6 +158,9 @@ impl Conv2d {
 impl Module for Conv2d {
     /// `[B, in, H, W]` to `[B, out, H', W']`, see [`Conv2dConfig::output_size`].
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if halved::takes(self, x) {
+            return halved::forward(self, x, None);
+        }
         let tensors = [x, &self.weight, self.bias.as_ref().unwrap_or(&self.weight)];
         if crate::device::has_kernels(&tensors) {
             fast::conv2d(x, &self.weight, self.bias.as_ref(), self.config)

@@ -65,6 +65,7 @@ pub struct Codec {
     /// What pictures it takes, or why it takes none.
     colour: std::result::Result<Colour, String>,
     device: Device,
+    /// Of pictures and feature maps.
     dtype: DType,
     tiles: TileConfig,
     description: Description,
@@ -84,14 +85,6 @@ impl Codec {
 
     /// Loads a codec whose configuration and weights are found.
     pub(crate) fn from_found(found: Found, options: &LoadOptions) -> Result<Self> {
-        if options.dtype == DType::BF16 && options.device.is_cpu() {
-            return Err(Error::Device {
-                device: "cpu".to_owned(),
-                reason: "candle cannot multiply bf16 matrices there; use f32 (or f16, which is \
-                         slower)"
-                    .to_owned(),
-            });
-        }
         let (tensors, report) = weights::load(&found)?;
         let config = found.config.clone();
         let description = Description {
@@ -113,11 +106,12 @@ impl Codec {
             config,
         };
         let tiles = tiles(&found.config, options.memory)?;
+        let model = weights::build(&found, tensors, options.dtype, &options.device)?;
         Ok(Self {
-            model: weights::build(&found, tensors, options.dtype, &options.device)?,
+            dtype: model.dtype(),
+            model,
             colour: Colour::of(&found.config, &found.input).map_err(|error| error.to_string()),
             device: options.device.clone(),
-            dtype: options.dtype,
             tiles,
             description,
         })

@@ -79,8 +79,7 @@ pub struct GeneratorDescription {
 impl Generator {
     /// Finds the model and its codecs, checks weights against configurations and
     /// codecs against the identities that the transformer was trained with, and
-    /// loads all of it. On the CPU, codecs compute in f32 where `dtype` is bf16. Codecs
-    /// are in `dtype` whatever `weights` are.
+    /// loads all of it. Codecs are in `dtype` whatever `weights` are.
     ///
     /// # Errors
     /// When a part is missing, of another kind, or another codec than stated; when the
@@ -107,13 +106,9 @@ impl Generator {
         if let Some(format) = kept_as {
             network::check_format(&config.architecture, format, &options.device)?;
         }
-        let mut codec_options = options.clone();
-        if options.dtype == DType::BF16 && options.device.is_cpu() {
-            codec_options.dtype = DType::F32;
-        }
-        let codec = load_codec(first_stage, &codec_options, "first stage")?;
+        let codec = load_codec(first_stage, options, "first stage")?;
         let condition_codec = condition_stage
-            .map(|stage| load_codec(stage, &codec_options, "condition stage"))
+            .map(|stage| load_codec(stage, options, "condition stage"))
             .transpose()?;
         config.first_stage.codec_sha256 = codec.sha256().to_owned();
         if let (ConditionConfig::Grid(grid), Some(codec)) =

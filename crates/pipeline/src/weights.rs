@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Shape, Tensor};
-use candle_nn::VarBuilder;
+use candle_nn::var_builder::SimpleBackend;
+use candle_nn::{Init, VarBuilder};
 use checkpoints::{KeyUse, LoadReport, expected_tensors, load_checked};
 use vq_autoencoder::{VqConfig, VqModel};
 
@@ -64,16 +65,53 @@ pub(crate) fn key_use(prefix: &str, name: &str) -> KeyUse {
     }
 }
 
-/// The model of `config` with `tensors` in `dtype` on `device`.
+/// The model of `config` with `tensors` in `dtype` on `device`. On a CPU half precision is how
+/// convolutions keep their weights; all else, feature maps too, is f32 there.
 pub(crate) fn build(
     found: &Found,
     tensors: BTreeMap<String, Tensor>,
     dtype: DType,
     device: &Device,
 ) -> Result<VqModel> {
+    let keeps_all = !device.is_cpu() || dtype == DType::F32;
     let tensors = tensors
         .into_iter()
-        .map(|(name, tensor)| Ok((name, tensor.to_dtype(dtype)?.to_device(device)?)))
+        .map(|(name, tensor)| {
+            let kept = if keeps_all || tensor.rank() == 4 { dtype } else { DType::F32 };
+            Ok((name, tensor.to_dtype(kept)?.to_device(device)?))
+        })
         .collect::<Result<HashMap<_, _>>>()?;
-    Ok(VqModel::new(&found.config, VarBuilder::from_tensors(tensors, dtype, device))?)
+    let vb = VarBuilder::from_backend(Box::new(Stored(tensors)), dtype, device.clone());
+    Ok(VqModel::new(&found.config, vb)?)
+}
+
+/// Tensors in the dtypes that they have.
+struct Stored(HashMap<String, Tensor>);
+
+impl SimpleBackend for Stored {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: Init,
+        _: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let tensor = self.get_unchecked(name, DType::F32, device)?;
+        if *tensor.shape() != shape {
+            candle_core::bail!("{name} is {:?}, not {shape:?}", tensor.shape())
+        }
+        Ok(tensor)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
+        match self.0.get(name) {
+            Some(tensor) => Ok(tensor.clone()),
+            None => candle_core::bail!("no tensor {name}"),
+        }
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
 }

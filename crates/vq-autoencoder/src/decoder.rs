@@ -1,6 +1,6 @@
 //! The decoder G of the paper: a map of code vectors to a picture.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
 use layers::{Conv2d, Conv2dConfig, GroupNorm, Upsample, conv2d, group_norm, upsample};
 
@@ -96,6 +96,11 @@ impl Decoder {
     /// The gradient to that weight, for the layer's input and the gradient to its output.
     pub(crate) fn last_layer_gradient(&self, hidden: &Tensor, upstream: &Tensor) -> Result<Tensor> {
         self.conv_out.module.weight_gradient(hidden, upstream)
+    }
+
+    /// The dtype of feature maps.
+    pub(crate) fn dtype(&self) -> DType {
+        self.conv_out.module.maps_dtype()
     }
 
     /// The weight of the last convolution, `[out_channels, ch * ch_mult[0], 3, 3]`:

@@ -70,9 +70,10 @@ impl VqModel {
         &self.quantizer
     }
 
-    /// The dtype of the weights.
+    /// The dtype of pictures and feature maps: that of the weights, but f32 beside weights of
+    /// half precision on a CPU.
     pub fn dtype(&self) -> DType {
-        self.last_layer().dtype()
+        self.decoder.dtype()
     }
 
     /// The encoder's output `[B, z_channels, h, w]` for pictures

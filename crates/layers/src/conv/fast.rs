@@ -176,7 +176,13 @@ pub(super) fn bias_gradient(g: &Geometry, grad: &Tensor) -> Result<Tensor> {
 
 /// The fastest forward kernel for a geometry, of what gradients go through if it
 /// `trains`: then narrow layers are summed as they stand, see [`TRANSFORMED`].
-fn convolve(g: &Geometry, x: &[f32], weight: Weight, extras: Extras, trains: bool) -> Vec<f32> {
+pub(super) fn convolve(
+    g: &Geometry,
+    x: &[f32],
+    weight: Weight,
+    extras: Extras,
+    trains: bool,
+) -> Vec<f32> {
     let isa = Isa::detect();
     let thin = g.in_channels.min(g.out_channels) < TRANSFORMED;
     if winograd::suits(g) && !(trains && thin) {

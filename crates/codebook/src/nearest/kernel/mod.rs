@@ -1,7 +1,7 @@
 //! Scores of a group of vectors with a chunk of codes, reduced while they are in
 //! registers to what the search needs: no matrix of scores is written out.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
 #[cfg(target_arch = "x86_64")]
 mod fixed;
@@ -26,7 +26,7 @@ const COARSE_DIM: usize = 24;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kernel {
     /// AVX-512 that also multiplies tiles of bf16.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     Amx,
     /// AVX-512 that also multiplies bf16.
     #[cfg(target_arch = "x86_64")]
@@ -44,6 +44,7 @@ impl Kernel {
         let mut kernels = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
+            #[cfg(target_os = "linux")]
             if amx::is_available() {
                 kernels.push(Self::Amx);
             }
@@ -69,7 +70,7 @@ impl Kernel {
     /// `None` for the kernel without own loops.
     fn loops(self) -> Option<Loops> {
         match self {
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             Self::Amx => Some(amx::loops()),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => Some(simd::avx512bf16::LOOPS),
