@@ -84,6 +84,28 @@ fn compare_and_metrics() -> Result<()> {
 }
 
 #[test]
+fn half_precision_gives_nearly_the_same_pixels_on_a_cpu() -> Result<()> {
+    let place = place()?;
+    place.picture("a.png", 48, 32)?;
+    let pixels = |dtype: &str| -> Result<Vec<u8>> {
+        let args =
+            ["reconstruct", "--model", "model", "a.png", "--dtype", dtype, "--output", dtype];
+        place.run(&args)?.exits(0)?;
+        Ok(image::open(place.path(&format!("{dtype}/a.png")))?.to_rgb8().into_raw())
+    };
+    let whole = pixels("f32")?;
+    for dtype in ["bf16", "f16"] {
+        let half = pixels(dtype)?;
+        ensure!(half.len() == whole.len());
+        let off: f64 = half.iter().zip(&whole).map(|(a, b)| f64::from(a.abs_diff(*b))).sum();
+        // Weights are off by a 256th (a 2048th) of themselves at most, and some codes change.
+        let mean = off / whole.len() as f64;
+        ensure!(mean < 4.0, "{dtype}: {mean} gray levels");
+    }
+    Ok(())
+}
+
+#[test]
 fn nothing_to_do_is_1_and_errors_are_2() -> Result<()> {
     let place = place()?;
     place.picture("a.png", 8, 8)?;

@@ -68,7 +68,8 @@ pub struct Common {
     /// Where to compute: cpu, cuda, cuda:N or metal
     #[arg(long, global = true, value_name = "DEVICE", default_value = "cpu")]
     pub device: String,
-    /// What to compute in
+    /// What to compute in; on a CPU, what weights of codecs are kept in: half the memory, and
+    /// bf16 is multiplied as such where the CPU does that (AMX)
     #[arg(
         long,
         global = true,

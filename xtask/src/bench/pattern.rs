@@ -51,11 +51,23 @@ pub fn builder(dtype: DType) -> VarBuilder<'static> {
 
 /// The same with matrices of the scale `matrices`.
 pub fn builder_of(dtype: DType, matrices: f64) -> VarBuilder<'static> {
-    VarBuilder::from_backend(Box::new(Parameters { matrices }), dtype, device().clone())
+    let parameters = Parameters { matrices, convolutions: None };
+    VarBuilder::from_backend(Box::new(parameters), dtype, device().clone())
+}
+
+/// Those of a codec: of half precision on a CPU are its convolutions alone.
+pub fn codec_builder(dtype: DType) -> VarBuilder<'static> {
+    if !device().is_cpu() {
+        return builder(dtype);
+    }
+    let parameters = Parameters { matrices: 1.0, convolutions: Some(dtype) };
+    VarBuilder::from_backend(Box::new(parameters), DType::F32, device().clone())
 }
 
 struct Parameters {
     matrices: f64,
+    /// The dtype of weights of convolutions, where it is another.
+    convolutions: Option<DType>,
 }
 
 impl SimpleBackend for Parameters {
@@ -67,6 +79,7 @@ impl SimpleBackend for Parameters {
         dtype: DType,
         device: &Device,
     ) -> Result<Tensor> {
+        let dtype = self.convolutions.filter(|_| shape.rank() == 4).unwrap_or(dtype);
         parameter_of(name, &shape, self.matrices)?.to_dtype(dtype)?.to_device(device)
     }
 

@@ -22,7 +22,7 @@ fn config() -> Result<VqConfig> {
 }
 
 fn model(dtype: DType) -> Result<VqModel> {
-    Ok(VqModel::new(&config()?, pattern::builder(dtype))?)
+    Ok(VqModel::new(&config()?, pattern::codec_builder(dtype))?)
 }
 
 fn round_trip(model: &VqModel, x: &Tensor) -> Result<Tensor> {
@@ -53,7 +53,8 @@ pub fn cases(dtype: DType) -> Result<Vec<Case>> {
                 // Nobody else can have set it: there is one thread here.
                 let _ = shared.set(model(dtype)?);
             }
-            let x = pattern::pattern("x", &shape[..], 1.0)?.to_dtype(dtype)?;
+            let x = pattern::pattern("x", &shape[..], 1.0)?;
+            let x = x.to_dtype(shared.get().map_or(dtype, VqModel::dtype))?;
             let ours: Work = Box::new(move || {
                 let model = shared.get().context("the model is gone")?;
                 Ok(vec![run(model, &x)?])
@@ -83,6 +84,6 @@ pub fn round_trip_memory(dtype: DType) -> Result<Peak> {
     let bare = memory::peak()?;
     let model = model(dtype)?;
     let x = pattern::pattern("x", (1, model.config().in_channels, SIDE, SIDE), 1.0)?;
-    round_trip(&model, &x.to_dtype(dtype)?)?;
+    round_trip(&model, &x.to_dtype(model.dtype())?)?;
     Ok(Peak { bare, peak: memory::peak()? })
 }
