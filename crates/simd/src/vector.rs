@@ -39,6 +39,21 @@ pub trait Vector: Copy {
     /// As for [`Vector::splat`], and the floats must be writable.
     unsafe fn store(self, to: *mut f32);
 
+    /// [`Vector::store`] past the caches, where the machine can: for what fills whole lines
+    /// and is not read soon. [`Vector::fence`] must follow before another thread reads it.
+    ///
+    /// # Safety
+    /// As for [`Vector::store`], and `to` must be a multiple of the vector's size.
+    #[inline(always)]
+    unsafe fn stream(self, to: *mut f32) {
+        // SAFETY: this function's contract.
+        unsafe { self.store(to) }
+    }
+
+    /// What was streamed is there for everybody.
+    #[inline(always)]
+    fn fence() {}
+
     /// `self + other`.
     ///
     /// # Safety

@@ -143,6 +143,7 @@ impl Band<'_> {
         let rows = band * sizes.rows..((band + 1) * sizes.rows).min(g.oh);
         let image = &self.x[picture * g.in_channels * g.in_pixels()..];
         let (sums, ring) = self.scratch.split_at_mut(sizes.sums);
+        let mut slots = vec![0; g.kh];
         for first in (0..g.in_channels).step_by(sizes.channels) {
             let channels = first..(first + sizes.channels).min(g.in_channels);
             let weights = &self.packed[first * g.taps() * OUT..][..channels.len() * g.taps() * OUT];
@@ -157,8 +158,11 @@ impl Band<'_> {
                 }
                 let Some(output) = (read + 1).checked_sub(g.kh) else { continue };
                 let sums = &mut sums[output * OUT * sizes.width..][..OUT * sizes.width];
+                for (ky, slot) in slots.iter_mut().enumerate() {
+                    *slot = (output + ky) % g.kh * sizes.pitch;
+                }
                 for column in (0..sizes.width).step_by(VECTORS * S::LANES) {
-                    let tile = Tile { g, sizes, ring, weights, output, column };
+                    let tile = Tile { g, sizes, ring, weights, slots: &slots, column };
                     // SAFETY: this function's contract; whole registers of a row.
                     unsafe { tile.add::<S, OUT>(sums, first > 0) }
                 }
@@ -202,8 +206,9 @@ struct Tile<'a> {
     ring: &'a [f32],
     /// Of the channels in the ring.
     weights: &'a [f32],
-    /// Row in the band, and first column.
-    output: usize,
+    /// Where each of the rows that are read starts in a channel's ring.
+    slots: &'a [usize],
+    /// The first column.
     column: usize,
 }
 
@@ -215,25 +220,56 @@ impl Tile<'_> {
     /// are within a row of sums.
     #[inline(always)]
     unsafe fn add<S: Vector, const OUT: usize>(&self, sums: &mut [f32], adds: bool) {
-        let Self { g, sizes, column, .. } = *self;
-        // SAFETY: a vector that starts at `column + kx` ends within the pitch, which is a row
-        // of sums and `kw - 1` more (contract); loads and stores go through slices that hold
-        // them.
+        let Self { sizes, column, .. } = *self;
+        // SAFETY: this function's contract.
+        let totals = unsafe {
+            match self.g.kw {
+                3 => self.totals::<S, OUT, 3>(),
+                _ => self.totals::<S, OUT, 0>(),
+            }
+        };
+        for (channel, totals) in totals.into_iter().enumerate() {
+            let sums = &mut sums[channel * sizes.width + column..][..VECTORS * S::LANES];
+            for (vector, total) in totals.into_iter().enumerate() {
+                let to = sums[vector * S::LANES..].as_mut_ptr();
+                // SAFETY: a vector of `sums`.
+                unsafe {
+                    let total = if adds { S::load(to).plus(total) } else { total };
+                    total.store(to);
+                }
+            }
+        }
+    }
+
+    /// The sums over the channels in the ring. `KW` is the width of the kernel, or 0 for that
+    /// of `g`: known beforehand, its steps need no loop.
+    ///
+    /// # Safety
+    /// As for [`Tile::add`].
+    #[inline(always)]
+    unsafe fn totals<S: Vector, const OUT: usize, const KW: usize>(&self) -> [[S; VECTORS]; OUT] {
+        let Self { g, sizes, ring, weights, slots, column } = *self;
+        let kw = if KW > 0 { KW } else { g.kw };
+        let channels = weights.len() / (slots.len() * kw * OUT);
+        let furthest = slots.iter().fold(0, |furthest, slot| furthest.max(*slot));
+        assert!(furthest + column + VECTORS * S::LANES + kw - 1 <= sizes.plane);
+        assert!(channels * sizes.plane <= ring.len());
+        let mut weight = weights.as_ptr();
+        // SAFETY: of every channel in the ring the rows at `slots`, which hold the vectors and
+        // `kw - 1` more (asserted), and its weights, of which there are as many.
         unsafe {
             let mut totals = [[S::splat(0.0); VECTORS]; OUT];
-            let planes = self.ring.chunks_exact(sizes.plane);
-            for (plane, weights) in planes.zip(self.weights.chunks_exact(g.taps() * OUT)) {
-                for ky in 0..g.kh {
-                    let slot = (self.output + ky) % g.kh * sizes.pitch;
-                    let row = &plane[slot..slot + sizes.pitch][column..];
-                    let row = &row[..VECTORS * S::LANES + g.kw - 1];
-                    for kx in 0..g.kw {
-                        let weights = &weights[(ky * g.kw + kx) * OUT..][..OUT];
-                        let from = row[kx..].as_ptr();
+            for channel in 0..channels {
+                let plane = ring.as_ptr().add(channel * sizes.plane + column);
+                for slot in slots {
+                    let row = plane.add(*slot);
+                    for kx in 0..kw {
+                        let from = row.add(kx);
                         let mut by = [S::splat(0.0); OUT];
-                        for (by, weight) in by.iter_mut().zip(weights) {
-                            *by = S::splat(*weight);
+                        for (i, by) in by.iter_mut().enumerate() {
+                            *by = S::splat(*weight.add(i));
                         }
+                        weight = weight.add(OUT);
                         for vector in 0..VECTORS {
                             let x = S::load(from.add(vector * S::LANES));
                             for (totals, by) in totals.iter_mut().zip(by) {
@@ -243,14 +279,7 @@ impl Tile<'_> {
                     }
                 }
             }
-            for (channel, totals) in totals.into_iter().enumerate() {
-                let sums = &mut sums[channel * sizes.width + column..][..VECTORS * S::LANES];
-                for (vector, total) in totals.into_iter().enumerate() {
-                    let to = sums[vector * S::LANES..].as_mut_ptr();
-                    let total = if adds { S::load(to).plus(total) } else { total };
-                    total.store(to);
-                }
-            }
+            totals
         }
     }
 }

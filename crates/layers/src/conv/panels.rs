@@ -5,10 +5,13 @@
 //! neighbours for every tap. A panel holds, for two vectors of outputs and a range of
 //! (channel, tap), what each output reads: small enough for the first-level cache,
 //! where all blocks of output channels meet it. An output is one sum over (channel,
-//! tap) in that order, whatever the bands, panels and threads.
+//! tap) in that order, whatever the bands, panels and threads. Sums of one panel, as of a
+//! picture's few channels, go straight to where they belong.
 
 mod gradient;
 mod planes;
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -34,6 +37,10 @@ const SUM_FLOATS: usize = 32 << 10;
 const PANELS: usize = 8;
 /// Tasks to cut a small input into, so that threads share it.
 const MIN_TASKS: usize = 8;
+/// Bytes of an output that no cache keeps until it is read: it is written past them.
+const STREAMED_BYTES: usize = 16 << 20;
+/// Bytes of a cache line.
+const LINE_BYTES: usize = 64;
 
 /// `[B, in, H, W]` to `[B, out, H', W']`.
 pub(super) fn forward(
@@ -146,14 +153,15 @@ struct Band<'a> {
 impl Kernel for Band<'_> {
     // No closures around vectors: they would be compiled without the instruction set.
     #[inline(always)]
-    unsafe fn run<S: Vector>(self) {
+    unsafe fn run<S: Vector>(mut self) {
+        let scratch = std::mem::take(&mut self.scratch);
         let Self { g, planes, sizes, blocks, .. } = self;
         let Sizes { width, panels, .. } = sizes;
         let (picture, rows) = (self.task / planes.bands, planes.range(g, self.task % planes.bands));
         let image = &self.x[picture * g.in_channels * g.in_pixels()..];
         let image = &image[..g.in_channels * g.in_pixels()];
         // Whole vectors first, so that they stay aligned.
-        let (panel, scratch) = self.scratch.split_at_mut(sizes.panel);
+        let (panel, scratch) = scratch.split_at_mut(sizes.panel);
         let (sums, data) = scratch.split_at_mut(panels * sizes.sums);
         // From what the band's first output reads.
         let data = if planes.is_picture {
@@ -163,6 +171,10 @@ impl Kernel for Band<'_> {
             &*data
         };
         let (depth, pixels) = (g.depth(), rows.len() * g.ow);
+        if depth <= PANEL_DEPTH && pixels >= width {
+            // SAFETY: this function's contract.
+            return unsafe { self.straight::<S>(picture, rows, data, panel, sums) };
+        }
         for start in (0..pixels).step_by(panels * width) {
             let count = panels.min((pixels - start).div_ceil(width));
             for first in (0..depth).step_by(PANEL_DEPTH) {
@@ -180,7 +192,7 @@ impl Kernel for Band<'_> {
                         let left = weights[first * S::PAIRS..][..range.len() * S::PAIRS].as_ptr();
                         let out = &mut sums[channels.start * width..];
                         let data = out[..channels.len() * width].as_mut_ptr();
-                        let out = Out { data, row: width };
+                        let out = Out { data, row: width, streams: false };
                         let addend = Addend { data, row: width };
                         let blocks = [(first > 0).then_some(addend), None];
                         let addends = Addends { blocks, column: None };
@@ -199,6 +211,70 @@ impl Kernel for Band<'_> {
                 // SAFETY: this function's contract; pixels of this band.
                 unsafe { target.write::<S>(first, len, sums) }
             }
+        }
+    }
+}
+
+impl Band<'_> {
+    /// The band where a panel has all terms of its outputs.
+    ///
+    /// # Safety
+    /// The machine must have the instruction set of `S`; `data` must be the band's planes,
+    /// `panel` a panel.
+    #[inline(always)]
+    unsafe fn straight<S: Vector>(
+        &self,
+        picture: usize,
+        rows: Range<usize>,
+        data: &[f32],
+        panel: &mut [f32],
+        sums: &mut [f32],
+    ) {
+        let (g, width, depth) = (self.g, self.sizes.width, self.g.depth());
+        let target = Target { g, extras: self.extras, picture, y: self.y };
+        let (pixels, row) = (rows.len() * g.ow, g.out_pixels());
+        // Whole lines, each written at once.
+        let streams = size_of::<f32>() * g.batch * g.out_channels * row >= STREAMED_BYTES
+            && self.y.at(0).addr().is_multiple_of(LINE_BYTES)
+            && (size_of::<f32>() * g.ow).is_multiple_of(LINE_BYTES)
+            && (size_of::<f32>() * width).is_multiple_of(LINE_BYTES);
+        for start in (0..pixels).step_by(width) {
+            let first = rows.start * g.ow + start;
+            let outputs = start..(start + width).min(pixels);
+            let len = outputs.len();
+            // SAFETY: this function's contract.
+            unsafe { gather::<S>(g, &self.planes, data, outputs, self.taps, panel) }
+            for (block, weights) in self.packed.chunks_exact(S::PAIRS * depth).enumerate() {
+                let channels = self.blocks.range(block);
+                let (left, right) = (weights.as_ptr(), panel[..depth * width].as_ptr());
+                if len < width {
+                    let data =
+                        sums[channels.start * width..][..channels.len() * width].as_mut_ptr();
+                    let out = Out { data, row: width, streams: false };
+                    // SAFETY: all terms of the block and the panel, and rows of sums for it.
+                    unsafe {
+                        product::<S>(channels.len(), left, right, depth, out, Addends::NONE);
+                    }
+                    continue;
+                }
+                let at = (picture * g.out_channels + channels.start) * row + first;
+                let all = (channels.len() - 1) * row + width;
+                let residual = self.extras.residual.map(|residual| &residual[at..at + all]);
+                let residual = residual.map(|data| Addend { data: data.as_ptr(), row });
+                let column = self.extras.bias.map(|bias| bias[channels.clone()].as_ptr());
+                let addends = Addends { blocks: [residual, None], column };
+                let out = Out { data: self.y.range(at, all), row, streams };
+                // SAFETY: as above; `width` pixels of this band of the block's channels, at a
+                // multiple of a line where they are streamed.
+                unsafe { product::<S>(channels.len(), left, right, depth, out, addends) }
+            }
+            if len < width {
+                // SAFETY: this function's contract; pixels of this band.
+                unsafe { target.write::<S>(first, len, &sums[..g.out_channels * width]) }
+            }
+        }
+        if streams {
+            S::fence();
         }
     }
 }

@@ -8,6 +8,7 @@ use super::weight::Weight;
 use super::winograd::Extras;
 use super::{Conv2dConfig, Padding, kernels, narrow, panels, pointwise, strided, winograd};
 use crate::isa::Isa;
+use crate::shared_mut::SharedMut;
 
 fn noise(len: usize, seed: f32) -> Vec<f32> {
     (0..len).map(|i| ((i as f32 * 0.7 + seed).sin() * 437.58).fract()).collect()
@@ -46,6 +47,33 @@ fn panels_equal_patches_on_every_instruction_set() -> Result<()> {
                     assert_close(&name, &y, &kernels::forward(&g, &x, &weight, biased(&bias)));
                 }
             }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn large_outputs_are_written_past_the_caches() -> Result<()> {
+    // 17 MB; every row of outputs starts a line.
+    let (x, weight) = (Shape::from((1, 3, 736, 736)), Shape::from((8, 3, 3, 3)));
+    let g = Geometry::new(&x, &weight, Conv2dConfig::same(3))?;
+    let (x, weight, bias) =
+        (noise(x.elem_count(), 1.0), noise(weight.elem_count(), 2.0), noise(8, 3.0));
+    let len = g.out_channels * g.out_pixels();
+    let residual = noise(len, 4.0);
+    let extras = Extras { residual: Some(&residual), ..biased(&bias) };
+    let expected = kernels::forward(&g, &x, &weight, extras);
+    let mut buffer = vec![0.0; len + 16];
+    for isa in Isa::available() {
+        // At a line, where vectors are streamed, and beside it, where they cannot be.
+        let line = buffer.as_ptr().align_offset(64);
+        for start in [line, line + 1] {
+            let y = &mut buffer[start..start + len];
+            let target = SharedMut::new(y);
+            let weight = Weight::plain(&weight);
+            // SAFETY: `y` is used again when all is written.
+            unsafe { panels::forward_into(Some(isa), &g, &x, weight, extras, target) }
+            assert_close(&format!("{isa:?} {start}"), y, &expected);
         }
     }
     Ok(())

@@ -10,6 +10,8 @@ const UNROLL: usize = 4;
 pub(crate) struct Out {
     pub data: *mut f32,
     pub row: usize,
+    /// Past the caches: see [`Vector::stream`].
+    pub streams: bool,
 }
 
 /// What is added to a block on the way: rows `row` floats apart.
@@ -82,7 +84,7 @@ unsafe fn block<S: Vector, const M: usize>(
     // SAFETY: within the matrices (contract of `product`); a prefetch may be of anything.
     unsafe {
         // What the sums are written to in the end, and mostly added to.
-        for m in 0..M {
+        for m in 0..if out.streams { 0 } else { M } {
             S::prefetch(out.data.wrapping_add(m * out.row));
             S::prefetch(out.data.wrapping_add(m * out.row + width - 1));
         }
@@ -117,6 +119,11 @@ unsafe fn block<S: Vector, const M: usize>(
         }
         for (m, sums) in sums.into_iter().enumerate() {
             let to = out.data.add(m * out.row);
+            if out.streams {
+                sums[0].stream(to);
+                sums[1].stream(to.add(S::LANES));
+                continue;
+            }
             sums[0].store(to);
             sums[1].store(to.add(S::LANES));
         }

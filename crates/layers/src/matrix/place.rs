@@ -61,7 +61,7 @@ impl Place<'_> {
         assert!(left.len() >= count * S::PAIRS && right.len() >= count * width);
         let (left, right) = (left.as_ptr(), right.as_ptr());
         let to = target.range(at, (rows - 1) * stride + columns);
-        let out = Out { data: to, row: stride };
+        let out = Out { data: to, row: stride, streams: false };
         let addends = start.addends((at, stride), (row, rows), columns, to);
         // SAFETY: both factors have `count` terms (asserted), the target and what is added
         // these rows and columns (contract); `tile` has room for a whole block.
@@ -71,7 +71,7 @@ impl Place<'_> {
                 return;
             }
             let mut tile = [0f32; 24 * MAX_LANES];
-            let whole = Out { data: tile.as_mut_ptr(), row: width };
+            let whole = Out { data: tile.as_mut_ptr(), row: width, streams: false };
             product::<S>(rows, left, right, count, whole, Addends::NONE);
             for (m, sums) in tile.chunks_exact(width).take(rows).enumerate() {
                 for (n, &sum) in sums.iter().take(columns).enumerate() {

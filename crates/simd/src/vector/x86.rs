@@ -123,6 +123,18 @@ impl Vector for __m512 {
     }
 
     #[inline(always)]
+    unsafe fn stream(self, to: *mut f32) {
+        // SAFETY: as above; aligned by contract.
+        unsafe { _mm512_stream_ps(to, self) }
+    }
+
+    #[inline(always)]
+    fn fence() {
+        // SAFETY: every x86-64 has it.
+        unsafe { _mm_sfence() }
+    }
+
+    #[inline(always)]
     fn prefetch(address: *const f32) {
         // SAFETY: a hint, which reads nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
@@ -262,6 +274,18 @@ impl Vector for __m256 {
     unsafe fn mul_add(self, by: Self, plus: Self) -> Self {
         // SAFETY: as above.
         unsafe { _mm256_fmadd_ps(self, by, plus) }
+    }
+
+    #[inline(always)]
+    unsafe fn stream(self, to: *mut f32) {
+        // SAFETY: as above; aligned by contract.
+        unsafe { _mm256_stream_ps(to, self) }
+    }
+
+    #[inline(always)]
+    fn fence() {
+        // SAFETY: every x86-64 has it.
+        unsafe { _mm_sfence() }
     }
 
     #[inline(always)]
