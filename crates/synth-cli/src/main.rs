@@ -3,6 +3,7 @@
 //! Arguments are parsed into [`args`], resolved once by [`session`], and the
 //! [`commands`] do the rest with `pipeline`. No formula lives here.
 
+mod allocator;
 mod args;
 mod batches;
 mod commands;
@@ -23,13 +24,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Keeps freed memory for the next feature map of its size: with the system's
-/// allocator every large one is made of new pages, and touching those costs more
-/// than many layers compute.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
+    allocator::keep_freed_pages();
     let args = args::Args::parse();
     threads::limit(args.common.threads);
     match commands::run(args) {
