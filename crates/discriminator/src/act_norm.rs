@@ -1,6 +1,9 @@
 //! ActNorm (Kingma & Dhariwal 2018): an affine map per channel whose first values
 //! come from the first training batch.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use candle_core::{DType, Result, Tensor, Var};
 use candle_nn::{Init, ModuleT, VarBuilder};
 
@@ -20,6 +23,9 @@ pub struct ActNorm {
     loc: Var,
     scale: Var,
     initialized: Var,
+    /// Whether it was seen that it is, so that a step on a GPU does not wait for the flag: values
+    /// stay. Clones share the variables, and this.
+    seen: Arc<AtomicBool>,
 }
 
 impl ActNorm {
@@ -37,6 +43,7 @@ impl ActNorm {
             loc: Var::from_tensor(&loc)?,
             scale: Var::from_tensor(&scale)?,
             initialized: Var::from_tensor(&initialized)?,
+            seen: Arc::default(),
         })
     }
 
@@ -78,8 +85,11 @@ impl ActNorm {
 impl ModuleT for ActNorm {
     /// `[B, C, H, W]` to the same shape.
     fn forward_t(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        if train && !self.is_initialized()? {
-            self.initialize(x)?;
+        if train && !self.seen.load(Ordering::Relaxed) {
+            if !self.is_initialized()? {
+                self.initialize(x)?;
+            }
+            self.seen.store(true, Ordering::Relaxed);
         }
         let flat = x.flatten_from(2)?;
         let (loc, scale) = (spread(&self.loc, &flat)?, spread(&self.scale, &flat)?);

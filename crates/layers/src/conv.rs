@@ -140,13 +140,10 @@ impl Conv2d {
         &self.weight
     }
 
-    /// The dtype of the feature maps that the layer takes and makes: that of its weight, but
-    /// f32 beside weights of half precision on a CPU.
+    /// The dtype of the feature maps that the layer takes and makes: that of its bias. On a CPU
+    /// a bias of f32 may stand beside a weight of half precision.
     pub fn maps_dtype(&self) -> DType {
-        match self.weight.dtype() {
-            DType::BF16 | DType::F16 if self.weight.device().is_cpu() => DType::F32,
-            dtype => dtype,
-        }
+        self.bias.as_ref().unwrap_or(&self.weight).dtype()
     }
 
     /// The bias, `[out]`, where the layer has one.

@@ -70,8 +70,8 @@ impl VqModel {
         &self.quantizer
     }
 
-    /// The dtype of pictures and feature maps: that of the weights, but f32 beside weights of
-    /// half precision on a CPU.
+    /// The dtype of pictures and feature maps: that of the weights, but on a CPU those of
+    /// convolutions may be of half precision beside f32.
     pub fn dtype(&self) -> DType {
         self.decoder.dtype()
     }

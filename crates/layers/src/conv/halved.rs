@@ -8,7 +8,7 @@ mod maps;
 mod product;
 mod weights;
 
-use candle_core::{CpuStorage, Result, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Result, Shape, Storage, Tensor};
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 use simd::tiles::{Amx, are_available};
 
@@ -32,7 +32,8 @@ const MIN_OUTPUTS: usize = 16;
 pub(super) fn takes(conv: &Conv2d, x: &Tensor) -> bool {
     let bias = conv.bias.as_ref();
     let tensors = [Some(x), Some(&conv.weight), bias];
-    conv.weight.dtype() != conv.maps_dtype()
+    matches!(conv.weight.dtype(), DType::BF16 | DType::F16)
+        && conv.weight.device().is_cpu()
         && cpu::supports(x)
         && bias.is_none_or(cpu::supports)
         && !tensors.into_iter().flatten().any(Tensor::track_op)

@@ -37,6 +37,9 @@ const SUM_FLOATS: usize = 32 << 10;
 const PANELS: usize = 8;
 /// Tasks to cut a small input into, so that threads share it.
 const MIN_TASKS: usize = 8;
+/// Floats of panels that have all terms of their outputs: half of a first-level cache. Rows of
+/// outputs of several panels are longer, which memory likes.
+const STRAIGHT_FLOATS: usize = 4 << 10;
 /// Bytes of an output that no cache keeps until it is read: it is written past them.
 const STREAMED_BYTES: usize = 16 << 20;
 /// Bytes of a cache line.
@@ -106,7 +109,7 @@ struct Sizes {
     width: usize,
     /// Panels whose sums are kept.
     panels: usize,
-    /// Floats of a panel.
+    /// Floats of a panel, or of as many as have all terms.
     panel: usize,
     /// Floats of the sums of a panel's outputs.
     sums: usize,
@@ -121,7 +124,12 @@ impl Sizes {
         Self {
             width,
             panels: (SUM_FLOATS / sums).clamp(1, PANELS).min(needed),
-            panel: PANEL_DEPTH.min(g.depth()) * width,
+            panel: if g.depth() > PANEL_DEPTH {
+                PANEL_DEPTH * width
+            } else {
+                let panel = g.depth() * width;
+                (STRAIGHT_FLOATS / panel).clamp(1, PANELS) * panel
+            },
             sums,
             planes: if planes.is_picture { 0 } else { g.in_channels * planes.plane },
         }
@@ -220,7 +228,7 @@ impl Band<'_> {
     ///
     /// # Safety
     /// The machine must have the instruction set of `S`; `data` must be the band's planes,
-    /// `panel` a panel.
+    /// `panel` panels of all terms.
     #[inline(always)]
     unsafe fn straight<S: Vector>(
         &self,
@@ -238,39 +246,52 @@ impl Band<'_> {
             && self.y.at(0).addr().is_multiple_of(LINE_BYTES)
             && (size_of::<f32>() * g.ow).is_multiple_of(LINE_BYTES)
             && (size_of::<f32>() * width).is_multiple_of(LINE_BYTES);
-        for start in (0..pixels).step_by(width) {
-            let first = rows.start * g.ow + start;
-            let outputs = start..(start + width).min(pixels);
-            let len = outputs.len();
-            // SAFETY: this function's contract.
-            unsafe { gather::<S>(g, &self.planes, data, outputs, self.taps, panel) }
+        let len = depth * width;
+        let count = panel.len() / len;
+        for start in (0..pixels).step_by(count * width) {
+            let whole = count.min((pixels - start) / width);
+            for (i, panel) in panel.chunks_exact_mut(len).take(whole).enumerate() {
+                let first = start + i * width;
+                // SAFETY: this function's contract.
+                unsafe {
+                    let outputs = first..first + width;
+                    gather::<S>(g, &self.planes, data, outputs, self.taps, panel);
+                }
+            }
             for (block, weights) in self.packed.chunks_exact(S::PAIRS * depth).enumerate() {
                 let channels = self.blocks.range(block);
-                let (left, right) = (weights.as_ptr(), panel[..depth * width].as_ptr());
-                if len < width {
-                    let data =
-                        sums[channels.start * width..][..channels.len() * width].as_mut_ptr();
-                    let out = Out { data, row: width, streams: false };
-                    // SAFETY: all terms of the block and the panel, and rows of sums for it.
-                    unsafe {
-                        product::<S>(channels.len(), left, right, depth, out, Addends::NONE);
-                    }
-                    continue;
-                }
-                let at = (picture * g.out_channels + channels.start) * row + first;
-                let all = (channels.len() - 1) * row + width;
-                let residual = self.extras.residual.map(|residual| &residual[at..at + all]);
-                let residual = residual.map(|data| Addend { data: data.as_ptr(), row });
                 let column = self.extras.bias.map(|bias| bias[channels.clone()].as_ptr());
-                let addends = Addends { blocks: [residual, None], column };
-                let out = Out { data: self.y.range(at, all), row, streams };
-                // SAFETY: as above; `width` pixels of this band of the block's channels, at a
-                // multiple of a line where they are streamed.
-                unsafe { product::<S>(channels.len(), left, right, depth, out, addends) }
+                for (i, panel) in panel.chunks_exact(len).take(whole).enumerate() {
+                    let first = rows.start * g.ow + start + i * width;
+                    let at = (picture * g.out_channels + channels.start) * row + first;
+                    let all = (channels.len() - 1) * row + width;
+                    let residual = self.extras.residual.map(|residual| &residual[at..at + all]);
+                    let residual = residual.map(|data| Addend { data: data.as_ptr(), row });
+                    let addends = Addends { blocks: [residual, None], column };
+                    let out = Out { data: self.y.range(at, all), row, streams };
+                    let (left, right) = (weights.as_ptr(), panel.as_ptr());
+                    // SAFETY: all terms of the block and the panel; `width` pixels of this
+                    // band of the block's channels, at a multiple of a line where they are
+                    // streamed.
+                    unsafe { product::<S>(channels.len(), left, right, depth, out, addends) }
+                }
             }
-            if len < width {
-                // SAFETY: this function's contract; pixels of this band.
-                unsafe { target.write::<S>(first, len, &sums[..g.out_channels * width]) }
+            let first = start + whole * width;
+            if whole == count || first == pixels {
+                continue;
+            }
+            // SAFETY: as above, with rows of sums for all channels.
+            unsafe {
+                gather::<S>(g, &self.planes, data, first..pixels, self.taps, panel);
+                for (block, weights) in self.packed.chunks_exact(S::PAIRS * depth).enumerate() {
+                    let channels = self.blocks.range(block);
+                    let sums = &mut sums[channels.start * width..][..channels.len() * width];
+                    let out = Out { data: sums.as_mut_ptr(), row: width, streams: false };
+                    let (left, right) = (weights.as_ptr(), panel.as_ptr());
+                    product::<S>(channels.len(), left, right, depth, out, Addends::NONE);
+                }
+                let sums = &sums[..g.out_channels * width];
+                target.write::<S>(rows.start * g.ow + first, pixels - first, sums);
             }
         }
         if streams {

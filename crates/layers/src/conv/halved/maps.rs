@@ -44,9 +44,9 @@ impl Maps {
         Self { rows, bands: g.oh.div_ceil(rows), phase, pitch, plane, pairs }
     }
 
-    /// Words of the planes, and of the row that they are filled by.
+    /// Words of the planes, and of the row that they are filled by: whole lines.
     pub fn words(&self) -> usize {
-        self.pairs * self.plane + SLACK + self.pitch
+        self.pairs * self.plane + SLACK + self.pitch.next_multiple_of(SIDE)
     }
 
     /// Output rows of band `index` of a picture.

@@ -71,6 +71,7 @@ fn tiles_equal_plain_sums() -> Result<()> {
         (3, 40, 48, (9, 33), (1, 1)),
         (1, 34, 20, (12, 17), (4, 4)),
         (1, 32, 32, (40, 67), (3, 3)),
+        (8, 32, 16, (4, 5), (3, 3)),
     ];
     for isa in instruction_sets() {
         for (batch, inputs, outputs, (h, w), (kh, kw)) in cases {
@@ -108,8 +109,8 @@ fn tiles_equal_plain_sums() -> Result<()> {
 
 #[test]
 fn many_bands_and_wide_maps() -> Result<()> {
-    // More rows than a band has, and so many channels that weights have several groups.
-    for (inputs, outputs, h, w) in [(192, 40, 130, 40), (512, 64, 16, 16)] {
+    // So many bands that each is a task, and so few that tasks share out output channels.
+    for (inputs, outputs, h, w) in [(512, 16, 130, 40), (512, 64, 16, 16)] {
         let (x, weight) = (Shape::from((1, inputs, h, w)), Shape::from((outputs, inputs, 3, 3)));
         let g = Geometry::new(&x, &weight, Conv2dConfig::same(3))?;
         let (x, weight) = (noise(x.elem_count(), 1.0), noise(weight.elem_count(), 2.0));

@@ -1,10 +1,10 @@
 //! Pictures to codes, shard by shard: a run that is stopped meanwhile goes on behind
 //! the last whole shard.
 
-use std::fs;
 use std::path::Path;
+use std::{fs, mem, thread};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use checkpoints::codes_file::{CodesFile, CodesItem};
 use image_data::{Catalog, Dataset, Example, Split, example_rng};
 use pipeline::Codec;
@@ -149,14 +149,21 @@ impl Encoder<'_> {
             let mut shard = empty(self.codec);
             let mut conditions = self.grids.map(|grids| (grids, empty(grids.codec())));
             let end = count.min(first + SHARD);
+            let batch = |start: usize| -> Vec<Result<Example>> {
+                (start..end.min(start + BATCH)).into_par_iter().map(&load).collect()
+            };
+            let mut loaded = batch(first);
             for start in (first..end).step_by(BATCH) {
                 if self.limits.asked() {
                     return Ok(None);
                 }
                 self.observer.see(&Event::Encoding { what, done: start, pictures: count });
-                let range = start..end.min(start + BATCH);
-                let loaded: Vec<_> = range.into_par_iter().map(&load).collect();
-                self.add(loaded, &mut shard, &mut conditions)?;
+                // The next are read while these are encoded.
+                loaded = thread::scope(|scope| -> Result<_> {
+                    let next = scope.spawn(|| batch(start + BATCH));
+                    self.add(mem::take(&mut loaded), &mut shard, &mut conditions)?;
+                    next.join().map_err(|_| anyhow!("a thread that reads pictures ended early"))
+                })?;
             }
             if !shard.items.is_empty() {
                 if let Some((_, conditions)) = conditions {
