@@ -121,7 +121,8 @@ impl Picture {
         if chroma(&picture) < LEAST_CHROMA {
             return Ok(made);
         }
-        let withheld = (i % HELD_OUT_EVERY == 0).then_some(i / HELD_OUT_EVERY % COLOURS.len());
+        let holds_one = i.is_multiple_of(HELD_OUT_EVERY);
+        let withheld = holds_one.then_some(i / HELD_OUT_EVERY % COLOURS.len());
         for (j, colour) in COLOURS.iter().enumerate() {
             let file = within(&self.file, colour.name);
             let to = set.join(&file);

@@ -133,7 +133,7 @@ enum Built {
     GroupNormSilu(GroupNorm),
     Upsample,
     UpsampleConv(Upsample),
-    Attention(AttnBlock),
+    Attention(Box<AttnBlock>),
 }
 
 impl Built {
@@ -153,7 +153,7 @@ impl Built {
             }
             Op::Upsample => Self::Upsample,
             Op::UpsampleConv { channels } => Self::UpsampleConv(upsample(channels, named())?),
-            Op::Attention { channels } => Self::Attention(attn_block(channels, named())?),
+            Op::Attention { channels } => Self::Attention(Box::new(attn_block(channels, named())?)),
         })
     }
 

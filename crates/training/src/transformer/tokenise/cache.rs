@@ -158,7 +158,13 @@ impl Encoder<'_> {
                     return Ok(None);
                 }
                 self.observer.see(&Event::Encoding { what, done: start, pictures: count });
-                // The next are read while these are encoded.
+                // The next are read while a GPU encodes these. A CPU has its hands full: there
+                // it takes a twelfth longer.
+                if self.codec.device().is_cpu() {
+                    self.add(mem::take(&mut loaded), &mut shard, &mut conditions)?;
+                    loaded = batch(start + BATCH);
+                    continue;
+                }
                 loaded = thread::scope(|scope| -> Result<_> {
                     let next = scope.spawn(|| batch(start + BATCH));
                     self.add(mem::take(&mut loaded), &mut shard, &mut conditions)?;
