@@ -10,7 +10,8 @@ use super::{Conv2dConfig, Padding, kernels, narrow, panels, pointwise, strided, 
 use crate::isa::Isa;
 use crate::shared_mut::SharedMut;
 
-fn noise(len: usize, seed: f32) -> Vec<f32> {
+/// Some numbers around 0.
+pub(super) fn noise(len: usize, seed: f32) -> Vec<f32> {
     (0..len).map(|i| ((i as f32 * 0.7 + seed).sin() * 437.58).fract()).collect()
 }
 

@@ -6,15 +6,12 @@ use half::bf16;
 use simd::tiles::{Emulated, are_available};
 
 use super::super::geometry::Geometry;
+use super::super::tests::noise;
 use super::super::winograd::Extras;
 use super::super::{Conv2d, Conv2dConfig, Padding};
 use super::weights::Tiled;
 use super::{product, suits};
 use crate::isa::Isa;
-
-fn noise(len: usize, seed: f32) -> Vec<f32> {
-    (0..len).map(|i| ((i as f32 * 0.7 + seed).sin() * 437.58).fract()).collect()
-}
 
 fn rounded(numbers: &[f32]) -> Vec<f64> {
     numbers.iter().map(|&number| f64::from(bf16::from_f32(number))).collect()
