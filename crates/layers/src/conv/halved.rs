@@ -71,6 +71,9 @@ pub(super) fn upsampled(conv: &Conv2d, x: &Tensor) -> Result<Option<Tensor>> {
 }
 
 fn convolve(conv: &Conv2d, g: &Geometry, x: &[f32], extras: Extras) -> Result<Vec<f32>> {
+    if extras.bias.is_some_and(|bias| bias.len() != g.out_channels) {
+        candle_core::bail!("conv2d: the bias does not have {} elements", g.out_channels)
+    }
     let tensor = conv.weight.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     let numbers = match (&*storage, layout.contiguous_offsets()) {

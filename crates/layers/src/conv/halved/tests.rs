@@ -193,3 +193,19 @@ fn layers_with_weights_of_half_precision_take_maps_of_f32() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn shapes_that_do_not_fit_are_errors_and_no_pictures_are_fine() -> Result<()> {
+    let device = Device::Cpu;
+    let zeros = |dims: &[usize]| Tensor::zeros(dims, DType::F32, &device);
+    let weight = zeros(&[16, 32, 3, 3])?.to_dtype(DType::BF16)?;
+    let conv = |bias: usize| -> Result<Conv2d> {
+        Ok(Conv2d::new(weight.clone(), Some(zeros(&[bias])?), Conv2dConfig::same(3)))
+    };
+    let x = zeros(&[1, 32, 5, 5])?;
+    assert!(conv(15)?.forward(&x).is_err());
+    assert!(conv(16)?.forward(&zeros(&[1, 31, 5, 5])?).is_err());
+    assert!(conv(16)?.forward_add(&x, &zeros(&[1, 16, 5, 4])?).is_err());
+    assert_eq!(conv(16)?.forward(&zeros(&[0, 32, 5, 5])?)?.dims(), [0, 16, 5, 5]);
+    Ok(())
+}
