@@ -272,7 +272,7 @@ fn exact(g: &Geometry, x: &[f32], weight: &[f32], bias: &[f32], at: usize) -> f6
     let mut sum = f64::from(bias[channel]);
     for c in 0..g.in_channels {
         for (ky, kx) in (0..g.kh).flat_map(|ky| (0..g.kw).map(move |kx| (ky, kx))) {
-            let (iy, ix) = (oy + ky, ox + kx);
+            let (iy, ix) = (g.config.stride * oy + ky, g.config.stride * ox + kx);
             let inside =
                 iy.checked_sub(g.config.padding.top).zip(ix.checked_sub(g.config.padding.left));
             if let Some((iy, ix)) = inside.filter(|&(iy, ix)| iy < g.h && ix < g.w) {
@@ -298,16 +298,18 @@ fn winograd_equals_the_sum_in_f64_on_every_instruction_set() -> Result<()> {
             (1, 40, 70, 7, 47),
             (2, 64, 32, 13, 101),
             (1, 37, 33, 61, 95),
+            // A picture has few tiles, all of them are many; several chunks of channels.
+            (3, 140, 67, 28, 57),
         ];
         let paddings =
             [Padding::ZERO, Padding::same(1), Padding { top: 2, bottom: 0, left: 3, right: 1 }];
         for (batch, in_channels, out_channels, h, w) in cases {
-            for padding in paddings {
-                let config = Conv2dConfig { stride: 1, padding };
+            for (padding, stride) in paddings.into_iter().flat_map(|p| [(p, 1), (p, 2)]) {
+                let config = Conv2dConfig { stride, padding };
                 let x = Shape::from((batch, in_channels, h, w));
                 let weight = Shape::from((out_channels, in_channels, 3, 3));
                 let g = Geometry::new(&x, &weight, config)?;
-                let name = format!("{isa:?} {x:?} {weight:?} {padding:?}");
+                let name = format!("{isa:?} {x:?} {weight:?} {config:?}");
                 let (x, weight) = (noise(x.elem_count(), 1.0), noise(weight.elem_count(), 2.0));
                 let bias = noise(out_channels, 3.0);
                 let extras = Extras { bias: Some(&bias), ..Extras::default() };

@@ -1,16 +1,18 @@
-//! 3x3 convolution of stride 1 by Winograd's F(4x4, 3x3) (Lavin & Gray 2016): 36
-//! multiplications for 16 outputs instead of 144.
+//! 3x3 convolution by Winograd's transforms (Lavin & Gray 2016): for 16 outputs 36 products instead
+//! of 144 ([`unit`]), with a stride of 2 it is 81 ([`halving`]).
 //!
 //! Every output is the same sum in the same order whatever the tiling, the batch
 //! or the threads. Its rounding error is about five times that of the direct sum
 //! (largest error 5e-6 of outputs up to 3, with 128 channels). A NaN reaches all
-//! outputs of the tiles that see it, up to 3 pixels further than its kernel.
+//! outputs of the tiles that see it, up to 3 outputs further than its kernel.
 
+mod form;
 mod gradient;
+mod halving;
 mod outputs;
 mod product;
 mod tiles;
-mod transforms;
+mod unit;
 mod weights;
 
 use rayon::prelude::*;
@@ -22,12 +24,16 @@ use super::weight::Weight;
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
-use crate::vector::{lanes, run};
+use crate::vector::{lanes, pairs, run};
+use form::Form;
+use halving::HALVING;
 use outputs::{Finish, Multiply};
-use tiles::{Grid, Maps, Order, Part, Range, TILE, Tiles, Transform};
+use tiles::{Grid, Maps, Order, Part, Range, Sizes, TILE, Tiles, Transform};
+use unit::UNIT;
+use weights::Transformed;
 
-/// Channels from which the transforms are paid for by the products they save.
-const MIN_CHANNELS: usize = 32;
+/// Channels from which the transforms are paid for by the products they save, by stride.
+const MIN_CHANNELS: [usize; 2] = [32, 64];
 /// Floats of the transformed tiles of one task: a share of the second-level cache.
 const TASK_FLOATS: usize = 200 << 10;
 /// Tiles of one task, at least.
@@ -35,19 +41,21 @@ const MIN_TILES: usize = 16;
 /// Up to so many tiles all of them are transformed first, and tasks share out the
 /// output channels, so that no task reads all weights.
 const FEW_TILES: usize = 128;
-/// Input channels whose weights are transformed at a time there.
-const FEW_CHANNELS: usize = 64;
+/// Transformed weights of an output channel that are multiplied at a time, at most: those of two
+/// vectors of output channels are a share of the second-level cache.
+const WEIGHTS: usize = 81 * 64;
 /// Tasks to cut an input into, so that threads share it.
 const TASKS: usize = 8;
 
 /// Whether this is the fastest way: decided by one picture, so that batches do
 /// not change a result.
 pub(super) fn suits(g: &Geometry) -> bool {
-    (g.kh, g.kw, g.config.stride) == (3, 3, 1)
+    (g.kh, g.kw) == (3, 3)
+        && (1..=2).contains(&g.config.stride)
         && g.batch > 0
-        && g.in_channels.min(g.out_channels) >= MIN_CHANNELS
+        && g.in_channels.min(g.out_channels) >= MIN_CHANNELS[g.config.stride - 1]
         // Of the tiles' pixels, enough are in the picture.
-        && 5 * g.batch * g.out_pixels() >= 2 * TILE * TILE * Grid::new(g).len()
+        && 5 * g.out_pixels() >= 2 * TILE * TILE * Grid::new(UNIT, g).per_picture()
 }
 
 fn input_maps<'a>(g: &Geometry, x: &'a [f32], doubled: bool) -> Maps<'a> {
@@ -68,7 +76,8 @@ pub(super) struct Extras<'a> {
 }
 
 /// One convolution under way.
-struct Job<'a> {
+struct Job<'a, F> {
+    form: F,
     isa: Option<Isa>,
     g: &'a Geometry,
     grid: Grid,
@@ -86,10 +95,24 @@ pub(super) fn forward(
     weight: Weight,
     extras: Extras,
 ) -> Vec<f32> {
+    match g.config.stride {
+        1 => forward_by(UNIT, isa, g, x, weight, extras),
+        _ => forward_by(HALVING, isa, g, x, weight, extras),
+    }
+}
+
+fn forward_by<F: Form>(
+    form: F,
+    isa: Option<Isa>,
+    g: &Geometry,
+    x: &[f32],
+    weight: Weight,
+    extras: Extras,
+) -> Vec<f32> {
     let len = g.batch * g.out_channels * g.out_pixels();
     let mut y = Vec::with_capacity(len);
-    let grid = Grid::new(g);
-    let job = Job { isa, g, grid, x, weight, extras, y: SharedMut::new_spare(&mut y) };
+    let grid = Grid::new(form, g);
+    let job = Job { form, isa, g, grid, x, weight, extras, y: SharedMut::new_spare(&mut y) };
     if grid.len() <= FEW_TILES {
         job.few_tiles()
     } else {
@@ -101,9 +124,14 @@ pub(super) fn forward(
     y
 }
 
-impl Job<'_> {
+impl<F: Form> Job<'_, F> {
     fn lanes(&self) -> usize {
         lanes(self.isa)
+    }
+
+    /// Input channels whose products are added up before they join the others, at most.
+    fn chunk(&self) -> usize {
+        self.g.in_channels.min(1 << (WEIGHTS / F::ELEMENTS).ilog2())
     }
 
     /// Blocks of output channels.
@@ -113,25 +141,49 @@ impl Job<'_> {
 
     fn transform_tiles(&self, range: Range, to: Tiles, at: usize) {
         let (part, maps) = (Part::Input, input_maps(self.g, self.x, self.extras.upsample));
-        run(self.isa, Transform { grid: self.grid, part, maps, range, to, at });
+        run(self.isa, Transform { form: self.form, grid: self.grid, part, maps, range, to, at });
     }
 
-    fn transform_weights(&self, block: usize, inputs: std::ops::Range<usize>, to: &mut [f32]) {
+    /// Writes block `at` of `to`.
+    fn transform_weights(
+        &self,
+        block: usize,
+        inputs: std::ops::Range<usize>,
+        to: Transformed,
+        at: usize,
+    ) {
+        let Self { form, weight, .. } = *self;
         let Geometry { in_channels, out_channels, .. } = *self.g;
-        let weight = self.weight;
-        run(self.isa, weights::Transform { weight, in_channels, out_channels, block, inputs, to });
+        run(
+            self.isa,
+            weights::Transform { form, weight, in_channels, out_channels, block, inputs, to, at },
+        );
+    }
+
+    /// Multiplies `inputs` of as many tiles as said with as many blocks of weights as there are.
+    fn multiply(
+        &self,
+        (tiles, count): (Tiles, usize),
+        inputs: std::ops::Range<usize>,
+        weights: Transformed,
+        products: &mut [f32],
+    ) {
+        let form = self.form;
+        run(self.isa, Multiply { form, count, tiles, inputs, weights, products });
     }
 
     fn finish(&self, range: Range, block: usize, products: &[f32]) {
-        let Self { g, grid, extras: Extras { bias, residual, .. }, y, .. } = *self;
-        run(self.isa, Finish { g, grid, range, block, products, bias, residual, y });
+        let Self { form, g, grid, extras: Extras { bias, residual, .. }, y, .. } = *self;
+        run(self.isa, Finish { form, g, grid, range, block, products, bias, residual, y });
     }
 
     /// First all tiles, then every task its output channels.
     fn few_tiles(&self) {
         let (count, in_channels) = (self.grid.len(), self.g.in_channels);
-        with_scratch(Tiles::len(in_channels, count), |data| {
-            let tiles = Tiles::new(Order::Tiles, in_channels, count, data);
+        let chunk = self.chunk();
+        let sizes = Sizes { elements: F::ELEMENTS, channels: in_channels, chunk, count };
+        with_scratch(sizes.len(), |data| {
+            let tiles = Tiles::new(Order::Tiles, sizes, data);
             let step = count.div_ceil(TASKS);
             (0..count.div_ceil(step)).into_par_iter().for_each(|task| {
                 let first = task * step;
@@ -139,20 +191,17 @@ impl Job<'_> {
                 self.transform_tiles(range, tiles, first);
             });
             let range = Range { first: 0, count };
+            let sizes = (chunk, 1);
             (0..self.blocks()).into_par_iter().for_each(|block| {
-                let products_len = outputs::len(count, self.lanes());
-                let weights_len = weights::len(FEW_CHANNELS, self.lanes());
+                let products_len = outputs::len::<F>(count, self.lanes());
+                let weights_len = Transformed::len::<F>(sizes, self.lanes());
                 with_scratch(products_len + weights_len, |scratch| {
-                    let (products, weights) = scratch.split_at_mut(products_len);
-                    for channel in (0..in_channels).step_by(FEW_CHANNELS) {
-                        let channels = FEW_CHANNELS.min(in_channels - channel);
-                        self.transform_weights(block, channel..channel + channels, weights);
-                        let adds = channel > 0;
-                        let (weights, products) = (&*weights, &mut *products);
-                        run(
-                            self.isa,
-                            Multiply { count, tiles, channel, channels, weights, products, adds },
-                        );
+                    let (products, data) = scratch.split_at_mut(products_len);
+                    let weights = Transformed::new(self.form, sizes, self.lanes(), data);
+                    for channel in (0..in_channels).step_by(chunk) {
+                        let inputs = channel..in_channels.min(channel + chunk);
+                        self.transform_weights(block, inputs.clone(), weights, 0);
+                        self.multiply((tiles, count), inputs, weights, products);
                     }
                     self.finish(range, block, products);
                 });
@@ -162,29 +211,29 @@ impl Job<'_> {
 
     /// First all weights, then every task its tiles.
     fn many_tiles(&self) {
-        let (all, channels) = (self.grid.len(), self.g.in_channels);
-        let len = weights::len(channels, self.lanes());
-        with_scratch(self.blocks() * len, |weights| {
-            weights.par_chunks_exact_mut(len).enumerate().for_each(|(block, to)| {
-                self.transform_weights(block, 0..channels, to);
+        let (all, channels, blocks) = (self.grid.len(), self.g.in_channels, self.blocks());
+        let of_weights = (channels, blocks);
+        let of_tiles = Sizes { elements: F::ELEMENTS, channels, chunk: self.chunk(), count: 1 };
+        with_scratch(Transformed::len::<F>(of_weights, self.lanes()), |data| {
+            let weights = Transformed::new(self.form, of_weights, self.lanes(), data);
+            (0..blocks).into_par_iter().for_each(|block| {
+                self.transform_weights(block, 0..channels, weights, block);
             });
-            let fitting = TASK_FLOATS / Tiles::len(channels, 1);
+            let fitting = TASK_FLOATS / of_tiles.len();
             let step = fitting.max(MIN_TILES).min(all.div_ceil(TASKS));
-            let products_len = outputs::len(step, self.lanes());
+            // Products of as many rows as registers hold.
+            let step = step.next_multiple_of(pairs(self.isa));
             (0..all.div_ceil(step)).into_par_iter().for_each(|task| {
                 let first = task * step;
                 let range = Range { first, count: step.min(all - first) };
-                with_scratch(products_len + Tiles::len(channels, range.count), |scratch| {
-                    let (products, data) = scratch.split_at_mut(products_len);
-                    let tiles = Tiles::new(Order::Tiles, channels, range.count, data);
+                let products_len = outputs::len::<F>(range.count, self.lanes());
+                let sizes = Sizes { count: range.count, ..of_tiles };
+                with_scratch(blocks * products_len + sizes.len(), |scratch| {
+                    let (products, data) = scratch.split_at_mut(blocks * products_len);
+                    let tiles = Tiles::new(Order::Tiles, sizes, data);
                     self.transform_tiles(range, tiles, 0);
-                    for (block, weights) in weights.chunks_exact(len).enumerate() {
-                        let (count, channel, adds) = (range.count, 0, false);
-                        let products = &mut *products;
-                        run(
-                            self.isa,
-                            Multiply { count, tiles, channel, channels, weights, products, adds },
-                        );
+                    self.multiply((tiles, range.count), 0..channels, weights, products);
+                    for (block, products) in products.chunks_exact(products_len).enumerate() {
                         self.finish(range, block, products);
                     }
                 });

@@ -4,9 +4,11 @@
 use rayon::prelude::*;
 
 use super::super::geometry::Geometry;
-use super::product::{Left, Right, block_rows, product};
-use super::tiles::{Grid, Maps, Order, Part, Range, Tiles, Transform};
-use super::transforms::FREQUENCIES;
+use super::form::Form;
+use super::halving::HALVING;
+use super::product::{Left, Right, Terms, block_rows, product};
+use super::tiles::{Grid, Maps, Order, Part, Range, Sizes, Tiles, Transform};
+use super::unit::UNIT;
 use super::weights::Back;
 use super::{TASKS, input_maps};
 use crate::isa::Isa;
@@ -23,20 +25,29 @@ const MIN_TILES: usize = 128;
 
 /// `[out, in, 3, 3]`.
 pub fn weight_gradient(isa: Option<Isa>, g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
+    match g.config.stride {
+        1 => of(UNIT, isa, g, x, grad),
+        _ => of(HALVING, isa, g, x, grad),
+    }
+}
+
+fn of<F: Form>(form: F, isa: Option<Isa>, g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
     let mut dw = vec![0.0; g.out_channels * g.depth()];
-    let grid = Grid::new(g);
+    let grid = Grid::new(form, g);
     let width = 2 * lanes(isa);
     let blocks = g.out_channels.div_ceil(width);
     let element = blocks * g.in_channels * width + 16;
-    let channels = g.in_channels + g.out_channels;
-    let step = (FLOATS / (FREQUENCIES * channels)).max(MIN_TILES).min(grid.len());
-    let (inputs_len, gradients_len) =
-        (Tiles::len(g.in_channels, step), Tiles::len(g.out_channels, step));
-    with_scratch(FREQUENCIES * element + inputs_len + gradients_len, |scratch| {
-        let (sums, scratch) = scratch.split_at_mut(FREQUENCIES * element);
+    let floats = F::ELEMENTS * g.in_channels + F::FREQUENCIES * g.out_channels;
+    let step = (FLOATS / floats).max(MIN_TILES).min(grid.len());
+    let sizes = |elements, channels| Sizes { elements, channels, chunk: channels, count: step };
+    let of_inputs = sizes(F::ELEMENTS, g.in_channels);
+    let of_gradients = sizes(F::FREQUENCIES, g.out_channels);
+    let (inputs_len, gradients_len) = (of_inputs.len(), of_gradients.len());
+    with_scratch(F::ELEMENTS * element + inputs_len + gradients_len, |scratch| {
+        let (sums, scratch) = scratch.split_at_mut(F::ELEMENTS * element);
         let (inputs, gradients) = scratch.split_at_mut(inputs_len);
-        let inputs = Tiles::new(Order::Elements, g.in_channels, step, inputs);
-        let gradients = Tiles::new(Order::Elements, g.out_channels, step, gradients);
+        let inputs = Tiles::new(Order::Elements, of_inputs, inputs);
+        let gradients = Tiles::new(Order::Elements, of_gradients, gradients);
         let maps = Maps {
             data: grad,
             channels: g.out_channels,
@@ -54,25 +65,38 @@ pub fn weight_gradient(isa: Option<Isa>, g: &Geometry, x: &[f32], grad: &[f32]) 
                 let (part, maps, to) = parts[task % 2];
                 let at = (task / 2 * share).min(count);
                 let range = Range { first: first + at, count: share.min(count - at) };
-                run(isa, Transform { grid, part, maps, range, to, at });
+                run(isa, Transform { form, grid, part, maps, range, to, at });
             });
-            sums.par_chunks_exact_mut(element).enumerate().for_each(|(f, sums)| {
-                run(isa, Multiply { g, f, count, inputs, gradients, sums, adds: first > 0 });
+            sums.par_chunks_exact_mut(element).enumerate().for_each(|(e, sums)| {
+                run(
+                    isa,
+                    Multiply {
+                        g,
+                        e,
+                        f: form.frequency(e),
+                        count,
+                        inputs,
+                        gradients,
+                        sums,
+                        adds: first > 0,
+                    },
+                );
             });
         }
         let (sums, to) = (&*sums, SharedMut::new(&mut dw));
         (0..blocks).into_par_iter().for_each(|block| {
             let (in_channels, out_channels) = (g.in_channels, g.out_channels);
             let from = &sums[block * in_channels * width..];
-            run(isa, Back { from, element, in_channels, out_channels, block, to });
+            run(isa, Back { form, from, element, in_channels, out_channels, block, to });
         });
     });
     dw
 }
 
-/// Adds up the products of element `f` of `count` tiles: `[blocks, in, two vectors]`.
+/// Adds up the products of element `e` of inputs and `f` of gradients of `count` tiles: `[blocks, in, two vectors]`.
 struct Multiply<'a> {
     g: &'a Geometry,
+    e: usize,
     f: usize,
     count: usize,
     inputs: Tiles,
@@ -86,18 +110,19 @@ impl Kernel for Multiply<'_> {
     unsafe fn run<S: Vector>(self) {
         let (g, width) = (self.g, 2 * S::LANES);
         let step = block_rows::<S>(g.in_channels);
+        let terms = Terms { matrices: 1, depth: self.count };
         let (inputs, gradients) = (self.inputs, self.gradients);
         for block in 0..g.out_channels.div_ceil(width) {
-            let data = gradients.data.at(self.f * gradients.element + block * width);
-            let right = Right { data, row: gradients.tile };
+            let data = gradients.at(self.f, 0, block * width);
+            let right = Right { data, row: gradients.tile, next: 0 };
             for channel in (0..g.in_channels).step_by(step) {
-                let data = inputs.data.at(self.f * inputs.element + channel);
-                let left = Left { data, row: 1, depth: inputs.tile };
+                let data = inputs.at(self.e, 0, channel);
+                let left = Left { data, row: 1, depth: inputs.tile, next: 0 };
                 let out = self.sums[(block * g.in_channels + channel) * width..].as_mut_ptr();
                 let rows = step.min(g.in_channels - channel);
                 // SAFETY: `count` tiles of both; a tile's vectors reach at most a vector
                 // beyond its channels, which its pitch has room for.
-                unsafe { product::<S>(rows, left, right, self.count, out, self.adds) }
+                unsafe { product::<S>(rows, left, right, terms, out, self.adds) }
             }
         }
     }

@@ -1,10 +1,12 @@
 //! Products of tiles and weights, and the way back to pixels.
 
+use std::ops;
+
 use super::super::geometry::Geometry;
-use super::product::{Left, Right, block_rows, product};
+use super::form::Form;
+use super::product::{Left, Right, Terms, block_rows, product};
 use super::tiles::{COLUMNS, Grid, Range, TILE, Tiles};
-use super::transforms::{FREQUENCIES, output_tile};
-use super::weights;
+use super::weights::Transformed;
 use crate::shared_mut::SharedMut;
 use crate::vector::{Kernel, MAX_LANES, Vector};
 
@@ -13,41 +15,61 @@ fn element(tiles: usize, lanes: usize) -> usize {
 }
 
 /// Floats of the products of `tiles` tiles with one block of weights.
-pub fn len(tiles: usize, lanes: usize) -> usize {
-    FREQUENCIES * element(tiles, lanes)
+pub fn len<F: Form>(tiles: usize, lanes: usize) -> usize {
+    F::FREQUENCIES * element(tiles, lanes)
 }
 
-/// Multiplies the input channels from `channel` on of `count` tiles with as many
-/// of one block of weights.
-pub struct Multiply<'a> {
+/// Multiplies the input channels from `channel` on of `count` tiles with as many of some blocks
+/// of weights.
+///
+/// One frequency after the other, so that its tiles stay in the cache while the weights of all
+/// blocks pass by.
+pub struct Multiply<'a, F> {
+    pub form: F,
     pub count: usize,
     pub tiles: Tiles,
-    pub channel: usize,
-    pub channels: usize,
-    pub weights: &'a [f32],
+    pub inputs: ops::Range<usize>,
+    /// Of as many input channels.
+    pub weights: Transformed,
+    /// [`len`] for each block.
     pub products: &'a mut [f32],
-    /// Whether to add to what `products` holds.
-    pub adds: bool,
 }
 
-impl Kernel for Multiply<'_> {
+impl<F: Form> Kernel for Multiply<'_, F> {
     #[inline(always)]
     unsafe fn run<S: Vector>(self) {
-        assert!(self.weights.len() >= weights::len(self.channels, S::LANES));
-        assert!(self.products.len() >= len(self.count, S::LANES));
+        let channels = self.inputs.len();
+        let products_len = len::<F>(self.count, S::LANES);
+        let blocks = self.weights.blocks;
+        assert!(self.weights.block >= channels * 2 * S::LANES);
+        assert!(self.inputs.start.is_multiple_of(self.tiles.chunk));
+        assert!(self.products.len() >= blocks * products_len);
         let step = block_rows::<S>(self.count);
         let (width, element) = (2 * S::LANES, element(self.count, S::LANES));
-        for f in 0..FREQUENCIES {
-            let weights = self.weights[f * weights::element(self.channels, S::LANES)..].as_ptr();
-            let right = Right { data: weights, row: width };
-            for tile in (0..self.count).step_by(step) {
-                let data = f * self.tiles.element + tile * self.tiles.tile + self.channel;
-                let left = Left { data: self.tiles.data.at(data), row: self.tiles.tile, depth: 1 };
-                let out = self.products[f * element + tile * width..].as_mut_ptr();
-                let rows = step.min(self.count - tile);
-                // SAFETY: rows of tiles, weights and products are within their buffers
-                // (asserted here and when `tiles` was made).
-                unsafe { product::<S>(rows, left, right, self.channels, out, self.adds) }
+        for f in 0..F::FREQUENCIES {
+            let elements = self.form.elements(f);
+            for channel in self.inputs.clone().step_by(self.tiles.chunk) {
+                let depth = self.tiles.chunk.min(self.inputs.end - channel);
+                let terms = Terms { matrices: elements.len(), depth };
+                let adds = channel > 0;
+                for block in 0..blocks {
+                    let at = elements.start * self.weights.element
+                        + block * self.weights.block
+                        + (channel - self.inputs.start) * width;
+                    let data = self.weights.data.at(at);
+                    let right = Right { data, row: width, next: self.weights.element };
+                    for tile in (0..self.count).step_by(step) {
+                        let data = self.tiles.at(elements.start, tile, channel);
+                        let Tiles { tile: row, element: next, .. } = self.tiles;
+                        let left = Left { data, row, depth: 1, next };
+                        let at = block * products_len + f * element + tile * width;
+                        let out = self.products[at..].as_mut_ptr();
+                        let rows = step.min(self.count - tile);
+                        // SAFETY: rows of tiles, weights and products are within their buffers
+                        // (asserted here and when `tiles` was made).
+                        unsafe { product::<S>(rows, left, right, terms, out, adds) }
+                    }
+                }
             }
         }
     }
@@ -55,7 +77,8 @@ impl Kernel for Multiply<'_> {
 
 /// Transforms the products of one block of outputs and the tiles of `range` to
 /// pixels.
-pub struct Finish<'a> {
+pub struct Finish<'a, F> {
+    pub form: F,
     pub g: &'a Geometry,
     pub grid: Grid,
     pub range: Range,
@@ -68,12 +91,12 @@ pub struct Finish<'a> {
     pub y: SharedMut,
 }
 
-impl Kernel for Finish<'_> {
+impl<F: Form> Kernel for Finish<'_, F> {
     #[inline(always)]
     unsafe fn run<S: Vector>(self) {
         let g = self.g;
         let (pitch, element) = (COLUMNS * S::LANES, element(self.range.count, S::LANES));
-        assert!(self.products.len() >= len(self.range.count, S::LANES));
+        assert!(self.products.len() >= len::<F>(self.range.count, S::LANES));
         let mut pixels = [0.0_f32; TILE * COLUMNS * MAX_LANES];
         for half in 0..2 {
             let first = (2 * self.block + half) * S::LANES;
@@ -93,7 +116,7 @@ impl Kernel for Finish<'_> {
                         let bias = S::load(bias.as_ptr());
                         let from = self.products.as_ptr().add(from);
                         let to = pixels.as_mut_ptr().add(TILE * tile * S::LANES);
-                        output_tile::<S>(from, element, bias, to, pitch);
+                        self.form.output::<S>(from, element, bias, to, pitch);
                     }
                 }
                 let width = (TILE * run.count).min(g.ow - TILE * run.column);
@@ -110,7 +133,7 @@ impl Kernel for Finish<'_> {
     }
 }
 
-impl Finish<'_> {
+impl<F: Form> Finish<'_, F> {
     /// Writes `width` vectors of `channels` channels to one row of as many planes;
     /// the first pixel is element `at` of the output.
     #[inline(always)]

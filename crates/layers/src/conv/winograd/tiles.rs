@@ -1,7 +1,7 @@
 //! Transformed tiles of a feature map, and how they are made.
 
 use super::super::geometry::Geometry;
-use super::transforms::{FREQUENCIES, gradient_tile, input_tile};
+use super::form::Form;
 use crate::shared_mut::SharedMut;
 use crate::vector::{Kernel, MAX_LANES, Vector};
 
@@ -10,8 +10,8 @@ pub const TILE: usize = 4;
 /// Columns of the buffers that hold a row of tiles between NCHW and vectors of
 /// channels: a multiple of every vector's lanes.
 pub const COLUMNS: usize = 48;
-/// Tiles of such a row: the 6 columns of the last one must fit.
-const ROW_TILES: usize = (COLUMNS - 2) / TILE;
+/// Rows of the tallest tile.
+const MAX_SIDE: usize = 9;
 
 /// The output tiles of all pictures, row by row.
 #[derive(Clone, Copy)]
@@ -19,6 +19,8 @@ pub struct Grid {
     columns: usize,
     rows: usize,
     batch: usize,
+    /// Tiles of a run, at most: as many as fit into [`COLUMNS`].
+    run: usize,
 }
 
 /// Neighbouring tiles of a [`Grid`].
@@ -41,8 +43,13 @@ pub struct Run {
 }
 
 impl Grid {
-    pub fn new(g: &Geometry) -> Self {
-        Self { columns: g.ow.div_ceil(TILE), rows: g.oh.div_ceil(TILE), batch: g.batch }
+    pub fn new<F: Form>(_form: F, g: &Geometry) -> Self {
+        Self {
+            columns: g.ow.div_ceil(TILE),
+            rows: g.oh.div_ceil(TILE),
+            batch: g.batch,
+            run: (COLUMNS - F::SIDE) / (TILE * F::STRIDE) + 1,
+        }
     }
 
     /// Tiles of one picture.
@@ -61,7 +68,7 @@ impl Grid {
         std::iter::from_fn(move || {
             let (left, tile) = (range.count - done, range.first + done);
             let (row, column) = (tile / self.columns, tile % self.columns);
-            let count = left.min(self.columns - column).min(ROW_TILES);
+            let count = left.min(self.columns - column).min(self.run);
             let (picture, row) = (row / self.rows, row % self.rows);
             let run = Run { done, picture, row, column, count };
             done += count;
@@ -70,13 +77,26 @@ impl Grid {
     }
 }
 
-/// Transformed tiles: tile `t`, element `f`, channel `c` at
-/// `f * element + t * tile + c`.
+/// Transformed tiles: tile `t`, element `e`, channel `c` at
+/// `c / chunk * next + e * element + t * tile + c % chunk`.
 #[derive(Clone, Copy)]
 pub struct Tiles {
     pub data: SharedMut,
     pub element: usize,
     pub tile: usize,
+    /// Channels that lie side by side.
+    pub chunk: usize,
+    next: usize,
+}
+
+/// What [`Tiles`] there are.
+#[derive(Clone, Copy)]
+pub struct Sizes {
+    pub elements: usize,
+    pub channels: usize,
+    /// Channels that lie side by side: a multiple of [`MAX_LANES`], or all.
+    pub chunk: usize,
+    pub count: usize,
 }
 
 /// What lies side by side in memory, so that few pages are in use at a time.
@@ -88,27 +108,41 @@ pub enum Order {
     Elements,
 }
 
-impl Tiles {
-    /// Floats of `count` tiles of `channels` channels.
-    pub fn len(channels: usize, count: usize) -> usize {
-        FREQUENCIES * (count * Self::pitch(channels) + 16)
+impl Sizes {
+    /// Floats of all tiles.
+    pub fn len(self) -> usize {
+        self.channels.div_ceil(self.chunk) * self.next()
     }
 
     /// Floats of one element of one tile: a line more than the channels, so that many
     /// of them do not fall into one set of the cache.
-    fn pitch(channels: usize) -> usize {
-        channels.next_multiple_of(MAX_LANES) + 16
+    fn pitch(self) -> usize {
+        self.chunk.next_multiple_of(MAX_LANES) + 16
     }
 
-    /// `count` tiles of `channels` channels in `data`, which holds [`Tiles::len`].
-    pub fn new(order: Order, channels: usize, count: usize, data: &mut [f32]) -> Self {
-        assert!(data.len() >= Self::len(channels, count), "too few floats for {count} tiles");
-        let pitch = Self::pitch(channels);
+    /// Floats of a chunk of channels of all tiles.
+    fn next(self) -> usize {
+        self.elements * (self.count * self.pitch() + 16)
+    }
+}
+
+impl Tiles {
+    /// Those in `data`, which holds [`Sizes::len`].
+    pub fn new(order: Order, sizes: Sizes, data: &mut [f32]) -> Self {
+        let Sizes { elements, chunk, count, .. } = sizes;
+        assert!(data.len() >= sizes.len(), "too few floats for {count} tiles");
+        let (pitch, next) = (sizes.pitch(), sizes.next());
         let (element, tile) = match order {
-            Order::Tiles => (pitch, FREQUENCIES * pitch),
+            Order::Tiles => (pitch, elements * pitch),
             Order::Elements => (count * pitch + 16, pitch),
         };
-        Self { data: SharedMut::new(data), element, tile }
+        Self { data: SharedMut::new(data), element, tile, chunk, next }
+    }
+
+    /// Element `element`, tile `tile` and channel `channel`.
+    pub fn at(self, element: usize, tile: usize, channel: usize) -> *mut f32 {
+        let (chunk, channel) = (channel / self.chunk, channel % self.chunk);
+        self.data.at(chunk * self.next + element * self.element + tile * self.tile + channel)
     }
 }
 
@@ -129,14 +163,15 @@ pub struct Maps<'a> {
 /// What tiles are made of.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// 6 x 6 pixels of the convolution's input, 4 pixels apart.
+    /// Pixels of the convolution's input.
     Input,
     /// 4 x 4 pixels of the gradient to its output.
     Gradient,
 }
 
 /// Transforms the tiles of `range`; the first becomes tile `at` of `to`.
-pub struct Transform<'a> {
+pub struct Transform<'a, F> {
+    pub form: F,
     pub grid: Grid,
     pub part: Part,
     pub maps: Maps<'a>,
@@ -145,16 +180,20 @@ pub struct Transform<'a> {
     pub at: usize,
 }
 
-impl Kernel for Transform<'_> {
+impl<F: Form> Kernel for Transform<'_, F> {
     #[inline(always)]
     unsafe fn run<S: Vector>(self) {
         let Maps { channels, h, w, before, .. } = self.maps;
-        let (side, pitch) = (if self.part == Part::Input { 6 } else { TILE }, COLUMNS * S::LANES);
-        let mut pixels = [0.0_f32; 6 * COLUMNS * MAX_LANES];
+        let (side, step) = match self.part {
+            Part::Input => (F::SIDE, TILE * F::STRIDE),
+            Part::Gradient => (TILE, TILE),
+        };
+        let pitch = COLUMNS * S::LANES;
+        let mut pixels = [0.0_f32; MAX_SIDE * COLUMNS * MAX_LANES];
         for run in self.grid.runs(self.range) {
-            let columns = (TILE * run.column, TILE * (run.count - 1) + side);
+            let columns = (step * run.column, step * (run.count - 1) + side);
             let y = |y: usize| {
-                let y = (TILE * run.row + y).checked_sub(before.0)?;
+                let y = (step * run.row + y).checked_sub(before.0)?;
                 Some(if self.maps.doubled { y / 2 } else { y }).filter(|&y| y < h)
             };
             for channel in (0..channels).step_by(S::LANES) {
@@ -180,17 +219,18 @@ impl Kernel for Transform<'_> {
                     }
                 }
                 for tile in 0..run.count {
-                    let at = (self.at + run.done + tile) * self.to.tile + channel;
-                    let target = self.to.data.at(at);
+                    let target = self.to.at(0, self.at + run.done + tile, channel);
                     // SAFETY: `pixels` holds all columns of each tile; `to` holds this tile's
                     // vectors (its pitch is a multiple of the lanes) for every element, and no
                     // other task has them.
                     unsafe {
-                        let from = pixels.as_ptr().add(TILE * tile * S::LANES);
+                        let from = pixels.as_ptr().add(step * tile * S::LANES);
                         match self.part {
-                            Part::Input => input_tile::<S>(from, pitch, target, self.to.element),
+                            Part::Input => {
+                                self.form.input::<S>(from, pitch, target, self.to.element)
+                            }
                             Part::Gradient => {
-                                gradient_tile::<S>(from, pitch, target, self.to.element);
+                                self.form.gradient::<S>(from, pitch, target, self.to.element);
                             }
                         }
                     }

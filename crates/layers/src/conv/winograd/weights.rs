@@ -4,44 +4,72 @@
 use std::ops;
 
 use super::super::weight::Weight;
-use super::transforms::{FREQUENCIES, weight_gradient_tile, weight_tile};
+use super::form::Form;
 use crate::shared_mut::SharedMut;
 use crate::vector::{Kernel, MAX_LANES, Vector};
 
-/// Floats from one element to the next of the transformed weights of one block and
-/// `channels` input channels: `[channels, two vectors]`, and a line, so that the
-/// elements do not fall into one set of the cache.
-pub fn element(channels: usize, lanes: usize) -> usize {
-    channels * 2 * lanes + 16
+/// Transformed kernels of some blocks of outputs: element `e` of block `b`,
+/// `[channels, two vectors]`, is at `e * element + b * block`, so that what is multiplied one
+/// after the other lies so.
+#[derive(Clone, Copy)]
+pub struct Transformed {
+    pub data: SharedMut,
+    pub element: usize,
+    pub block: usize,
+    pub blocks: usize,
 }
 
-/// Floats of the transformed weights of one block and `channels` input channels.
-pub fn len(channels: usize, lanes: usize) -> usize {
-    FREQUENCIES * element(channels, lanes)
+impl Transformed {
+    /// Floats from one element to the next: a line more than it has, so that they do not fall
+    /// into one set of the cache.
+    fn element((channels, blocks): (usize, usize), lanes: usize) -> usize {
+        blocks * channels * 2 * lanes + 16
+    }
+
+    /// Floats of kernels of `channels` input channels and `blocks` blocks.
+    pub fn len<F: Form>(sizes: (usize, usize), lanes: usize) -> usize {
+        F::ELEMENTS * Self::element(sizes, lanes)
+    }
+
+    /// Those in `data`, which holds [`Transformed::len`].
+    pub fn new<F: Form>(
+        _form: F,
+        (channels, blocks): (usize, usize),
+        lanes: usize,
+        data: &mut [f32],
+    ) -> Self {
+        let len = Self::len::<F>((channels, blocks), lanes);
+        assert!(data.len() >= len, "too few floats for {blocks} blocks of kernels");
+        let element = Self::element((channels, blocks), lanes);
+        Self { data: SharedMut::new(data), element, block: channels * 2 * lanes, blocks }
+    }
 }
 
 /// Transforms the weights of one block of outputs and a range of inputs.
-pub struct Transform<'a> {
+pub struct Transform<'a, F> {
+    pub form: F,
     pub weight: Weight<'a>,
     pub in_channels: usize,
     pub out_channels: usize,
     pub block: usize,
     pub inputs: ops::Range<usize>,
-    pub to: &'a mut [f32],
+    /// Of which no other task writes block `at`.
+    pub to: Transformed,
+    pub at: usize,
 }
 
-impl Kernel for Transform<'_> {
+impl<F: Form> Kernel for Transform<'_, F> {
     #[inline(always)]
     unsafe fn run<S: Vector>(self) {
         let row_len = 9 * self.in_channels;
-        assert!(self.to.len() >= len(self.inputs.len(), S::LANES));
+        assert!(self.to.block >= self.inputs.len() * 2 * S::LANES && self.at < self.to.blocks);
         assert!(self.weight.data.len() >= self.out_channels * row_len);
         if self.weight.flipped {
             // SAFETY: this function's contract.
             return unsafe { self.run_flipped::<S>() };
         }
         let weight = self.weight.data;
-        let element = element(self.inputs.len(), S::LANES);
+        let element = self.to.element;
         let mut taps = [0.0_f32; 9 * MAX_LANES * MAX_LANES];
         for half in 0..2 {
             let first = (2 * self.block + half) * S::LANES;
@@ -73,7 +101,11 @@ impl Kernel for Transform<'_> {
                     // channel and half (asserted).
                     unsafe {
                         let from = taps.as_ptr().add(9 * c * S::LANES);
-                        weight_tile::<S>(from, self.to.as_mut_ptr().add(at), element);
+                        self.form.weight::<S>(
+                            from,
+                            self.to.data.at(self.at * self.to.block + at),
+                            element,
+                        );
                     }
                 }
             }
@@ -81,14 +113,14 @@ impl Kernel for Transform<'_> {
     }
 }
 
-impl Transform<'_> {
+impl<F: Form> Transform<'_, F> {
     /// The same for weights `[in, out, 3, 3]` whose kernels are the other way round.
     ///
     /// # Safety
     /// The machine must have the instruction set of `S`.
     #[inline(always)]
     unsafe fn run_flipped<S: Vector>(self) {
-        let element = element(self.inputs.len(), S::LANES);
+        let element = self.to.element;
         for half in 0..2 {
             let first = (2 * self.block + half) * S::LANES;
             let rows = self.out_channels.saturating_sub(first).min(S::LANES);
@@ -105,7 +137,11 @@ impl Transform<'_> {
                 // SAFETY: nine vectors; `to` has a vector for every element, channel and half
                 // (asserted in `run`).
                 unsafe {
-                    weight_tile::<S>(taps.as_ptr(), self.to.as_mut_ptr().add(at), element);
+                    self.form.weight::<S>(
+                        taps.as_ptr(),
+                        self.to.data.at(self.at * self.to.block + at),
+                        element,
+                    );
                 }
             }
         }
@@ -114,7 +150,8 @@ impl Transform<'_> {
 
 /// The gradient to the weights `[out, in, 3, 3]` of one block of outputs from that
 /// to their transform.
-pub struct Back<'a> {
+pub struct Back<'a, F> {
+    pub form: F,
     /// Of this block and all inputs, elements `element` floats apart.
     pub from: &'a [f32],
     pub element: usize,
@@ -125,11 +162,11 @@ pub struct Back<'a> {
     pub to: SharedMut,
 }
 
-impl Kernel for Back<'_> {
+impl<F: Form> Kernel for Back<'_, F> {
     #[inline(always)]
     unsafe fn run<S: Vector>(self) {
         let row_len = 9 * self.in_channels;
-        let needed = (FREQUENCIES - 1) * self.element + self.in_channels * 2 * S::LANES;
+        let needed = (F::ELEMENTS - 1) * self.element + self.in_channels * 2 * S::LANES;
         assert!(self.from.len() >= needed);
         let mut taps = [0.0_f32; 9 * MAX_LANES * MAX_LANES];
         for half in 0..2 {
@@ -143,7 +180,11 @@ impl Kernel for Back<'_> {
                     // has nine vectors for each of `LANES` channels.
                     unsafe {
                         let to = taps.as_mut_ptr().add(9 * c * S::LANES);
-                        weight_gradient_tile::<S>(self.from.as_ptr().add(at), self.element, to);
+                        self.form.weight_gradient::<S>(
+                            self.from.as_ptr().add(at),
+                            self.element,
+                            to,
+                        );
                     }
                 }
                 for column in (0..9 * channels).step_by(S::LANES) {
