@@ -114,15 +114,15 @@ impl Kernel for Multiply<'_> {
         let (inputs, gradients) = (self.inputs, self.gradients);
         for block in 0..g.out_channels.div_ceil(width) {
             let data = gradients.at(self.f, 0, block * width);
-            let right = Right { data, row: gradients.tile, next: 0 };
             for channel in (0..g.in_channels).step_by(step) {
+                let right = Right { data, row: gradients.tile, next: 0, fetch: channel == 0 };
                 let data = inputs.at(self.e, 0, channel);
-                let left = Left { data, row: 1, depth: inputs.tile, next: 0 };
+                let left = Left { data, pitch: inputs.tile, next: 0 };
                 let out = self.sums[(block * g.in_channels + channel) * width..].as_mut_ptr();
                 let rows = step.min(g.in_channels - channel);
                 // SAFETY: `count` tiles of both; a tile's vectors reach at most a vector
                 // beyond its channels, which its pitch has room for.
-                unsafe { product::<S>(rows, left, right, terms, out, self.adds) }
+                unsafe { product::<S, false>(rows, left, right, terms, out, self.adds) }
             }
         }
     }

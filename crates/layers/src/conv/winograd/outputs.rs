@@ -57,17 +57,18 @@ impl<F: Form> Kernel for Multiply<'_, F> {
                         + block * self.weights.block
                         + (channel - self.inputs.start) * width;
                     let data = self.weights.data.at(at);
-                    let right = Right { data, row: width, next: self.weights.element };
                     for tile in (0..self.count).step_by(step) {
+                        let (next, fetch) = (self.weights.element, tile == 0);
+                        let right = Right { data, row: width, next, fetch };
                         let data = self.tiles.at(elements.start, tile, channel);
-                        let Tiles { tile: row, element: next, .. } = self.tiles;
-                        let left = Left { data, row, depth: 1, next };
+                        let Tiles { tile: pitch, element: next, .. } = self.tiles;
+                        let left = Left { data, pitch, next };
                         let at = block * products_len + f * element + tile * width;
                         let out = self.products[at..].as_mut_ptr();
                         let rows = step.min(self.count - tile);
                         // SAFETY: rows of tiles, weights and products are within their buffers
                         // (asserted here and when `tiles` was made).
-                        unsafe { product::<S>(rows, left, right, terms, out, adds) }
+                        unsafe { product::<S, true>(rows, left, right, terms, out, adds) }
                     }
                 }
             }
