@@ -15,6 +15,8 @@ mod tiles;
 mod unit;
 mod weights;
 
+use std::ops;
+
 use rayon::prelude::*;
 
 pub(super) use gradient::weight_gradient;
@@ -87,7 +89,7 @@ struct Job<'a, F> {
     y: SharedMut,
 }
 
-/// `[B, in, H, W]` to `[B, out, H', W']`, kernel 3x3, stride 1.
+/// `[B, in, H, W]` to `[B, out, H', W']`, kernel 3x3, stride 1 or 2.
 pub(super) fn forward(
     isa: Option<Isa>,
     g: &Geometry,
@@ -148,7 +150,7 @@ impl<F: Form> Job<'_, F> {
     fn transform_weights(
         &self,
         block: usize,
-        inputs: std::ops::Range<usize>,
+        inputs: ops::Range<usize>,
         to: Transformed,
         at: usize,
     ) {
@@ -164,7 +166,7 @@ impl<F: Form> Job<'_, F> {
     fn multiply(
         &self,
         (tiles, count): (Tiles, usize),
-        inputs: std::ops::Range<usize>,
+        inputs: ops::Range<usize>,
         weights: Transformed,
         products: &mut [f32],
     ) {

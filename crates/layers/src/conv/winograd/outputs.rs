@@ -19,8 +19,8 @@ pub fn len<F: Form>(tiles: usize, lanes: usize) -> usize {
     F::FREQUENCIES * element(tiles, lanes)
 }
 
-/// Multiplies the input channels from `channel` on of `count` tiles with as many of some blocks
-/// of weights.
+/// Multiplies the input channels `inputs` of `count` tiles with as many of some blocks of weights,
+/// and adds to what `products` holds where they are not the first.
 ///
 /// One frequency after the other, so that its tiles stay in the cache while the weights of all
 /// blocks pass by.
@@ -60,8 +60,8 @@ impl<F: Form> Kernel for Multiply<'_, F> {
                     for tile in (0..self.count).step_by(step) {
                         let (next, fetch) = (self.weights.element, tile == 0);
                         let right = Right { data, row: width, next, fetch };
+                        let (pitch, next) = (self.tiles.tile, self.tiles.element);
                         let data = self.tiles.at(elements.start, tile, channel);
-                        let Tiles { tile: pitch, element: next, .. } = self.tiles;
                         let left = Left { data, pitch, next };
                         let at = block * products_len + f * element + tile * width;
                         let out = self.products[at..].as_mut_ptr();
