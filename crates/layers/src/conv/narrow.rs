@@ -26,6 +26,8 @@ const VECTORS: usize = 4;
 const RING_FLOATS: usize = 6 << 10;
 /// Terms of a sum before it joins the others, at most: a long sum of shorter ones rounds less.
 const TERMS: usize = 96;
+/// Floats of a line of the cache.
+const LINE: usize = 16;
 /// Output rows of a band, at most: their sums stay in the second-level cache.
 const BAND_ROWS: usize = 32;
 /// Tasks to cut a small input into, so that threads share it.
@@ -161,7 +163,17 @@ impl Band<'_> {
                 for (ky, slot) in slots.iter_mut().enumerate() {
                     *slot = (output + ky) % g.kh * sizes.pitch;
                 }
+                // The next row of each channel is asked for in between, a line at a time: too short
+                // and too far apart for the machine to guess.
+                let next =
+                    (rows.start + read + 1).saturating_sub(g.config.padding.top).min(g.h - 1);
                 for column in (0..sizes.width).step_by(VECTORS * S::LANES) {
+                    for channel in channels.clone() {
+                        let row = image[channel * g.in_pixels() + next * g.w..].as_ptr();
+                        for line in (0..VECTORS * S::LANES).step_by(LINE) {
+                            S::prefetch(row.wrapping_add(column + line));
+                        }
+                    }
                     let tile = Tile { g, sizes, ring, weights, slots: &slots, column };
                     // SAFETY: this function's contract; whole registers of a row.
                     unsafe { tile.add::<S, OUT>(sums, first > 0) }
