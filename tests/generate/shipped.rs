@@ -65,6 +65,24 @@ fn a_skin_tone_decides_how_dark_a_hand_is() -> Result<()> {
 }
 
 #[test]
+fn a_colour_decides_what_the_shipped_model_draws() -> Result<()> {
+    let place = Place::new()?;
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/models/emoji");
+    let prompts = ["blue heart", "green thumbs up", "red fish"];
+    let args = ["generate", "--model", model, "--seed", "1", "--output", "out", "--prompt"];
+    place.run(&[&args[..], &prompts].concat())?.exits(0)?;
+    for (file, most) in
+        [("blue-heart-1-00000", 2), ("green-thumbs-up-1-00001", 1), ("red-fish-1-00002", 0)]
+    {
+        let picture = image::open(place.path(&format!("out/{file}.png")))?.to_rgb8();
+        let seen = colour(&picture);
+        let others = (0..3).filter(|i| *i != most).map(|i| seen[i]);
+        assert!(others.fold(0.0, f64::max) + 20.0 < seen[most], "{file}: {seen:.0?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_class_decides_what_the_shipped_flowers_are() -> Result<()> {
     let place = Place::new()?;
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/models/flowers");
