@@ -10,6 +10,7 @@ mod form;
 mod gradient;
 mod halving;
 mod outputs;
+mod points;
 mod product;
 mod tiles;
 mod unit;

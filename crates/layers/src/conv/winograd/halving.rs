@@ -2,13 +2,14 @@
 //!
 //! Along an axis a kernel of three meets even pixels with its first and last weight and odd
 //! ones with its middle one: output `k` is `g0 e[k] + g2 e[k + 1] + g1 o[k]`. Both are F(4, 2),
-//! with the points ±a, ±b of [`super::unit`] and infinity; the kernel `(g1, 0)` is nothing at
+//! with the points ±a, ±b of [`super::points`] and infinity; the kernel `(g1, 0)` is nothing at
 //! infinity. So there are five elements of the even pixels, four of the odd ones, and what
 //! stands for the same point adds up before the way back: five frequencies.
 
 use std::f32::consts::{FRAC_1_SQRT_2 as A, SQRT_2 as B};
 
 use super::form::{Line, Lines, Squares};
+use super::points;
 use crate::vector::Vector;
 
 /// Elements of an axis that are of even pixels, and frequencies.
@@ -41,28 +42,11 @@ impl Line<ALL, ALL> for Input {
     unsafe fn map<S: Vector>(d: [S; ALL]) -> [S; ALL] {
         // SAFETY: the machine has the instruction set (contract of the callers).
         unsafe {
-            let [a, minus_a, b, minus_b] = finite([d[0], d[2], d[4], d[6]]);
+            let [a, minus_a, b, minus_b] = points::input([d[0], d[2], d[4], d[6]]);
             let infinite = d[4].mul_add(S::splat(-2.5), d[0].plus(d[8]));
-            let [odd_a, odd_minus_a, odd_b, odd_minus_b] = finite([d[1], d[3], d[5], d[7]]);
+            let [odd_a, odd_minus_a, odd_b, odd_minus_b] = points::input([d[1], d[3], d[5], d[7]]);
             [a, minus_a, b, minus_b, infinite, odd_a, odd_minus_a, odd_b, odd_minus_b]
         }
-    }
-}
-
-/// Four pixels at the points ±a, ±b.
-#[inline(always)]
-unsafe fn finite<S: Vector>(d: [S; 4]) -> [S; 4] {
-    // SAFETY: as above.
-    unsafe {
-        let (minus_two, minus_half) = (S::splat(-2.0), S::splat(-0.5));
-        let (even_a, odd_a) = (d[1].mul_add(minus_two, d[3]), d[0].mul_add(minus_two, d[2]));
-        let (even_b, odd_b) = (d[1].mul_add(minus_half, d[3]), d[0].mul_add(minus_half, d[2]));
-        [
-            odd_a.mul_add(S::splat(A), even_a),
-            odd_a.mul_add(S::splat(-A), even_a),
-            odd_b.mul_add(S::splat(B), even_b),
-            odd_b.mul_add(S::splat(-B), even_b),
-        ]
     }
 }
 
@@ -102,19 +86,7 @@ impl Line<EVEN, 4> for Output {
     #[inline(always)]
     unsafe fn map<S: Vector>(m: [S; EVEN]) -> [S; 4] {
         // SAFETY: as above.
-        unsafe {
-            let (sum_a, difference_a) = (m[0].plus(m[1]), m[0].minus(m[1]));
-            let (sum_b, difference_b) = (m[2].plus(m[3]), m[2].minus(m[3]));
-            let (a, b) = (S::splat(A), S::splat(B));
-            let (half, two) = (S::splat(0.5), S::splat(2.0));
-            let (half_a, two_b) = (S::splat(0.5 * A), S::splat(2.0 * B));
-            [
-                sum_a.plus(sum_b),
-                difference_a.mul_add(a, difference_b.times(b)),
-                sum_a.mul_add(half, sum_b.times(two)),
-                difference_a.mul_add(half_a, difference_b.mul_add(two_b, m[4])),
-            ]
-        }
+        unsafe { points::output([m[0], m[1], m[2], m[3]], m[4]) }
     }
 }
 
@@ -126,16 +98,8 @@ impl Line<4, EVEN> for Gradient {
     unsafe fn map<S: Vector>(y: [S; 4]) -> [S; EVEN] {
         // SAFETY: as above.
         unsafe {
-            let (half, two) = (S::splat(0.5), S::splat(2.0));
-            let (even_a, odd_a) = (y[2].mul_add(half, y[0]), y[3].mul_add(half, y[1]));
-            let (even_b, odd_b) = (y[2].mul_add(two, y[0]), y[3].mul_add(two, y[1]));
-            [
-                odd_a.mul_add(S::splat(A), even_a),
-                odd_a.mul_add(S::splat(-A), even_a),
-                odd_b.mul_add(S::splat(B), even_b),
-                odd_b.mul_add(S::splat(-B), even_b),
-                y[3],
-            ]
+            let [a, minus_a, b, minus_b] = points::gradient(y);
+            [a, minus_a, b, minus_b, y[3]]
         }
     }
 }

@@ -7,6 +7,7 @@
 use std::f32::consts::{FRAC_1_SQRT_2 as A, SQRT_2 as B};
 
 use super::form::{Line, Lines, Squares};
+use super::points;
 use crate::vector::Vector;
 
 /// F(4x4, 3x3).
@@ -34,20 +35,11 @@ impl Line<6, 6> for Input {
     unsafe fn map<S: Vector>(d: [S; 6]) -> [S; 6] {
         // SAFETY: the machine has the instruction set (contract of the callers).
         unsafe {
-            let (minus_two, minus_half, minus_five_halves) =
-                (S::splat(-2.0), S::splat(-0.5), S::splat(-2.5));
-            let even_a = d[2].mul_add(minus_two, d[4]);
-            let odd_a = d[1].mul_add(minus_two, d[3]);
-            let even_b = d[2].mul_add(minus_half, d[4]);
-            let odd_b = d[1].mul_add(minus_half, d[3]);
-            [
-                d[2].mul_add(minus_five_halves, d[0].plus(d[4])),
-                odd_a.mul_add(S::splat(A), even_a),
-                odd_a.mul_add(S::splat(-A), even_a),
-                odd_b.mul_add(S::splat(B), even_b),
-                odd_b.mul_add(S::splat(-B), even_b),
-                d[3].mul_add(minus_five_halves, d[1].plus(d[5])),
-            ]
+            let minus_five_halves = S::splat(-2.5);
+            let [a, minus_a, b, minus_b] = points::input([d[1], d[2], d[3], d[4]]);
+            let zero = d[2].mul_add(minus_five_halves, d[0].plus(d[4]));
+            let infinite = d[3].mul_add(minus_five_halves, d[1].plus(d[5]));
+            [zero, a, minus_a, b, minus_b, infinite]
         }
     }
 }
@@ -85,18 +77,8 @@ impl Line<6, 4> for Output {
     unsafe fn map<S: Vector>(m: [S; 6]) -> [S; 4] {
         // SAFETY: as above.
         unsafe {
-            let (sum_a, difference_a) = (m[1].plus(m[2]), m[1].minus(m[2]));
-            let (sum_b, difference_b) = (m[3].plus(m[4]), m[3].minus(m[4]));
-            let zero = S::splat(0.0);
-            let (a, b) = (S::splat(A), S::splat(B));
-            let (half, two) = (S::splat(0.5), S::splat(2.0));
-            let (half_a, two_b) = (S::splat(0.5 * A), S::splat(2.0 * B));
-            [
-                m[0].plus(sum_a.plus(sum_b)),
-                difference_a.mul_add(a, difference_b.mul_add(b, zero)),
-                sum_a.mul_add(half, sum_b.mul_add(two, zero)),
-                difference_a.mul_add(half_a, difference_b.mul_add(two_b, m[5])),
-            ]
+            let [first, second, third, fourth] = points::output([m[1], m[2], m[3], m[4]], m[5]);
+            [m[0].plus(first), second, third, fourth]
         }
     }
 }
@@ -109,17 +91,8 @@ impl Line<4, 6> for Gradient {
     unsafe fn map<S: Vector>(y: [S; 4]) -> [S; 6] {
         // SAFETY: as above.
         unsafe {
-            let (half, two) = (S::splat(0.5), S::splat(2.0));
-            let (even_a, odd_a) = (y[2].mul_add(half, y[0]), y[3].mul_add(half, y[1]));
-            let (even_b, odd_b) = (y[2].mul_add(two, y[0]), y[3].mul_add(two, y[1]));
-            [
-                y[0],
-                odd_a.mul_add(S::splat(A), even_a),
-                odd_a.mul_add(S::splat(-A), even_a),
-                odd_b.mul_add(S::splat(B), even_b),
-                odd_b.mul_add(S::splat(-B), even_b),
-                y[3],
-            ]
+            let [a, minus_a, b, minus_b] = points::gradient(y);
+            [y[0], a, minus_a, b, minus_b, y[3]]
         }
     }
 }
