@@ -160,12 +160,13 @@ fn half_precision_gives_a_like_picture() -> Result<()> {
     let codes = full.encode_images(std::slice::from_ref(&picture))?;
     let expected = full.decode(&codes, (32, 32))?;
     let options = |dtype| LoadOptions { dtype, ..LoadOptions::default() };
-    for dtype in [DType::F16, DType::BF16] {
+    // A bf16 has three bits fewer, and where the machine multiplies bf16, maps are rounded, too.
+    for (dtype, bound) in [(DType::F16, 16), (DType::BF16, 32)] {
         let half = Codec::load(&spec, &options(dtype))?;
         assert_eq!(half.sha256(), full.sha256());
         let pixels = &half.decode(&codes, (32, 32))?[0];
         let worst = pixels.iter().zip(expected[0].iter()).map(|(a, b)| a.abs_diff(*b)).max();
-        assert!(worst.is_some_and(|worst| worst < 16), "{dtype:?}: {worst:?}");
+        assert!(worst.is_some_and(|worst| worst < bound), "{dtype:?}: {worst:?}");
         half.encode_images(std::slice::from_ref(&picture))?;
     }
     Ok(())

@@ -114,6 +114,13 @@ pub trait Vector: Copy {
     /// As for [`Vector::splat`], and the bytes must be readable.
     unsafe fn load_nibbles(from: *const u8, upper: bool) -> Self;
 
+    /// Of each lane the number of `self` and that of `second` as a word of two bf16, see
+    /// [`crate::tiles::bf16_pair`].
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`].
+    unsafe fn bf16_pairs(self, second: Self) -> Self;
+
     /// Asks for the line of the cache that holds `address`, which may be anything.
     #[inline(always)]
     fn prefetch(address: *const f32) {

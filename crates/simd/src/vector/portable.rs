@@ -2,6 +2,7 @@
 
 use super::Vector;
 use crate::elementary::{bf16_to_f32, f16_to_f32};
+use crate::tiles::bf16_pair;
 
 /// For machines without an instruction set of their own here: arrays that the
 /// compiler puts into whatever registers there are.
@@ -55,6 +56,11 @@ impl Vector for Portable {
         // SAFETY: readable by contract.
         let bits = unsafe { from.cast::<[u16; 8]>().read_unaligned() };
         Self(bits.map(bf16_to_f32))
+    }
+
+    #[inline(always)]
+    unsafe fn bf16_pairs(self, second: Self) -> Self {
+        Self(std::array::from_fn(|i| bf16_pair(self.0[i], second.0[i])))
     }
 
     #[inline(always)]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::tiles::bf16_pair;
 
 const COUNT: usize = 64;
 
@@ -29,7 +30,9 @@ impl Kernel for Read<'_> {
                 keep(S::load_i8(first.cast::<i8>().add(at)));
                 keep(S::load_nibbles(first.add(at), false));
                 keep(S::load_nibbles(first.add(at), true));
-                keep(S::load(first.cast::<f32>().add(at)).times(S::splat(3.0)));
+                let numbers = S::load(first.cast::<f32>().add(at));
+                keep(numbers.times(S::splat(3.0)));
+                keep(numbers.bf16_pairs(numbers.times(S::splat(3.0))));
             }
         }
     }
@@ -67,7 +70,9 @@ fn numbers_are_read_alike_by_all() {
             check(&|i| f32::from(bytes[i] >> 4), at);
             let float =
                 |i: usize| [bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]];
-            check(&|i| f32::from_le_bytes(float(i)) * 3.0, at);
+            let float = |i: usize| f32::from_le_bytes(float(i));
+            check(&|i| float(i) * 3.0, at);
+            check(&|i| bf16_pair(float(i), float(i) * 3.0), at);
         }
     }
 }

@@ -85,6 +85,15 @@ impl Vector for __m512 {
     }
 
     #[inline(always)]
+    unsafe fn bf16_pairs(self, second: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let (low, high) = (bf16_512(self), bf16_512(second));
+            _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32::<16>(high)))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> Self {
         // SAFETY: as above; readable by contract.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
@@ -239,6 +248,15 @@ impl Vector for __m256 {
     }
 
     #[inline(always)]
+    unsafe fn bf16_pairs(self, second: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let (low, high) = (bf16_256(self), bf16_256(second));
+            _mm256_castsi256_ps(_mm256_or_si256(low, _mm256_slli_epi32::<16>(high)))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> Self {
         // SAFETY: as above; readable by contract.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
@@ -320,5 +338,39 @@ impl Vector for __m256 {
                 _mm256_storeu_ps(to.add((4 + i) * to_stride), high);
             }
         }
+    }
+}
+
+/// Each number in bf16, in the lower half of its lane: see [`crate::tiles::bf16_bits`].
+///
+/// # Safety
+/// The machine must have AVX-512.
+#[inline(always)]
+unsafe fn bf16_512(x: __m512) -> __m512i {
+    // SAFETY: the machine has AVX-512 (contract).
+    unsafe {
+        let bits = _mm512_castps_si512(x);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let sum = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+        let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+        let rounded = _mm512_srli_epi32::<16>(sum);
+        _mm512_mask_mov_epi32(rounded, is_nan, _mm512_set1_epi32(0x7fc0))
+    }
+}
+
+/// As [`bf16_512`].
+///
+/// # Safety
+/// The machine must have AVX2.
+#[inline(always)]
+unsafe fn bf16_256(x: __m256) -> __m256i {
+    // SAFETY: the machine has AVX2 (contract).
+    unsafe {
+        let bits = _mm256_castps_si256(x);
+        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+        let sum = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        let is_nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
+        let rounded = _mm256_srli_epi32::<16>(sum);
+        _mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc0), is_nan)
     }
 }

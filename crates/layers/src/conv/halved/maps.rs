@@ -1,34 +1,33 @@
-//! Feature maps as pairs of channels in bf16: zero-padded planes of a band of rows, in which
-//! a tile finds what 16 neighbouring outputs read of 16 pairs, whatever the tap.
+//! Feature maps as pairs of channels in bf16: zero-padded planes of a band of rows, in which 16
+//! pairs of a pixel lie side by side. A tile finds in 16 lines of the cache what 16 neighbouring
+//! outputs read for a tap, whatever the tap.
 
 use std::ops::Range;
 
-use simd::tiles::{SIDE, bf16_pair};
+use simd::tiles::SIDE;
 
 use super::super::geometry::Geometry;
 use super::weights::GROUP;
+use crate::vector::{MAX_LANES, Vector};
 
 /// Words of the planes of a band: a share of the second-level cache.
 const BAND_WORDS: usize = 192 << 10;
-/// Words behind the last plane that a tile may read, which mean nothing.
-const SLACK: usize = 2 * SIDE;
 
-/// Where the planes of a band have what. The columns of a row are sorted by their remainder
-/// by the stride, so that the inputs of neighbouring outputs are neighbours.
+/// Where the planes of a band have what, in lines of 16 pairs. The columns of a row are sorted by
+/// their remainder by the stride, so that the inputs of neighbouring outputs are neighbours.
 #[derive(Clone, Copy)]
 pub struct Maps {
     /// Output rows of a band, at most.
     pub rows: usize,
     /// Bands of a picture.
     pub bands: usize,
-    /// Words from one remainder of columns to the next.
+    /// Lines from one remainder of columns to the next.
     phase: usize,
-    /// Words from one input row to the next.
+    /// Lines from one input row to the next.
     pub pitch: usize,
-    /// Words from one pair of channels to the next.
+    /// Lines from one group of channels to the next.
     pub plane: usize,
-    /// Pairs of channels, filled up to whole tiles.
-    pairs: usize,
+    groups: usize,
 }
 
 impl Maps {
@@ -36,17 +35,17 @@ impl Maps {
         let (stride, padding) = (g.config.stride, g.config.padding);
         let phase = (g.w + padding.left + padding.right).div_ceil(stride);
         let pitch = phase * stride;
-        let pairs = g.in_channels.div_ceil(GROUP) * SIDE;
-        let cached = BAND_WORDS / (pairs * pitch);
+        let groups = g.in_channels.div_ceil(GROUP);
+        let cached = BAND_WORDS / (groups * pitch * SIDE);
         let rows = (cached.saturating_sub(g.kh.saturating_sub(stride)) / stride).clamp(1, g.oh);
-        // An odd number of lines: the rows of a tile fall into different sets of a cache.
-        let plane = (((rows - 1) * stride + g.kh) * pitch).next_multiple_of(SIDE) | SIDE;
-        Self { rows, bands: g.oh.div_ceil(rows), phase, pitch, plane, pairs }
+        let plane = ((rows - 1) * stride + g.kh) * pitch;
+        Self { rows, bands: g.oh.div_ceil(rows), phase, pitch, plane, groups }
     }
 
-    /// Words of the planes, and of the row that they are filled by: whole lines.
+    /// Words of the planes, and of the lines behind the last that a tile may read, which mean
+    /// nothing.
     pub fn words(&self) -> usize {
-        self.pairs * self.plane + SLACK + self.pitch.next_multiple_of(SIDE)
+        (self.groups * self.plane + SIDE) * SIDE
     }
 
     /// Output rows of band `index` of a picture.
@@ -54,20 +53,28 @@ impl Maps {
         index * self.rows..((index + 1) * self.rows).min(g.oh)
     }
 
-    /// Where each tap finds what the first output reads of the first pair.
+    /// The line of each tap of the first output, in the first group.
     pub fn taps(&self, g: &Geometry) -> Vec<usize> {
-        let stride = g.config.stride;
-        let tap = |tap: usize| {
-            let (ky, kx) = (tap / g.kw, tap % g.kw);
-            ky * self.pitch + kx % stride * self.phase + kx / stride
-        };
+        let tap = |tap: usize| tap / g.kw * self.pitch + self.column(g, tap % g.kw);
         (0..g.taps()).map(tap).collect()
+    }
+
+    /// The line of a padded column in its row.
+    #[inline(always)]
+    fn column(&self, g: &Geometry, column: usize) -> usize {
+        match g.config.stride {
+            1 => column,
+            stride => column % stride * self.phase + column / stride,
+        }
     }
 
     /// Copies what the output rows `rows` read of one picture to `words`; `doubled`: each
     /// of its pixels is four of the input.
+    ///
+    /// # Safety
+    /// The machine must have the instruction set of `S`.
     #[inline(always)]
-    pub fn fill(
+    pub unsafe fn fill<S: Vector>(
         &self,
         g: &Geometry,
         image: &[f32],
@@ -78,63 +85,119 @@ impl Maps {
         let (stride, top) = (g.config.stride, g.config.padding.top);
         let shift = usize::from(doubled);
         let (width, pixels) = (g.w >> shift, g.in_pixels() >> (2 * shift));
-        let (words, line) = words.split_at_mut(self.pairs * self.plane + SLACK);
-        let planes = words[..self.pairs * self.plane].chunks_exact_mut(self.plane);
-        for (pair, plane) in planes.enumerate() {
-            let count = (rows.len() - 1) * stride + g.kh;
-            for (row, target) in plane.chunks_exact_mut(self.pitch).take(count).enumerate() {
-                let row = (rows.start * stride + row).checked_sub(top);
-                let row = row.filter(|&row| row < g.h && 2 * pair < g.in_channels);
+        let count = (rows.len() - 1) * stride + g.kh;
+        let planes = words.chunks_exact_mut(self.plane * SIDE).take(self.groups);
+        for (planes, image) in planes.zip(image.chunks(GROUP * pixels)) {
+            for (row, target) in planes.chunks_exact_mut(self.pitch * SIDE).take(count).enumerate()
+            {
+                let row = (rows.start * stride + row).checked_sub(top).filter(|&row| row < g.h);
                 let Some(row) = row else {
                     target.fill(0.0);
                     continue;
                 };
-                let at = 2 * pair * pixels + (row >> shift) * width;
-                let first = &image[at..at + width];
-                let second = (2 * pair + 1 < g.in_channels)
-                    .then(|| &image[at + pixels..at + pixels + width]);
-                if stride == 1 {
-                    fill_row(first, second, doubled, g.config.padding.left, target);
-                    continue;
-                }
-                fill_row(first, second, doubled, g.config.padding.left, line);
-                for (phase, target) in target.chunks_exact_mut(self.phase).enumerate() {
-                    let line = line[phase..].iter().step_by(stride);
-                    target.iter_mut().zip(line).for_each(|(to, from)| *to = *from);
+                let source = Channels { image: &image[(row >> shift) * width..], pixels, width };
+                // SAFETY: this function's contract.
+                unsafe { self.fill_row::<S>(g, source, doubled, target) }
+            }
+        }
+    }
+
+    /// One row of a group, with zeros before and behind.
+    ///
+    /// # Safety
+    /// As for [`Self::fill`].
+    #[inline(always)]
+    unsafe fn fill_row<S: Vector>(
+        &self,
+        g: &Geometry,
+        source: Channels,
+        doubled: bool,
+        target: &mut [f32],
+    ) {
+        let left = g.config.padding.left;
+        for column in (0..left).chain(left + g.w..self.pitch) {
+            target[self.column(g, column) * SIDE..][..SIDE].fill(0.0);
+        }
+        for first in (0..source.width).step_by(S::LANES) {
+            let len = S::LANES.min(source.width - first);
+            if g.config.stride == 1 && !doubled && len == S::LANES {
+                // SAFETY: this function's contract.
+                unsafe { source.lines::<S>(first, &mut target[(left + first) * SIDE..]) }
+                continue;
+            }
+            let mut lines = [0.0_f32; MAX_LANES * SIDE];
+            // SAFETY: this function's contract.
+            unsafe { source.lines::<S>(first, &mut lines) }
+            for (i, line) in lines.chunks_exact(SIDE).take(len).enumerate() {
+                let column = left + ((first + i) << usize::from(doubled));
+                for column in column..=column + usize::from(doubled) {
+                    let target = &mut target[self.column(g, column) * SIDE..][..SIDE];
+                    target.copy_from_slice(line);
                 }
             }
         }
     }
 }
 
-/// Pairs of two rows with zeros before and behind, each twice where `doubled`. Without padding
-/// on the right the row may be a little longer than `target`.
-#[inline(always)]
-fn fill_row(first: &[f32], second: Option<&[f32]>, doubled: bool, left: usize, target: &mut [f32]) {
-    let (before, inside) = target.split_at_mut(left);
-    before.fill(0.0);
-    let len = first.len() << usize::from(doubled);
-    let (inside, behind) = inside.split_at_mut(len);
-    behind.fill(0.0);
-    if doubled {
-        let words = inside.as_chunks_mut::<2>().0.iter_mut().zip(first);
-        match second {
-            Some(second) => {
-                for ((words, a), b) in words.zip(second) {
-                    *words = [bf16_pair(*a, *b); 2];
+/// A row of up to 32 channels, `pixels` apart.
+#[derive(Clone, Copy)]
+struct Channels<'a> {
+    /// From the row's first pixel in the first channel on.
+    image: &'a [f32],
+    pixels: usize,
+    width: usize,
+}
+
+impl Channels<'_> {
+    /// Lines of 16 pairs of as many pixels from `first` on as a vector has lanes; those beyond the
+    /// row are zeros.
+    ///
+    /// # Safety
+    /// The machine must have the instruction set of `S`.
+    #[inline(always)]
+    unsafe fn lines<S: Vector>(self, first: usize, target: &mut [f32]) {
+        assert!(target.len() >= S::LANES * SIDE);
+        for pair in (0..SIDE).step_by(S::LANES) {
+            let mut block = [0.0_f32; MAX_LANES * MAX_LANES];
+            for (i, words) in block.chunks_exact_mut(S::LANES).take(S::LANES).enumerate() {
+                let channel = 2 * (pair + i);
+                // SAFETY: this function's contract; a vector of `block`.
+                unsafe {
+                    let (a, b) =
+                        (self.vector::<S>(channel, first), self.vector::<S>(channel + 1, first));
+                    a.bf16_pairs(b).store(words.as_mut_ptr());
                 }
             }
-            None => words.for_each(|(words, a)| *words = [bf16_pair(*a, 0.0); 2]),
-        }
-        return;
-    }
-    let words = inside.iter_mut().zip(first);
-    match second {
-        Some(second) => {
-            for ((word, a), b) in words.zip(second) {
-                *word = bf16_pair(*a, *b);
+            // SAFETY: `LANES` rows of `LANES`, and `LANES` lines (asserted).
+            unsafe {
+                let to = target.as_mut_ptr().add(pair);
+                S::transpose(block.as_ptr(), S::LANES, to, SIDE);
             }
         }
-        None => words.for_each(|(word, a)| *word = bf16_pair(*a, 0.0)),
+    }
+
+    /// Pixels of a channel from `first` on, zeros where there are none.
+    ///
+    /// # Safety
+    /// As for [`Self::lines`].
+    #[inline(always)]
+    unsafe fn vector<S: Vector>(self, channel: usize, first: usize) -> S {
+        let at = channel * self.pixels + first;
+        let len = S::LANES.min(self.width - first);
+        let mut padded = [0.0_f32; MAX_LANES];
+        // SAFETY: this function's contract; pixels of the row, or `LANES` of `padded`.
+        unsafe {
+            if at + len > self.image.len() {
+                return S::splat(0.0);
+            }
+            let from = self.image.as_ptr().add(at);
+            // The next row, which is asked for: channels are too many for the machine to guess.
+            S::prefetch(from.wrapping_add(self.width));
+            if len == S::LANES {
+                return S::load(from);
+            }
+            padded.as_mut_ptr().copy_from_nonoverlapping(from, len);
+            S::load(padded.as_ptr())
+        }
     }
 }

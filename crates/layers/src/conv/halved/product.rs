@@ -1,4 +1,6 @@
-//! Tiles of weights times tiles of feature maps.
+//! Tiles of feature maps times tiles of weights: four registers hold sums of 64 pixels and 16
+//! output channels, so that a tile of weights, which comes from the second-level cache, meets four
+//! of maps, which the taps of a group find in the first.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -9,11 +11,11 @@ use simd::tiles::{SIDE, Tiles};
 use super::super::geometry::Geometry;
 use super::super::winograd::Extras;
 use super::maps::Maps;
-use super::weights::{BLOCK, TILE, Tiled};
+use super::weights::{TILE, Tiled};
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
-use crate::vector::{Kernel, Vector, run};
+use crate::vector::{Kernel, MAX_LANES, Vector, run};
 
 /// Tasks to cut a convolution into, so that threads share it.
 const MIN_TASKS: usize = 8;
@@ -98,7 +100,9 @@ impl Kernel for Fill<'_> {
         let Job { g, maps, x, extras, .. } = self.job;
         let (picture, rows) = self.job.place(self.band);
         let len = x.len() / g.batch;
-        maps.fill(g, &x[picture * len..][..len], extras.upsample, &rows, self.words);
+        let image = &x[picture * len..][..len];
+        // SAFETY: this function's contract.
+        unsafe { maps.fill::<S>(g, image, extras.upsample, &rows, self.words) }
     }
 }
 
@@ -110,6 +114,9 @@ struct Multiply<'a, T> {
     blocks: Range<usize>,
     tiles: PhantomData<T>,
 }
+
+/// Tiles of sums.
+const SUMS: usize = 4;
 
 /// 16 neighbouring outputs of a row.
 #[derive(Clone, Copy)]
@@ -123,111 +130,108 @@ impl<T: Tiles> Kernel for Multiply<'_, T> {
     // No closures around vectors: they would be compiled without the instruction set.
     #[inline(always)]
     unsafe fn run<S: Vector>(self) {
-        let Job { g, maps, weights, .. } = self.job;
+        let Job { g, maps, weights, extras, .. } = self.job;
         let (picture, rows) = self.job.place(self.band);
         assert!(self.words.len() >= maps.words());
         let runs_per_row = g.ow.div_ceil(SIDE);
         let runs = rows.len() * runs_per_row;
         // SAFETY: the machine has the registers (the contract of `forward`).
         let mut tiles = unsafe { T::configure() };
-        let mut sums = [0.0_f32; BLOCK * 2 * SIDE];
+        let mut sums = [0.0_f32; SUMS * TILE];
         for block in self.blocks.clone() {
-            for first in (0..runs).step_by(2) {
-                let mut pair = [Run { row: 0, column: 0 }; 2];
-                for (i, run) in pair.iter_mut().enumerate() {
-                    // The last may stand alone: then it is made twice.
+            let channels = block * SIDE..((block + 1) * SIDE).min(g.out_channels);
+            let mut bias = [0.0_f32; SIDE];
+            if let Some(all) = extras.bias {
+                bias[..channels.len()].copy_from_slice(&all[channels.clone()]);
+            }
+            for first in (0..runs).step_by(SUMS) {
+                let mut four = [Run { row: 0, column: 0 }; SUMS];
+                let mut starts = [0; SUMS];
+                for (i, (run, start)) in four.iter_mut().zip(&mut starts).enumerate() {
+                    // Where fewer are left the last is made again.
                     let index = (first + i).min(runs - 1);
                     *run = Run { row: index / runs_per_row, column: index % runs_per_row * SIDE };
+                    *start = (run.row * g.config.stride * maps.pitch + run.column) * SIDE;
                 }
-                let starts = [self.start(pair[0]), self.start(pair[1])];
                 // SAFETY: the block has tiles for all groups and taps; those of the maps end
-                // within `words`, as rows are pitches and `SLACK` is there behind the last;
-                // `sums` has the room for four tiles.
+                // within `words`, where 16 lines follow the last plane; `sums` has the room for
+                // four tiles.
                 unsafe {
-                    tiles.zero::<0>();
-                    tiles.zero::<1>();
-                    tiles.zero::<2>();
-                    tiles.zero::<3>();
-                    let mut left = weights.block(block);
+                    // All rows are the bias.
+                    tiles.load::<0>(bias.as_ptr(), 0);
+                    tiles.load::<1>(bias.as_ptr(), 0);
+                    tiles.load::<2>(bias.as_ptr(), 0);
+                    tiles.load::<3>(bias.as_ptr(), 0);
+                    let mut right = weights.block(block);
                     for group in 0..weights.groups() {
-                        let pairs = self.words.as_ptr().add(group * SIDE * maps.plane);
+                        let plane = self.words.as_ptr().add(group * maps.plane * SIDE);
                         for tap in self.job.taps {
-                            let right = pairs.add(*tap);
-                            tiles.load::<4>(left, SIDE);
-                            tiles.load::<6>(right.add(starts[0]), maps.plane);
-                            tiles.multiply::<0, 4, 6>();
-                            tiles.load::<7>(right.add(starts[1]), maps.plane);
-                            tiles.multiply::<1, 4, 7>();
-                            tiles.load::<5>(left.add(TILE), SIDE);
-                            tiles.multiply::<2, 5, 6>();
-                            tiles.multiply::<3, 5, 7>();
-                            left = left.add(2 * TILE);
+                            let left = plane.add(tap * SIDE);
+                            tiles.load::<4>(right, SIDE);
+                            tiles.load::<5>(left.add(starts[0]), SIDE);
+                            tiles.multiply::<0, 5, 4>();
+                            tiles.load::<6>(left.add(starts[1]), SIDE);
+                            tiles.multiply::<1, 6, 4>();
+                            tiles.load::<7>(left.add(starts[2]), SIDE);
+                            tiles.multiply::<2, 7, 4>();
+                            tiles.load::<5>(left.add(starts[3]), SIDE);
+                            tiles.multiply::<3, 5, 4>();
+                            right = right.add(TILE);
                         }
                     }
                     let sums = sums.as_mut_ptr();
-                    tiles.store::<0>(sums, 2 * SIDE);
-                    tiles.store::<1>(sums.add(SIDE), 2 * SIDE);
-                    tiles.store::<2>(sums.add(2 * TILE), 2 * SIDE);
-                    tiles.store::<3>(sums.add(2 * TILE + SIDE), 2 * SIDE);
+                    tiles.store::<0>(sums, SIDE);
+                    tiles.store::<1>(sums.add(TILE), SIDE);
+                    tiles.store::<2>(sums.add(2 * TILE), SIDE);
+                    tiles.store::<3>(sums.add(3 * TILE), SIDE);
                 }
-                let count = (runs - first).min(2);
-                for (i, run) in pair.iter().take(count).enumerate() {
+                let count = (runs - first).min(SUMS);
+                for (run, sums) in four.iter().zip(sums.chunks_exact(TILE)).take(count) {
                     let pixel = (rows.start + run.row) * g.ow + run.column;
+                    let at = (picture * g.out_channels + channels.start) * g.out_pixels() + pixel;
                     let len = SIDE.min(g.ow - run.column);
                     // SAFETY: this function's contract; outputs of this band and block.
-                    unsafe { self.finish::<S>(picture, block, pixel, len, &sums[i * SIDE..]) }
+                    unsafe { self.job.finish::<S>(at, channels.len(), len, sums) }
                 }
             }
         }
     }
 }
 
-impl<T> Multiply<'_, T> {
-    /// Where a run's first output finds the first tap.
-    #[inline(always)]
-    fn start(&self, run: Run) -> usize {
-        run.row * self.job.g.config.stride * self.job.maps.pitch + run.column
-    }
-
-    /// Writes `len` pixels from `pixel` on of the channels of a block, whose sums are 16 in
-    /// each row of 32.
+impl Job<'_> {
+    /// Writes `len` pixels of `channels` channels, the first element `at` of the output: a tile of
+    /// pixels by channels.
     ///
     /// # Safety
     /// The machine must have the instruction set of `S`; the pixels must be this task's alone.
     #[inline(always)]
-    unsafe fn finish<S: Vector>(
-        &self,
-        picture: usize,
-        block: usize,
-        pixel: usize,
-        len: usize,
-        sums: &[f32],
-    ) {
-        let Job { g, extras, y, .. } = self.job;
-        let channels = block * BLOCK..((block + 1) * BLOCK).min(g.out_channels);
-        for (i, channel) in channels.enumerate() {
-            let sums = &sums[i * 2 * SIDE..][..SIDE];
-            let bias = extras.bias.map_or(0.0, |bias| bias[channel]);
-            let at = (picture * g.out_channels + channel) * g.out_pixels() + pixel;
-            let residual = extras.residual.map(|residual| &residual[at..at + len]);
-            let to = y.range(at, len);
-            if len == SIDE {
-                for vector in (0..SIDE).step_by(S::LANES) {
-                    // SAFETY: whole vectors of 16 numbers.
-                    unsafe {
-                        let mut value = S::load(sums.as_ptr().add(vector)).plus(S::splat(bias));
-                        if let Some(residual) = residual {
-                            value = value.plus(S::load(residual.as_ptr().add(vector)));
-                        }
-                        value.store(to.add(vector));
-                    }
+    unsafe fn finish<S: Vector>(&self, at: usize, channels: usize, len: usize, sums: &[f32]) {
+        let (pixels, y) = (self.g.out_pixels(), self.y);
+        assert!(sums.len() >= TILE);
+        for first in (0..channels).step_by(S::LANES) {
+            for start in (0..len).step_by(S::LANES) {
+                let (at, count) = (at + first * pixels + start, S::LANES.min(channels - first));
+                let len = S::LANES.min(len - start);
+                // Panics where the last channel's would end outside.
+                let to = y.range(at, (count - 1) * pixels + len);
+                // SAFETY: `LANES` rows of a tile of 16 by 16, of which `LANES` divides the sides.
+                let from = unsafe { sums.as_ptr().add(start * SIDE + first) };
+                if (count, len) == (S::LANES, S::LANES) && self.extras.residual.is_none() {
+                    // SAFETY: this function's contract; `LANES` rows of the output.
+                    unsafe { S::transpose(from, SIDE, to, pixels) }
+                    continue;
                 }
-                continue;
-            }
-            for (j, sum) in sums.iter().take(len).enumerate() {
-                let value = sum + bias + residual.map_or(0.0, |residual| residual[j]);
-                // SAFETY: `len` numbers from `at` on are there.
-                unsafe { to.add(j).write(value) }
+                let mut block = [0.0_f32; MAX_LANES * MAX_LANES];
+                // SAFETY: this function's contract; `block` has `LANES` rows of `LANES`.
+                unsafe { S::transpose(from, SIDE, block.as_mut_ptr(), S::LANES) }
+                for (channel, row) in block.chunks_exact_mut(S::LANES).take(count).enumerate() {
+                    if let Some(residual) = self.extras.residual {
+                        let residual = &residual[at + channel * pixels..][..len];
+                        row.iter_mut().zip(residual).for_each(|(y, residual)| *y += residual);
+                    }
+                    // SAFETY: `len` pixels of a row inside the output (`range`).
+                    unsafe { to.add(channel * pixels).copy_from_nonoverlapping(row.as_ptr(), len) }
+                }
             }
         }
     }

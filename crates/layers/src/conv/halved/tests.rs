@@ -3,6 +3,8 @@
 use candle_core::{DType, Device, Result, Shape, Tensor};
 use candle_nn::Module;
 use half::bf16;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use simd::tiles::Amx;
 use simd::tiles::{Emulated, are_available};
 
 use super::super::geometry::Geometry;
@@ -52,6 +54,18 @@ fn assert_close(name: &str, actual: &[f32], expected: &[f64]) {
     }
 }
 
+/// The output with the plain twin of the registers and, where there are any, the real ones.
+fn both(isa: Option<Isa>, g: &Geometry, x: &[f32], tiled: &Tiled, extras: Extras) -> Vec<Vec<f32>> {
+    // SAFETY: emulated registers are always there.
+    let mut all = vec![unsafe { product::forward::<Emulated>(isa, g, x, tiled, extras) }];
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if are_available() {
+        // SAFETY: the machine has them.
+        all.push(unsafe { product::forward::<Amx>(isa, g, x, tiled, extras) });
+    }
+    all
+}
+
 fn instruction_sets() -> Vec<Option<Isa>> {
     Isa::available().into_iter().map(Some).chain([None]).collect()
 }
@@ -94,9 +108,10 @@ fn tiles_equal_plain_sums() -> Result<()> {
                         upsample: false,
                     };
                     let tiled = Tiled::new(&g, &bits);
-                    // SAFETY: emulated registers are always there.
-                    let y = unsafe { product::forward::<Emulated>(isa, &g, &x, &tiled, extras) };
-                    assert_close(&name, &y, &expected(&g, &rounded(&x), &rounded(&weight), extras));
+                    let expected = expected(&g, &rounded(&x), &rounded(&weight), extras);
+                    for y in both(isa, &g, &x, &tiled, extras) {
+                        assert_close(&name, &y, &expected);
+                    }
                 }
             }
         }
@@ -107,23 +122,23 @@ fn tiles_equal_plain_sums() -> Result<()> {
 #[test]
 fn many_bands_and_wide_maps() -> Result<()> {
     // So many bands that each is a task, and so few that tasks share out output channels.
-    for (inputs, outputs, h, w) in [(512, 16, 130, 40), (512, 64, 16, 16)] {
-        let (x, weight) = (Shape::from((1, inputs, h, w)), Shape::from((outputs, inputs, 3, 3)));
+    for (inputs, channels, h, w) in [(512, 16, 130, 40), (512, 64, 16, 16)] {
+        let (x, weight) = (Shape::from((1, inputs, h, w)), Shape::from((channels, inputs, 3, 3)));
         let g = Geometry::new(&x, &weight, Conv2dConfig::same(3))?;
         let (x, weight) = (noise(x.elem_count(), 1.0), noise(weight.elem_count(), 2.0));
         let bits: Vec<bf16> = weight.iter().map(|&w| bf16::from_f32(w)).collect();
         let (extras, tiled) = (Extras::default(), Tiled::new(&g, &bits));
-        // SAFETY: emulated registers are always there.
-        let y = unsafe { product::forward::<Emulated>(Isa::detect(), &g, &x, &tiled, extras) };
         let expected = expected(&g, &rounded(&x), &rounded(&weight), extras);
-        assert_close(&format!("{inputs} {outputs} {h} {w}"), &y, &expected);
+        for y in both(Isa::detect(), &g, &x, &tiled, extras) {
+            assert_close(&format!("{inputs} {channels} {h} {w}"), &y, &expected);
+        }
     }
     Ok(())
 }
 
 #[test]
 fn pixels_are_doubled_on_the_way() -> Result<()> {
-    let (inputs, outputs, h, w) = (35, 32, 9, 21);
+    let (inputs, channels, h, w) = (35, 32, 9, 21);
     let x = noise(2 * inputs * h * w, 1.0);
     let mut doubled = Vec::new();
     for i in 0..2 * inputs * 4 * h * w {
@@ -131,14 +146,15 @@ fn pixels_are_doubled_on_the_way() -> Result<()> {
         doubled.push(x[plane * h * w + row / 2 * w + column / 2]);
     }
     let shape = Shape::from((2, inputs, 2 * h, 2 * w));
-    let g = Geometry::new(&shape, &Shape::from((outputs, inputs, 3, 3)), Conv2dConfig::same(3))?;
-    let weight = noise(outputs * inputs * 9, 2.0);
+    let g = Geometry::new(&shape, &Shape::from((channels, inputs, 3, 3)), Conv2dConfig::same(3))?;
+    let weight = noise(channels * inputs * 9, 2.0);
     let bits: Vec<bf16> = weight.iter().map(|&w| bf16::from_f32(w)).collect();
     let (tiled, plain) = (Tiled::new(&g, &bits), Extras::default());
     let extras = Extras { upsample: true, ..plain };
-    // SAFETY: emulated registers are always there.
-    let y = unsafe { product::forward::<Emulated>(Isa::detect(), &g, &x, &tiled, extras) };
-    assert_close("doubled", &y, &expected(&g, &rounded(&doubled), &rounded(&weight), plain));
+    let expected = expected(&g, &rounded(&doubled), &rounded(&weight), plain);
+    for y in both(Isa::detect(), &g, &x, &tiled, extras) {
+        assert_close("doubled", &y, &expected);
+    }
     Ok(())
 }
 
@@ -151,12 +167,14 @@ fn nan_reaches_what_reads_it_and_nothing_else() -> Result<()> {
     x[32 * 240 + 3 * 40 + 20] = f32::NAN;
     let bits: Vec<bf16> = noise(16 * 33 * 9, 2.0).into_iter().map(bf16::from_f32).collect();
     let tiled = Tiled::new(&g, &bits);
-    // SAFETY: emulated registers are always there.
-    let y = unsafe { product::forward::<Emulated>(None, &g, &x, &tiled, Extras::default()) };
-    for (i, y) in y.iter().enumerate() {
-        let (row, column) = (i / 40 % 6, i % 40);
-        let reads = (2..=4).contains(&row) && (19..=21).contains(&column);
-        assert_eq!(y.is_nan(), reads, "{row}, {column}");
+    for isa in instruction_sets() {
+        for y in both(isa, &g, &x, &tiled, Extras::default()) {
+            for (i, y) in y.iter().enumerate() {
+                let (row, column) = (i / 40 % 6, i % 40);
+                let reads = (2..=4).contains(&row) && (19..=21).contains(&column);
+                assert_eq!(y.is_nan(), reads, "{isa:?}: {row}, {column}");
+            }
+        }
     }
     Ok(())
 }

@@ -10,8 +10,6 @@ use simd::tiles::SIDE;
 
 use super::super::geometry::Geometry;
 
-/// Output channels of a block: two tiles.
-pub const BLOCK: usize = 2 * SIDE;
 /// Input channels of a group: a tile's pairs.
 pub const GROUP: usize = 2 * SIDE;
 /// Words of a tile.
@@ -24,8 +22,8 @@ const CHUNK: usize = 64 << 10;
 #[repr(align(64))]
 struct Row([f32; SIDE]);
 
-/// The weight of a convolution, `[blocks, groups, taps, 2]` tiles of 16 outputs by 32 inputs,
-/// zero where there are no channels.
+/// The weight of a convolution, `[blocks, groups, taps]` tiles of 16 pairs of inputs by 16
+/// outputs, zero where there are no channels.
 pub struct Tiled {
     rows: Vec<Row>,
     groups: usize,
@@ -36,22 +34,20 @@ impl Tiled {
     /// Of `weight` `[out, in, kh, kw]`.
     pub fn new(g: &Geometry, weight: &[bf16]) -> Self {
         let (taps, depth) = (g.taps(), g.depth());
-        let (blocks, groups) = (g.out_channels.div_ceil(BLOCK), g.in_channels.div_ceil(GROUP));
-        let mut rows = vec![Row([0.0; SIDE]); blocks * groups * taps * 2 * SIDE];
-        let block_rows = groups * taps * 2 * SIDE;
+        let (blocks, groups) = (g.out_channels.div_ceil(SIDE), g.in_channels.div_ceil(GROUP));
+        let block_rows = groups * taps * SIDE;
+        let mut rows = vec![Row([0.0; SIDE]); blocks * block_rows];
         rows.par_chunks_exact_mut(block_rows).enumerate().for_each(|(block, rows)| {
-            let outputs = weight.chunks_exact(depth).skip(block * BLOCK).take(BLOCK);
+            let outputs = weight.chunks_exact(depth).skip(block * SIDE).take(SIDE);
             for (output, kernels) in outputs.enumerate() {
-                // Output `output` is a row of each of its half's tiles.
-                let at = output / SIDE * SIDE + output % SIDE;
                 for (pair, kernels) in kernels.chunks(2 * taps).enumerate() {
-                    let (group, word) = (pair / SIDE, pair % SIDE);
+                    let (group, row) = (pair / SIDE, pair % SIDE);
                     let (first, second) = kernels.split_at(taps);
                     for (tap, first) in first.iter().enumerate() {
                         let second = second.get(tap).map_or(0, |second| second.to_bits());
                         let bits = u32::from(first.to_bits()) | u32::from(second) << 16;
-                        let row = (group * taps + tap) * 2 * SIDE + at;
-                        rows[row].0[word] = f32::from_bits(bits);
+                        let row = (group * taps + tap) * SIDE + row;
+                        rows[row].0[output] = f32::from_bits(bits);
                     }
                 }
             }
@@ -59,9 +55,9 @@ impl Tiled {
         Self { rows, groups, taps }
     }
 
-    /// Blocks of output channels.
+    /// Blocks of 16 output channels.
     pub fn blocks(&self) -> usize {
-        self.rows.len() / (self.groups * self.taps * 2 * SIDE).max(1)
+        self.rows.len() / (self.groups * self.taps * SIDE).max(1)
     }
 
     /// Groups of input channels.
@@ -69,9 +65,9 @@ impl Tiled {
         self.groups
     }
 
-    /// The tiles of block `block`: `[groups, taps, 2]`.
+    /// The tiles of block `block`: `[groups, taps]`.
     pub fn block(&self, block: usize) -> *const f32 {
-        self.rows[block * self.groups * self.taps * 2 * SIDE..].as_ptr().cast()
+        self.rows[block * self.groups * self.taps * SIDE..].as_ptr().cast()
     }
 }
 
