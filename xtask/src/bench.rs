@@ -187,10 +187,11 @@ impl Subject {
     }
 
     /// The work whose peak memory is compared.
-    fn memory_work(self) -> Result<MemoryWork> {
+    fn memory_work(self, dtype: DType) -> Result<MemoryWork> {
         match self {
             Self::Vqgan => {
-                Ok(MemoryWork { what: "makes one round trip", request: vqgan::memory_request()? })
+                let request = vqgan::memory_request(dtype)?;
+                Ok(MemoryWork { what: "makes one round trip", request })
             }
             Self::Train => Ok(MemoryWork {
                 what: "makes one step of the f16 model, 256x256, batch 1",
@@ -207,7 +208,8 @@ impl Subject {
         match self {
             Self::Layers => &[Tool::Candle, Tool::Torch, Tool::TorchChannelsLast],
             Self::Codebook => &[Tool::Candle, Tool::Torch, Tool::Faiss],
-            Self::Vqgan | Self::Train => &[Tool::Torch, Tool::TorchChannelsLast],
+            Self::Vqgan => &[Tool::Torch, Tool::TorchChannelsLast, Tool::TorchHalf],
+            Self::Train => &[Tool::Torch, Tool::TorchChannelsLast],
             Self::Generate => &[Tool::MinGpt, Tool::LlamaGen, Tool::LlamaGenCompiled],
             Self::Gpu => &[],
         }
@@ -255,9 +257,9 @@ impl Bench {
             return Ok(());
         }
         if self.memory {
-            let work = self.subject.memory_work()?;
-            let tools = self.subject.tools();
-            let report = Report::new(self.subject.name(), threads, 0.0, tools, self.json);
+            let work = self.subject.memory_work(self.dtype.into())?;
+            let tools = self.tools()?;
+            let report = Report::new(self.subject.name(), threads, 0.0, &tools, self.json);
             return self.compare_memory(threads, work, &report);
         }
 
@@ -308,7 +310,8 @@ impl Bench {
         drop(alone);
         drop(peer);
         if self.subject == Subject::Vqgan && self.only.is_empty() {
-            self.compare_memory(threads, self.subject.memory_work()?, &report)?;
+            let work = self.subject.memory_work(self.dtype.into())?;
+            self.compare_memory(threads, work, &report)?;
         }
         Ok(())
     }
@@ -323,10 +326,11 @@ impl Bench {
 
     /// Who competes, of those that were asked for.
     fn tools(&self) -> Result<Vec<Tool>> {
-        let all = self.subject.tools();
+        let mut all = self.subject.tools().to_vec();
+        all.retain(|tool| *tool != Tool::TorchHalf || DType::from(self.dtype) != DType::F32);
         let named = |tool: &&Tool| self.against.iter().any(|name| tool.name() == name);
         if self.against.is_empty() {
-            return Ok(all.to_vec());
+            return Ok(all);
         }
         let tools: Vec<_> = all.iter().filter(named).copied().collect();
         if tools.len() < self.against.len() {
@@ -351,7 +355,7 @@ impl Bench {
         };
         let ours = process::memory_of_ours(threads, &self.memory_arguments(threads))?;
         let mut peaks = vec![("ours", Some(ours))];
-        for &tool in self.subject.tools() {
+        for tool in self.tools()? {
             let (mut peer, _) = Peer::start(&setup)?;
             let peak = match &mut peer {
                 Some(peer) => {

@@ -3,6 +3,8 @@
 use candle_core::{DType, Result, Tensor};
 use candle_nn::{Init, Module, VarBuilder};
 
+use crate::group_norm::NormSilu;
+
 #[cfg(feature = "cuda")]
 mod cuda;
 #[cfg(feature = "cuda")]
@@ -110,11 +112,24 @@ impl Conv2d {
     /// As for the forward pass, and when the shapes differ.
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         if halved::takes(self, x) && crate::cpu::supports(residual) && !residual.track_op() {
-            return halved::forward(self, x, Some(residual));
+            return halved::forward(self, x, None, Some(residual));
         }
         match fused::add(self, x, residual)? {
             Some(y) => Ok(y),
             None => residual + self.forward(x)?,
+        }
+    }
+
+    /// `self.forward(x)` of a map that is to be normed first, plus `residual`, of the output's
+    /// shape: in one pass where that is to be had and no gradient is asked for.
+    ///
+    /// # Errors
+    /// As for [`NormSilu::compute`], the forward pass and [`Self::forward_add`].
+    pub fn forward_normed(&self, x: &NormSilu, residual: Option<&Tensor>) -> Result<Tensor> {
+        match (fused::normed(self, x, residual)?, residual) {
+            (Some(y), _) => Ok(y),
+            (None, Some(residual)) => self.forward_add(&x.compute()?, residual),
+            (None, None) => self.forward(&x.compute()?),
         }
     }
 
@@ -156,7 +171,7 @@ impl Module for Conv2d {
     /// `[B, in, H, W]` to `[B, out, H', W']`, see [`Conv2dConfig::output_size`].
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if halved::takes(self, x) {
-            return halved::forward(self, x, None);
+            return halved::forward(self, x, None, None);
         }
         let tensors = [x, &self.weight, self.bias.as_ref().unwrap_or(&self.weight)];
         if crate::device::has_kernels(&tensors) {

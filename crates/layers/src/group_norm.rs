@@ -8,10 +8,13 @@ mod cuda;
 mod fast;
 mod kernels;
 mod moments;
+mod pending;
 pub mod plain;
 mod taped;
 
 pub use moments::Moments;
+pub(crate) use pending::Channels;
+pub use pending::NormSilu;
 
 /// Groups of the reference's `Normalize`.
 pub const GROUPS: usize = 32;

@@ -38,7 +38,7 @@ pub use activation::{abs, leaky_relu, relu, silu};
 pub use attention::{AttnBlock, KeysValues, attn_block};
 pub use batch_norm::{BatchNormLeaky, BatchStatistics};
 pub use conv::{Conv2d, Conv2dConfig, Padding, conv2d, conv2d_no_bias};
-pub use group_norm::{GroupNorm, Moments, group_norm};
+pub use group_norm::{GroupNorm, Moments, NormSilu, group_norm};
 pub use resample::{
     Downsample, Upsample, downsample, max_pool2x2, upsample, upsample_nearest2x,
     upsample_nearest2x_taped,

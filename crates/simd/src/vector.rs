@@ -6,6 +6,7 @@
 
 use crate::isa::Isa;
 
+pub mod functions;
 mod portable;
 #[cfg(test)]
 mod tests;
@@ -77,6 +78,31 @@ pub trait Vector: Copy {
     /// # Safety
     /// As for [`Vector::splat`].
     unsafe fn mul_add(self, by: Self, plus: Self) -> Self;
+
+    /// `1 / self` within 1e-7 relative, for what is neither infinite nor subnormal, nor its
+    /// reciprocal.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`].
+    unsafe fn reciprocal(self) -> Self;
+
+    /// The greater of each lane; NaN where `self` is.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`].
+    unsafe fn at_least(self, least: Self) -> Self;
+
+    /// The lesser of each lane; NaN where `self` is.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`].
+    unsafe fn at_most(self, most: Self) -> Self;
+
+    /// `self * 2^n`, for whole numbers `n` from -126 to 127.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`].
+    unsafe fn times_power(self, n: Self) -> Self;
 
     /// The sum of the lanes: of their halves, of the halves of those, and so on.
     ///

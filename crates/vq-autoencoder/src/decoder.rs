@@ -71,12 +71,19 @@ impl Decoder {
     /// `[B, z_channels, h, w]` to `[B, out_channels, h * f, w * f]`, not
     /// clamped.
     pub(crate) fn forward(&self, z: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        self.last(&self.hidden(z, pass)?, pass)
+        let h = self.features(z, pass)?;
+        self.norm_out.forward_into(&self.conv_out, &h, pass)
     }
 
     /// What the last convolution gets: `[B, z_channels, h, w]` to
     /// `[B, ch * ch_mult[0], h * f, w * f]`.
     pub(crate) fn hidden(&self, z: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+        let h = self.features(z, pass)?;
+        self.norm_out.forward_silu(&h, pass)
+    }
+
+    /// What the last norm gets, of the same shape.
+    fn features(&self, z: &Tensor, pass: &mut Pass) -> Result<Tensor> {
         let mut h = self.conv_in.forward(z, pass)?;
         h = self.mid.forward(&h, pass)?;
         for level in &self.up {
@@ -85,7 +92,7 @@ impl Decoder {
                 h = upsample.forward(&h, pass)?;
             }
         }
-        self.norm_out.forward_silu(&h, pass)
+        Ok(h)
     }
 
     /// The last convolution.

@@ -77,7 +77,6 @@ impl Encoder {
             }
         }
         h = self.mid.forward(&h, pass)?;
-        h = self.norm_out.forward_silu(&h, pass)?;
-        self.conv_out.forward(&h, pass)
+        self.norm_out.forward_into(&self.conv_out, &h, pass)
     }
 }

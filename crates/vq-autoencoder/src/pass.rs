@@ -3,7 +3,7 @@
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
-use layers::{AttnBlock, GroupNorm, Tape, Taped};
+use layers::{AttnBlock, Conv2d, GroupNorm, NormSilu, Tape, Taped};
 
 use crate::picture_context::PictureContext;
 
@@ -53,11 +53,11 @@ impl<'a> Pass<'a> {
 pub(crate) struct Whole<'a>(Option<&'a mut PictureContext>);
 
 impl Whole<'_> {
-    /// Norm and SiLU of `x` `[B, C, H, W]`.
-    pub(crate) fn norm_silu(&mut self, norm: &GroupNorm, x: &Tensor) -> Result<Tensor> {
+    /// Norm and SiLU of `x` `[B, C, H, W]`, for the convolution behind them.
+    pub(crate) fn norm_silu(&mut self, norm: &GroupNorm, x: &Tensor) -> Result<NormSilu> {
         match &mut self.0 {
-            Some(context) => context.group_norm(norm, x, true),
-            None => norm.forward_silu(x),
+            Some(context) => context.norm_silu(norm, x),
+            None => Ok(norm.silu_of(x, None)),
         }
     }
 
@@ -137,6 +137,24 @@ impl Named<GroupNorm> {
         if let Some(see) = &mut pass.see {
             see(&self.name, &self.module.forward(x)?);
         }
-        pass.whole.norm_silu(&self.module, x)
+        pass.whole.norm_silu(&self.module, x)?.compute()
+    }
+
+    /// Norm, SiLU and the convolution `conv` of `x`, in one pass where that is to be had.
+    pub(crate) fn forward_into(
+        &self,
+        conv: &Named<Conv2d>,
+        x: &Tensor,
+        pass: &mut Pass,
+    ) -> Result<Tensor> {
+        if pass.tape.is_some() {
+            return conv.forward(&self.forward_silu(x, pass)?, pass);
+        }
+        if let Some(see) = &mut pass.see {
+            see(&self.name, &self.module.forward(x)?);
+        }
+        let y = conv.module.forward_normed(&pass.whole.norm_silu(&self.module, x)?, None)?;
+        pass.show(&conv.name, &y);
+        Ok(y)
     }
 }

@@ -1,7 +1,7 @@
 //! What the tiles of a large picture know of the whole of it.
 
-use candle_core::{Module, Result, Tensor};
-use layers::{AttnBlock, GroupNorm, KeysValues, Moments};
+use candle_core::{Result, Tensor};
+use layers::{AttnBlock, GroupNorm, KeysValues, Moments, NormSilu};
 
 /// The statistics of the group norms, and the keys and values of the
 /// attentions, of a pass of a sample of a picture through a network: its tiles
@@ -54,16 +54,30 @@ impl PictureContext {
     /// When the norm's channels are not those of `x`, or the tile's norms are
     /// not those of the sample.
     pub fn group_norm(&mut self, norm: &GroupNorm, x: &Tensor, silu: bool) -> Result<Tensor> {
-        match &mut self.passed {
-            Some(passed) => {
-                let moments = turn("group norms", &self.moments, &mut passed.norms)?;
-                norm.forward_with(x, moments, silu)
-            }
-            None => {
-                self.moments.push(norm.moments(x)?);
-                if silu { norm.forward_silu(x) } else { norm.forward(x) }
-            }
+        if silu {
+            return self.norm_silu(norm, x)?.compute();
         }
+        let moments = self.moments(norm, x)?;
+        norm.forward_with(x, &moments, false)
+    }
+
+    /// [`group_norm`](Self::group_norm) and SiLU, for the convolution behind them.
+    ///
+    /// # Errors
+    /// As for that.
+    pub fn norm_silu(&mut self, norm: &GroupNorm, x: &Tensor) -> Result<NormSilu> {
+        let moments = self.moments(norm, x)?;
+        Ok(norm.silu_of(x, Some(moments)))
+    }
+
+    /// What `norm` goes by: what the sample had there, or, while that passes, what `x` has.
+    fn moments(&mut self, norm: &GroupNorm, x: &Tensor) -> Result<Moments> {
+        if let Some(passed) = &mut self.passed {
+            return turn("group norms", &self.moments, &mut passed.norms).cloned();
+        }
+        let own = norm.moments(x)?;
+        self.moments.push(own.clone());
+        Ok(own)
     }
 
     /// The output of `attn`, norm included, for its input `x` `[1, C, H, W]`:

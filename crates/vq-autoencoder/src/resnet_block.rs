@@ -41,11 +41,11 @@ pub(crate) fn resnet_block(in_ch: usize, out_ch: usize, vb: VarBuilder) -> Resul
 impl Block for ResnetBlock {
     /// `[B, in, H, W]` to `[B, out, H, W]`.
     fn forward(&self, x: &Tensor, whole: &mut Whole) -> Result<Tensor> {
-        let h = self.conv1.forward(&whole.norm_silu(&self.norm1, x)?)?;
+        let h = self.conv1.forward_normed(&whole.norm_silu(&self.norm1, x)?, None)?;
         let h = whole.norm_silu(&self.norm2, &h)?;
         match &self.nin_shortcut {
-            Some(shortcut) => self.conv2.forward_add(&h, &shortcut.forward(x)?),
-            None => self.conv2.forward_add(&h, x),
+            Some(shortcut) => self.conv2.forward_normed(&h, Some(&shortcut.forward(x)?)),
+            None => self.conv2.forward_normed(&h, Some(x)),
         }
     }
 

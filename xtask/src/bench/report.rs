@@ -148,6 +148,7 @@ fn library(tool: Tool) -> &'static str {
         | Tool::MinGpt
         | Tool::LlamaGen
         | Tool::LlamaGenCompiled => "torch",
+        Tool::TorchHalf => "half",
         Tool::Faiss => "faiss",
     }
 }

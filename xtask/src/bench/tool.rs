@@ -9,6 +9,8 @@ pub enum Tool {
     Torch,
     /// torch with everything in its channels-last format.
     TorchChannelsLast,
+    /// torch in channels-last and in the half precision that was asked for.
+    TorchHalf,
     /// FAISS, exhaustive search.
     Faiss,
     /// VQGAN's transformer in torch, with its samplers.
@@ -26,6 +28,7 @@ impl Tool {
             Self::Candle => "candle",
             Self::Torch => "torch",
             Self::TorchChannelsLast => "torch channels-last",
+            Self::TorchHalf => "torch half",
             Self::Faiss => "faiss",
             Self::MinGpt => "minGPT",
             Self::LlamaGen => "LlamaGen",

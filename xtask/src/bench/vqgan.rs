@@ -64,7 +64,7 @@ pub fn cases(dtype: DType) -> Result<Vec<Case>> {
         Ok(Case {
             name: format!("{PRESET} {part} {SIDE}x{SIDE}"),
             flops: Some(flops as f64),
-            request: json!({ "model": &config, "part": part, "x": shape }),
+            request: json!({ "model": &config, "part": part, "x": shape, "dtype": dtype.as_str() }),
             results: if dtype == DType::F32 { Results::Numbers } else { Results::HalfNumbers },
             make: Box::new(make),
         })
@@ -73,10 +73,10 @@ pub fn cases(dtype: DType) -> Result<Vec<Case>> {
 }
 
 /// The round trip whose memory is measured, for Python.
-pub fn memory_request() -> Result<serde_json::Value> {
+pub fn memory_request(dtype: DType) -> Result<serde_json::Value> {
     let config = config()?;
     let shape = [1, config.in_channels, SIDE, SIDE];
-    Ok(json!({ "model": config, "part": ROUND_TRIP, "x": shape }))
+    Ok(json!({ "model": config, "part": ROUND_TRIP, "x": shape, "dtype": dtype.as_str() }))
 }
 
 /// Peak memory of this process, before and after one round trip.

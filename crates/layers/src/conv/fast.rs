@@ -174,6 +174,11 @@ pub(super) fn bias_gradient(g: &Geometry, grad: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(db, g.out_channels, grad.device())
 }
 
+/// Whether [`convolve`] also does a norm in front of it, where no gradient is asked for.
+pub(super) fn norms(g: &Geometry) -> bool {
+    winograd::suits(g) || narrow::suits(g)
+}
+
 /// The fastest forward kernel for a geometry, of what gradients go through if it
 /// `trains`: then narrow layers are summed as they stand, see [`TRANSFORMED`].
 pub(super) fn convolve(

@@ -8,8 +8,42 @@ use super::Conv2d;
 use super::geometry::Geometry;
 use super::weight::Weight;
 use super::winograd::{self, Extras};
+use super::{fast, halved};
 use crate::cpu;
-use crate::isa::Isa;
+use crate::group_norm::NormSilu;
+
+/// `conv(x)` of what is to be normed first, with `residual` added.
+pub(super) fn normed(
+    conv: &Conv2d,
+    x: &NormSilu,
+    residual: Option<&Tensor>,
+) -> Result<Option<Tensor>> {
+    let input = x.input();
+    if residual.is_some_and(|residual| !cpu::supports(residual) || residual.track_op()) {
+        return Ok(None);
+    }
+    let halved = halved::takes(conv, input);
+    if !halved && !is_plain(conv, input) {
+        return Ok(None);
+    }
+    let g = Geometry::new(input.shape(), conv.weight.shape(), conv.config)?;
+    let dims = [g.batch, g.out_channels, g.oh, g.ow];
+    let norms = if halved { halved::norms(conv, &g) } else { fast::norms(&g) };
+    // What does not fit is an error of the slow way.
+    if !norms || residual.is_some_and(|residual| residual.dims() != dims) {
+        return Ok(None);
+    }
+    let Some(channels) = x.channels()? else { return Ok(None) };
+    if halved {
+        return halved::forward(conv, input, Some(&channels), residual).map(Some);
+    }
+    // `input` stands in for what is not there.
+    let run = |[x, other]: [&[f32]; 2]| {
+        let residual = residual.is_some().then_some(other);
+        convolve(conv, &g, x, Extras { residual, norm: Some(&channels), ..Extras::default() })
+    };
+    cpu::with_slices([input, residual.unwrap_or(input)], run)?.map(Some)
+}
 
 /// `residual + conv(x)`.
 pub(super) fn add(conv: &Conv2d, x: &Tensor, residual: &Tensor) -> Result<Option<Tensor>> {
@@ -58,19 +92,27 @@ pub(super) fn upsample(conv: &Conv2d, x: &Tensor) -> Result<Option<Tensor>> {
 
 /// The sizes of `conv` on an input of this `shape`, if it can run fused.
 fn geometry(conv: &Conv2d, x: &Tensor, shape: &Shape) -> Result<Option<Geometry>> {
-    let bias = conv.bias.as_ref().unwrap_or(&conv.weight);
-    if [x, &conv.weight, bias].into_iter().any(|t| !cpu::supports(t) || t.track_op()) {
+    if !is_plain(conv, x) {
         return Ok(None);
     }
     let g = Geometry::new(shape, conv.weight.shape(), conv.config)?;
     Ok(Some(g).filter(winograd::suits))
 }
 
+/// Whether all is f32 on a CPU, and no gradient is asked for.
+fn is_plain(conv: &Conv2d, x: &Tensor) -> bool {
+    let tensors = [Some(x), Some(&conv.weight), conv.bias.as_ref()];
+    tensors.into_iter().flatten().all(|t| cpu::supports(t) && !t.track_op())
+}
+
 fn convolve(conv: &Conv2d, g: &Geometry, x: &[f32], extras: Extras) -> Result<Tensor> {
     let run = |[weight, bias]: [&[f32]; 2]| {
         let extras = Extras { bias: conv.bias.is_some().then_some(bias), ..extras };
-        winograd::forward(Isa::detect(), g, x, Weight::plain(weight), extras)
+        fast::convolve(g, x, Weight::plain(weight), extras, false)
     };
     let y = cpu::with_slices([&conv.weight, conv.bias.as_ref().unwrap_or(&conv.weight)], run)?;
     Tensor::from_vec(y, (g.batch, g.out_channels, g.oh, g.ow), conv.weight.device())
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ mod weights;
 
 use candle_core::{CpuStorage, DType, Result, Shape, Storage, Tensor};
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-use simd::tiles::{Amx, are_available};
+use simd::tiles::Amx;
 
 pub(super) use self::weights::Packed;
 
@@ -20,6 +20,7 @@ use super::weight::Weight;
 use super::winograd::Extras;
 use super::{Conv2d, fast, winograd};
 use crate::cpu;
+use crate::group_norm::Channels;
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
 
@@ -39,8 +40,18 @@ pub(super) fn takes(conv: &Conv2d, x: &Tensor) -> bool {
         && !tensors.into_iter().flatten().any(Tensor::track_op)
 }
 
-/// `conv` of `x`, with `residual` (of the output's shape) added.
-pub(super) fn forward(conv: &Conv2d, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+/// Whether the convolution also does the norm in front of it.
+pub(super) fn norms(conv: &Conv2d, g: &Geometry) -> bool {
+    has_tiles(conv.weight.dtype()) && suits(g) || fast::norms(g)
+}
+
+/// `conv` of `x`, normed first if so asked, with `residual` (of the output's shape) added.
+pub(super) fn forward(
+    conv: &Conv2d,
+    x: &Tensor,
+    norm: Option<&Channels>,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
     let g = Geometry::new(x.shape(), conv.weight.shape(), conv.config)?;
     if let Some(other) = residual.filter(|r| r.dims() != [g.batch, g.out_channels, g.oh, g.ow]) {
         candle_core::bail!("conv2d: a residual {:?} of an input {:?}", other.shape(), x.shape())
@@ -50,7 +61,7 @@ pub(super) fn forward(conv: &Conv2d, x: &Tensor, residual: Option<&Tensor>) -> R
     let y = cpu::with_slices(tensors, |[x, other, bias]| {
         let bias = conv.bias.is_some().then_some(bias);
         let residual = residual.is_some().then_some(other);
-        convolve(conv, &g, x, Extras { bias, residual, ..Extras::default() })
+        convolve(conv, &g, x, Extras { bias, residual, norm, ..Extras::default() })
     })?;
     Tensor::from_vec(y?, (g.batch, g.out_channels, g.oh, g.ow), x.device())
 }
@@ -85,7 +96,7 @@ fn convolve(conv: &Conv2d, g: &Geometry, x: &[f32], extras: Extras) -> Result<Ve
     };
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     if let Numbers::Bf16(weight) = numbers
-        && are_available()
+        && has_tiles(DType::BF16)
         && suits(g)
     {
         let weights = conv.packed.get_or_init(|| weights::Tiled::new(g, weight));
@@ -98,8 +109,12 @@ fn convolve(conv: &Conv2d, g: &Geometry, x: &[f32], extras: Extras) -> Result<Ve
     }))
 }
 
+/// Whether the machine multiplies tiles of weights of `dtype`.
+fn has_tiles(dtype: DType) -> bool {
+    dtype == DType::BF16 && simd::tiles::are_available()
+}
+
 /// Whether tiles are full enough.
-#[cfg_attr(not(all(target_arch = "x86_64", target_os = "linux")), allow(dead_code))]
 fn suits(g: &Geometry) -> bool {
     g.batch > 0 && g.in_channels >= MIN_INPUTS && g.out_channels >= MIN_OUTPUTS
 }

@@ -156,7 +156,13 @@ impl Band<'_> {
                     let row = row
                         .filter(|&row| row < g.h)
                         .map(|row| &image[channel * g.in_pixels() + row * g.w..][..g.w]);
-                    fill(row, g.config.padding.left, &mut plane[slot..slot + sizes.pitch]);
+                    let target = &mut plane[slot..slot + sizes.pitch];
+                    fill(row, g.config.padding.left, target);
+                    if let (Some(row), Some(norm)) = (row, self.extras.norm) {
+                        let target = &mut target[g.config.padding.left..][..row.len()];
+                        // SAFETY: this function's contract.
+                        unsafe { norm.row::<S>(picture * g.in_channels + channel, target) }
+                    }
                 }
                 let Some(output) = (read + 1).checked_sub(g.kh) else { continue };
                 let sums = &mut sums[output * OUT * sizes.width..][..OUT * sizes.width];

@@ -15,7 +15,7 @@ pub(super) fn noise(len: usize, seed: f32) -> Vec<f32> {
     (0..len).map(|i| ((i as f32 * 0.7 + seed).sin() * 437.58).fract()).collect()
 }
 
-fn assert_close(name: &str, actual: &[f32], expected: &[f32]) {
+pub(super) fn assert_close(name: &str, actual: &[f32], expected: &[f32]) {
     assert_eq!(actual.len(), expected.len(), "{name}");
     let largest = expected.iter().fold(1.0_f32, |largest, x| largest.max(x.abs()));
     for (i, (a, e)) in actual.iter().zip(expected).enumerate() {

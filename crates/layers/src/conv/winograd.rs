@@ -24,6 +24,7 @@ pub(super) use gradient::weight_gradient;
 
 use super::geometry::Geometry;
 use super::weight::Weight;
+use crate::group_norm::Channels;
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
@@ -65,7 +66,7 @@ pub(super) fn suits(g: &Geometry) -> bool {
 fn input_maps<'a>(g: &Geometry, x: &'a [f32], doubled: bool) -> Maps<'a> {
     let before = (g.config.padding.top, g.config.padding.left);
     let (h, w) = if doubled { (g.h / 2, g.w / 2) } else { (g.h, g.w) };
-    Maps { data: x, channels: g.in_channels, h, w, doubled, before }
+    Maps { data: x, channels: g.in_channels, h, w, doubled, before, norm: None }
 }
 
 /// What is done on the way, so that it needs no feature map of its own.
@@ -77,6 +78,8 @@ pub(super) struct Extras<'a> {
     pub residual: Option<&'a [f32]>,
     /// Whether the input is upsampled first (nearest, 2x), from `[B, in, H/2, W/2]`.
     pub upsample: bool,
+    /// Norm and SiLU that are done to the input first.
+    pub norm: Option<&'a Channels>,
 }
 
 /// One convolution under way.
@@ -144,7 +147,8 @@ impl<F: Form> Job<'_, F> {
     }
 
     fn transform_tiles(&self, range: Range, to: Tiles, at: usize) {
-        let (part, maps) = (Part::Input, input_maps(self.g, self.x, self.extras.upsample));
+        let Extras { upsample, norm, .. } = self.extras;
+        let (part, maps) = (Part::Input, Maps { norm, ..input_maps(self.g, self.x, upsample) });
         run(self.isa, Transform { form: self.form, grid: self.grid, part, maps, range, to, at });
     }
 

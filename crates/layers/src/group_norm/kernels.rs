@@ -7,7 +7,7 @@ use crate::elementary::sigmoid;
 use crate::isa::Isa;
 use crate::reduce::{sum, sum_of};
 use crate::shared_mut::SharedMut;
-use crate::vector::{self, Kernel, Vector};
+use crate::vector::{self, Kernel, MAX_LANES, Vector, functions};
 
 /// Shapes of one group norm of a contiguous `[batch, channels, pixels]` input.
 #[derive(Clone, Copy)]
@@ -45,6 +45,22 @@ fn moments(x: &[f32]) -> (f32, f64) {
 /// What a group is shifted and scaled by: mean and reciprocal standard deviation.
 pub(super) fn shift_and_scale((mean, variance): (f32, f64), eps: f64) -> (f32, f32) {
     (mean, (1.0 / (variance + eps).sqrt()) as f32)
+}
+
+/// Factor and offset of a channel: norm, by its [`shift_and_scale`], weight and bias in one.
+pub(super) fn affine((mean, scale): (f32, f32), weight: f32, bias: f32) -> (f32, f32) {
+    let factor = scale * weight;
+    (factor, bias - mean * factor)
+}
+
+/// `x` as [`affine`] says, then SiLU.
+///
+/// # Safety
+/// The machine must have the instruction set of `S`.
+#[inline(always)]
+pub(super) unsafe fn silu_of_affine<S: Vector>(x: S, factor: S, offset: S) -> S {
+    // SAFETY: this function's contract.
+    unsafe { functions::silu(x.mul_add(factor, offset)) }
 }
 
 /// Mean and variance of every group of `len` elements.
@@ -115,14 +131,33 @@ impl<const SILU: bool> Kernel for Forward<'_, SILU> {
             self.given.unwrap_or_else(|| shift_and_scale(moments(self.x), self.g.eps));
         let planes = self.x.chunks_exact(pixels).zip(self.weight.iter().zip(self.bias));
         for (channel, (x, (&weight, &bias))) in planes.enumerate() {
-            let y = x.iter().map(|&x| {
-                let z = (x - mean) * scale * weight + bias;
-                if SILU { z * sigmoid(z) } else { z }
-            });
-            // SAFETY: a plane of this group, which is this task's alone.
-            unsafe { self.y.0.write(self.y.1 + channel * pixels, pixels, y) }
+            let (factor, offset) = affine((mean, scale), weight, bias);
+            let y = self.y.0.range(self.y.1 + channel * pixels, pixels);
+            // SAFETY: this function's contract; a plane of this group, which is this task's
+            // alone.
+            unsafe {
+                let (factor, offset) = (S::splat(factor), S::splat(offset));
+                let whole = pixels - pixels % S::LANES;
+                for at in (0..whole).step_by(S::LANES) {
+                    map::<S, SILU>(S::load(x.as_ptr().add(at)), factor, offset).store(y.add(at));
+                }
+                let mut rest = [0.0_f32; MAX_LANES];
+                rest[..pixels - whole].copy_from_slice(&x[whole..]);
+                map::<S, SILU>(S::load(rest.as_ptr()), factor, offset).store(rest.as_mut_ptr());
+                y.add(whole).copy_from_nonoverlapping(rest.as_ptr(), pixels - whole);
+            }
         }
     }
+}
+
+/// [`silu_of_affine`], or that without SiLU.
+///
+/// # Safety
+/// As for that.
+#[inline(always)]
+unsafe fn map<S: Vector, const SILU: bool>(x: S, factor: S, offset: S) -> S {
+    // SAFETY: this function's contract.
+    unsafe { if SILU { silu_of_affine(x, factor, offset) } else { x.mul_add(factor, offset) } }
 }
 
 /// Gradients of [`forward`], see [`backward`].

@@ -46,6 +46,27 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    unsafe fn reciprocal(self) -> Self {
+        Self(self.0.map(f32::recip))
+    }
+
+    #[inline(always)]
+    unsafe fn at_least(self, least: Self) -> Self {
+        Self(std::array::from_fn(|i| if self.0[i] < least.0[i] { least.0[i] } else { self.0[i] }))
+    }
+
+    #[inline(always)]
+    unsafe fn at_most(self, most: Self) -> Self {
+        Self(std::array::from_fn(|i| if self.0[i] > most.0[i] { most.0[i] } else { self.0[i] }))
+    }
+
+    #[inline(always)]
+    unsafe fn times_power(self, n: Self) -> Self {
+        let power = |n: f32| f32::from_bits(((n as i32 + 127) as u32) << 23);
+        Self(std::array::from_fn(|i| self.0[i] * power(n.0[i])))
+    }
+
+    #[inline(always)]
     unsafe fn sum(self) -> f32 {
         let [a, b, c, d, e, f, g, h] = self.0;
         ((a + e) + (c + g)) + ((b + f) + (d + h))

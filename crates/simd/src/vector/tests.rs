@@ -77,6 +77,52 @@ fn numbers_are_read_alike_by_all() {
     }
 }
 
+struct Silu<'a>(&'a [f32; COUNT], &'a mut [[f32; 2]; COUNT]);
+
+impl Kernel for Silu<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Vector>(self) {
+        for at in (0..COUNT).step_by(S::LANES) {
+            let mut lanes = [[0.0; MAX_LANES]; 2];
+            // SAFETY: the machine has the instruction set (contract); whole vectors.
+            unsafe {
+                let x = S::load(self.0.as_ptr().add(at));
+                functions::exp(x).store(lanes[0].as_mut_ptr());
+                functions::silu(x).store(lanes[1].as_mut_ptr());
+            }
+            for (i, found) in self.1[at..at + S::LANES].iter_mut().enumerate() {
+                *found = [lanes[0][i], lanes[1][i]];
+            }
+        }
+    }
+}
+
+#[test]
+fn exponentials_agree_with_f64() {
+    for isa in Isa::available().into_iter().map(Some).chain([None]) {
+        for block in -1400..1400 {
+            let x: [f32; COUNT] =
+                std::array::from_fn(|i| (block * COUNT as i32 + i as i32) as f32 * 9.7e-4);
+            let mut found = [[0.0; 2]; COUNT];
+            run(isa, Silu(&x, &mut found));
+            for (x, [exp, silu]) in x.into_iter().map(f64::from).zip(found) {
+                let expected = x.clamp(-87.0, 87.0).exp();
+                let off = (f64::from(exp) - expected).abs();
+                assert!(off <= 2e-7 * expected, "{isa:?}: exp({x}) {exp}");
+                let expected = x / (1.0 + (-x).exp());
+                let off = (f64::from(silu) - expected).abs();
+                assert!(off <= 3e-7 * expected.abs() + 2e-36, "{isa:?}: silu({x}) {silu}");
+            }
+        }
+        let mut x = [f32::NAN; COUNT];
+        x[0] = f32::INFINITY;
+        let mut found = [[0.0; 2]; COUNT];
+        run(isa, Silu(&x, &mut found));
+        assert_eq!(found[0][1], f32::INFINITY, "{isa:?}");
+        assert!(found[1..].iter().flatten().all(|x| x.is_nan()), "{isa:?}");
+    }
+}
+
 struct Sum<'a>(&'a [f32], &'a mut f32);
 
 impl Kernel for Sum<'_> {

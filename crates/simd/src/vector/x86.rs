@@ -61,6 +61,34 @@ impl Vector for __m512 {
     }
 
     #[inline(always)]
+    unsafe fn reciprocal(self) -> Self {
+        // SAFETY: as above. 14 bits, and a step of Newton's.
+        unsafe {
+            let near = _mm512_rcp14_ps(self);
+            let off = _mm512_fnmadd_ps(self, near, _mm512_set1_ps(1.0));
+            _mm512_fmadd_ps(near, off, near)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn at_least(self, least: Self) -> Self {
+        // SAFETY: as above. The second where one is NaN.
+        unsafe { _mm512_max_ps(least, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn at_most(self, most: Self) -> Self {
+        // SAFETY: as above. The second where one is NaN.
+        unsafe { _mm512_min_ps(most, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn times_power(self, n: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { _mm512_scalef_ps(self, n) }
+    }
+
+    #[inline(always)]
     unsafe fn sum(self) -> f32 {
         // SAFETY: as above.
         unsafe {
@@ -225,6 +253,34 @@ impl Vector for __m256 {
     unsafe fn times(self, by: Self) -> Self {
         // SAFETY: as above.
         unsafe { _mm256_mul_ps(self, by) }
+    }
+
+    #[inline(always)]
+    unsafe fn reciprocal(self) -> Self {
+        // SAFETY: as above.
+        unsafe { _mm256_div_ps(_mm256_set1_ps(1.0), self) }
+    }
+
+    #[inline(always)]
+    unsafe fn at_least(self, least: Self) -> Self {
+        // SAFETY: as above. The second where one is NaN.
+        unsafe { _mm256_max_ps(least, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn at_most(self, most: Self) -> Self {
+        // SAFETY: as above. The second where one is NaN.
+        unsafe { _mm256_min_ps(most, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn times_power(self, n: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+            let power = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent));
+            _mm256_mul_ps(self, power)
+        }
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
 use anyhow::Result;
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Module};
 use candle_nn::VarBuilder;
 
 use super::*;

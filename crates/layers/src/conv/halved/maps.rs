@@ -7,7 +7,9 @@ use std::ops::Range;
 use simd::tiles::SIDE;
 
 use super::super::geometry::Geometry;
+use super::super::winograd::Extras;
 use super::weights::GROUP;
+use crate::group_norm::Channels;
 use crate::vector::{MAX_LANES, Vector};
 
 /// Words of the planes of a band: a share of the second-level cache.
@@ -68,8 +70,7 @@ impl Maps {
         }
     }
 
-    /// Copies what the output rows `rows` read of one picture to `words`; `doubled`: each
-    /// of its pixels is four of the input.
+    /// Copies what the output rows `rows` read of one picture to `words`.
     ///
     /// # Safety
     /// The machine must have the instruction set of `S`.
@@ -77,17 +78,18 @@ impl Maps {
     pub unsafe fn fill<S: Vector>(
         &self,
         g: &Geometry,
-        image: &[f32],
-        doubled: bool,
+        source: Source,
         rows: &Range<usize>,
         words: &mut [f32],
     ) {
+        let Source { image, picture, extras: Extras { upsample, norm, .. } } = source;
         let (stride, top) = (g.config.stride, g.config.padding.top);
-        let shift = usize::from(doubled);
+        let shift = usize::from(upsample);
         let (width, pixels) = (g.w >> shift, g.in_pixels() >> (2 * shift));
         let count = (rows.len() - 1) * stride + g.kh;
         let planes = words.chunks_exact_mut(self.plane * SIDE).take(self.groups);
-        for (planes, image) in planes.zip(image.chunks(GROUP * pixels)) {
+        for (group, (planes, image)) in planes.zip(image.chunks(GROUP * pixels)).enumerate() {
+            let first = picture * g.in_channels + group * GROUP;
             for (row, target) in planes.chunks_exact_mut(self.pitch * SIDE).take(count).enumerate()
             {
                 let row = (rows.start * stride + row).checked_sub(top).filter(|&row| row < g.h);
@@ -95,14 +97,15 @@ impl Maps {
                     target.fill(0.0);
                     continue;
                 };
-                let source = Channels { image: &image[(row >> shift) * width..], pixels, width };
+                let image = &image[(row >> shift) * width..];
+                let source = Row { image, pixels, width, first, norm };
                 // SAFETY: this function's contract.
-                unsafe { self.fill_row::<S>(g, source, doubled, target) }
+                unsafe { self.fill_row::<S>(g, source, upsample, target) }
             }
         }
     }
 
-    /// One row of a group, with zeros before and behind.
+    /// One row of a group, with zeros before and behind; `doubled`: each pixel is two.
     ///
     /// # Safety
     /// As for [`Self::fill`].
@@ -110,7 +113,7 @@ impl Maps {
     unsafe fn fill_row<S: Vector>(
         &self,
         g: &Geometry,
-        source: Channels,
+        source: Row,
         doubled: bool,
         target: &mut [f32],
     ) {
@@ -139,16 +142,28 @@ impl Maps {
     }
 }
 
+/// What planes are made of.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    pub image: &'a [f32],
+    /// Its number.
+    pub picture: usize,
+    pub extras: Extras<'a>,
+}
+
 /// A row of up to 32 channels, `pixels` apart.
 #[derive(Clone, Copy)]
-struct Channels<'a> {
+struct Row<'a> {
     /// From the row's first pixel in the first channel on.
     image: &'a [f32],
     pixels: usize,
     width: usize,
+    /// The first channel, counted over all pictures.
+    first: usize,
+    norm: Option<&'a Channels>,
 }
 
-impl Channels<'_> {
+impl Row<'_> {
     /// Lines of 16 pairs of as many pixels from `first` on as a vector has lanes; those beyond the
     /// row are zeros.
     ///
@@ -184,20 +199,26 @@ impl Channels<'_> {
     unsafe fn vector<S: Vector>(self, channel: usize, first: usize) -> S {
         let at = channel * self.pixels + first;
         let len = S::LANES.min(self.width - first);
+        if at + len > self.image.len() {
+            // SAFETY: this function's contract.
+            return unsafe { S::splat(0.0) };
+        }
         let mut padded = [0.0_f32; MAX_LANES];
         // SAFETY: this function's contract; pixels of the row, or `LANES` of `padded`.
         unsafe {
-            if at + len > self.image.len() {
-                return S::splat(0.0);
-            }
             let from = self.image.as_ptr().add(at);
             // The next row, which is asked for: channels are too many for the machine to guess.
             S::prefetch(from.wrapping_add(self.width));
-            if len == S::LANES {
-                return S::load(from);
+            let pixels = if len == S::LANES {
+                S::load(from)
+            } else {
+                padded.as_mut_ptr().copy_from_nonoverlapping(from, len);
+                S::load(padded.as_ptr())
+            };
+            match self.norm {
+                Some(norm) => norm.along(self.first + channel, pixels),
+                None => pixels,
             }
-            padded.as_mut_ptr().copy_from_nonoverlapping(from, len);
-            S::load(padded.as_ptr())
         }
     }
 }

@@ -105,7 +105,7 @@ fn tiles_equal_plain_sums() -> Result<()> {
                     let extras = Extras {
                         bias: Some(&bias),
                         residual: (stride == 1).then_some(&residual),
-                        upsample: false,
+                        ..Extras::default()
                     };
                     let tiled = Tiled::new(&g, &bits);
                     let expected = expected(&g, &rounded(&x), &rounded(&weight), extras);
