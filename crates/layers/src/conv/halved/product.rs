@@ -229,6 +229,15 @@ impl Job<'_> {
                 // SAFETY: this function's contract; `block` has `LANES` rows of `LANES`.
                 unsafe { S::transpose(from, SIDE, block.as_mut_ptr(), S::LANES) }
                 for (channel, row) in block.chunks_exact_mut(S::LANES).take(count).enumerate() {
+                    if let (Some(residual), true) = (self.extras.residual, len == S::LANES) {
+                        let residual = &residual[at + channel * pixels..][..S::LANES];
+                        // SAFETY: a vector of each, inside the output (`range`).
+                        unsafe {
+                            let sum = S::load(row.as_ptr()).plus(S::load(residual.as_ptr()));
+                            sum.store(to.add(channel * pixels));
+                        }
+                        continue;
+                    }
                     if let Some(residual) = self.extras.residual {
                         let residual = &residual[at + channel * pixels..][..len];
                         row.iter_mut().zip(residual).for_each(|(y, residual)| *y += residual);

@@ -154,6 +154,16 @@ impl<F: Form> Finish<'_, F> {
             unsafe { S::transpose(from, S::LANES, block.as_mut_ptr(), S::LANES) }
             let to = self.rows(at, channels, len);
             for (channel, row) in block.chunks_exact_mut(S::LANES).take(channels).enumerate() {
+                if let (Some(residual), true) = (self.residual, len == S::LANES) {
+                    let residual = &residual[at + channel * pixels..][..S::LANES];
+                    // SAFETY: a vector of each; pixels of a row inside the output, which only
+                    // this task writes.
+                    unsafe {
+                        let sum = S::load(row.as_ptr()).plus(S::load(residual.as_ptr()));
+                        sum.store(to.add(channel * pixels));
+                    }
+                    continue;
+                }
                 if let Some(residual) = self.residual {
                     let residual = &residual[at + channel * pixels..][..len];
                     row.iter_mut().zip(residual).for_each(|(y, residual)| *y += residual);

@@ -10,7 +10,9 @@ use crate::vector::{Kernel, MAX_LANES, Vector};
 pub const TILE: usize = 4;
 /// Columns of the buffers that hold a row of tiles between NCHW and vectors of
 /// channels: a multiple of every vector's lanes.
-pub const COLUMNS: usize = 48;
+pub const COLUMNS: usize = 80;
+/// Tiles of a whole line of the cache.
+const LINE: usize = 4;
 /// Rows of the tallest tile.
 const MAX_SIDE: usize = 9;
 
@@ -20,7 +22,7 @@ pub struct Grid {
     columns: usize,
     rows: usize,
     batch: usize,
-    /// Tiles of a run, at most: as many as fit into [`COLUMNS`].
+    /// Tiles of a run, at most: as many as fit into [`COLUMNS`], and fill lines.
     run: usize,
 }
 
@@ -49,7 +51,7 @@ impl Grid {
             columns: g.ow.div_ceil(TILE),
             rows: g.oh.div_ceil(TILE),
             batch: g.batch,
-            run: (COLUMNS - F::SIDE) / (TILE * F::STRIDE) + 1,
+            run: ((COLUMNS - F::SIDE) / (TILE * F::STRIDE) + 1) / LINE * LINE,
         }
     }
 
