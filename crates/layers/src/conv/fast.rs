@@ -175,8 +175,9 @@ pub(super) fn bias_gradient(g: &Geometry, grad: &Tensor) -> Result<Tensor> {
 }
 
 /// Whether [`convolve`] also does a norm in front of it, where no gradient is asked for.
+/// Transforms read a pixel up to twice: doing SiLU as often takes the time that it saves.
 pub(super) fn norms(g: &Geometry) -> bool {
-    winograd::suits(g) || narrow::suits(g)
+    narrow::suits(g)
 }
 
 /// The fastest forward kernel for a geometry, of what gradients go through if it

@@ -66,7 +66,7 @@ pub(super) fn suits(g: &Geometry) -> bool {
 fn input_maps<'a>(g: &Geometry, x: &'a [f32], doubled: bool) -> Maps<'a> {
     let before = (g.config.padding.top, g.config.padding.left);
     let (h, w) = if doubled { (g.h / 2, g.w / 2) } else { (g.h, g.w) };
-    Maps { data: x, channels: g.in_channels, h, w, doubled, before, norm: None }
+    Maps { data: x, channels: g.in_channels, h, w, doubled, before }
 }
 
 /// What is done on the way, so that it needs no feature map of its own.
@@ -78,7 +78,7 @@ pub(super) struct Extras<'a> {
     pub residual: Option<&'a [f32]>,
     /// Whether the input is upsampled first (nearest, 2x), from `[B, in, H/2, W/2]`.
     pub upsample: bool,
-    /// Norm and SiLU that are done to the input first.
+    /// Norm and SiLU that are done to the input first: not by transforms.
     pub norm: Option<&'a Channels>,
 }
 
@@ -147,8 +147,7 @@ impl<F: Form> Job<'_, F> {
     }
 
     fn transform_tiles(&self, range: Range, to: Tiles, at: usize) {
-        let Extras { upsample, norm, .. } = self.extras;
-        let (part, maps) = (Part::Input, Maps { norm, ..input_maps(self.g, self.x, upsample) });
+        let (part, maps) = (Part::Input, input_maps(self.g, self.x, self.extras.upsample));
         run(self.isa, Transform { form: self.form, grid: self.grid, part, maps, range, to, at });
     }
 

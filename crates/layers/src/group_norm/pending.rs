@@ -67,15 +67,13 @@ impl NormSilu {
                 let channel = channel % weight.len();
                 affine(found, weight[channel], bias[channel])
             });
-            // A vector more than there are channels.
-            let (factors, offsets) = each.chain([(0.0, 0.0); MAX_LANES]).unzip();
+            let (factors, offsets) = each.unzip();
             Some(Channels { factors, offsets })
         })
     }
 }
 
-/// What norm and SiLU do to each channel of each picture, `[B, C]`, and behind them nothing to a
-/// vector of channels that are not there.
+/// What norm and SiLU do to each channel of each picture, `[B, C]`.
 pub(crate) struct Channels {
     factors: Vec<f32>,
     offsets: Vec<f32>,
@@ -109,24 +107,6 @@ impl Channels {
             padded[..rest.len()].copy_from_slice(rest);
             self.along(channel, S::load(padded.as_ptr())).store(padded.as_mut_ptr());
             rest.copy_from_slice(&padded[..rest.len()]);
-        }
-    }
-
-    /// Of vectors of neighbouring channels, the first of which is `channel`. What stands for
-    /// channels beyond the last becomes anything.
-    ///
-    /// # Safety
-    /// The machine must have the instruction set of `S`.
-    #[inline(always)]
-    pub unsafe fn across<S: Vector>(&self, channel: usize, pixels: &mut [f32]) {
-        let (factors, offsets) = (&self.factors[channel..], &self.offsets[channel..]);
-        assert!(factors.len() >= S::LANES && offsets.len() >= S::LANES);
-        // SAFETY: this function's contract; vectors of the slices (asserted).
-        unsafe {
-            let (factors, offsets) = (S::load(factors.as_ptr()), S::load(offsets.as_ptr()));
-            for pixel in pixels.chunks_exact_mut(S::LANES) {
-                silu_of_affine(S::load(pixel.as_ptr()), factors, offsets).store(pixel.as_mut_ptr());
-            }
         }
     }
 }

@@ -55,7 +55,6 @@ fn of<F: Form>(form: F, isa: Option<Isa>, g: &Geometry, x: &[f32], grad: &[f32])
             w: g.ow,
             doubled: false,
             before: (0, 0),
-            norm: None,
         };
         let parts =
             [(Part::Input, input_maps(g, x, false), inputs), (Part::Gradient, maps, gradients)];

@@ -2,7 +2,6 @@
 
 use super::super::geometry::Geometry;
 use super::form::Form;
-use crate::group_norm::Channels;
 use crate::shared_mut::SharedMut;
 use crate::vector::{Kernel, MAX_LANES, Vector};
 
@@ -161,8 +160,6 @@ pub struct Maps<'a> {
     pub doubled: bool,
     /// Rows above and columns left of that map, where the first tile starts.
     pub before: (usize, usize),
-    /// Norm and SiLU that are done to its pixels.
-    pub norm: Option<&'a Channels>,
 }
 
 /// What tiles are made of.
@@ -299,8 +296,6 @@ impl Maps<'_> {
                     let from = self.data.as_ptr().add(from);
                     S::transpose(from, plane, target.as_mut_ptr(), S::LANES);
                 }
-                // SAFETY: the machine has the instruction set.
-                unsafe { self.norm::<S>(first, target) }
                 if inside.len() < S::LANES {
                     let inside = inside.start.min(start + S::LANES)..inside.end.max(start);
                     target[..(inside.start - start) * S::LANES].fill(0.0);
@@ -318,20 +313,6 @@ impl Maps<'_> {
             }
             // SAFETY: both are `LANES` rows of `LANES`.
             unsafe { S::transpose(block.as_ptr(), S::LANES, target.as_mut_ptr(), S::LANES) }
-            if !inside.is_empty() {
-                let inside = (inside.start - start) * S::LANES..(inside.end - start) * S::LANES;
-                // SAFETY: the machine has the instruction set.
-                unsafe { self.norm::<S>(first, &mut target[inside]) }
-            }
-        }
-    }
-
-    /// Norms pixels of the planes from `first` on.
-    #[inline(always)]
-    unsafe fn norm<S: Vector>(&self, first: usize, pixels: &mut [f32]) {
-        if let Some(norm) = self.norm {
-            // SAFETY: the machine has the instruction set.
-            unsafe { norm.across::<S>(first / (self.h * self.w), pixels) }
         }
     }
 
