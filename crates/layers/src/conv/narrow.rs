@@ -53,7 +53,7 @@ pub(super) fn forward(
     with_scratch(g.out_channels * g.depth(), |packed| {
         // One block: `[in, kh, kw, out]`.
         let all = Blocks { channels: g.out_channels, count: 1 };
-        weight.pack(g, all, g.out_channels, packed);
+        weight.pack(isa, g, all, g.out_channels, packed);
         let packed = &*packed;
         (0..g.batch * sizes.bands).into_par_iter().for_each(|task| {
             with_scratch(sizes.sums + sizes.ring, |scratch| {

@@ -89,7 +89,7 @@ pub(super) unsafe fn forward_into(
     let blocks = Blocks::of(g.out_channels, rows);
     let sizes = Sizes::new(g, &planes, 2 * lanes(isa));
     with_scratch(blocks.count * rows * g.depth(), |packed| {
-        weight.pack(g, blocks, rows, packed);
+        weight.pack(isa, g, blocks, rows, packed);
         let (packed, taps) = (&*packed, &*planes.taps(g));
         (0..g.batch * planes.bands).into_par_iter().for_each(|task| {
             with_scratch(sizes.all(), |scratch| {

@@ -5,9 +5,12 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::geometry::Geometry;
+use crate::isa::Isa;
+use crate::vector::{Kernel, MAX_LANES, Vector, run};
 
-/// Terms of a block of outputs that are packed one output after the other.
-const PACKED_TERMS: usize = 256;
+/// Columns of a block of outputs that are sorted at a time, in the first-level cache: whole
+/// vectors.
+const SORTED: usize = 64;
 
 /// The weight of a convolution.
 #[derive(Clone, Copy)]
@@ -46,35 +49,122 @@ impl<'a> Weight<'a> {
     }
 
     /// The `blocks` of outputs, each `[in, kh, kw, pitch]`: numbers that mean nothing behind
-    /// the last output of a block.
-    pub(super) fn pack(self, g: &Geometry, blocks: Blocks, pitch: usize, packed: &mut [f32]) {
+    /// the last output of a block. `pitch` is a vector at most.
+    pub(super) fn pack(
+        self,
+        isa: Option<Isa>,
+        g: &Geometry,
+        blocks: Blocks,
+        pitch: usize,
+        packed: &mut [f32],
+    ) {
         let (depth, count) = (g.depth(), g.taps());
         let all: Vec<_> = (0..count).rev().collect();
         let Taps { taps, of } = self.taps.unwrap_or(Taps { taps: &all, of: count });
         packed.par_chunks_mut(pitch * depth).enumerate().for_each(|(block, packed)| {
             let outputs = blocks.range(block);
-            // So many terms of all outputs, one after the other, that what is written stays in
-            // the first-level cache.
-            if !self.flipped {
-                for (chunk, packed) in packed.chunks_mut(pitch * PACKED_TERMS).enumerate() {
-                    for (m, output) in outputs.clone().enumerate() {
-                        let terms = &self.data[output * depth..(output + 1) * depth]
-                            [chunk * PACKED_TERMS..];
-                        let column = packed[m..].iter_mut().step_by(pitch);
-                        column.zip(terms).for_each(|(to, from)| *to = *from);
-                    }
+            let (weight, channels) = (self.data, g.out_channels);
+            if self.flipped {
+                let inputs =
+                    weight.chunks_exact(channels * of).zip(packed.chunks_exact_mut(pitch * count));
+                for (kernels, packed) in inputs {
+                    run(
+                        isa,
+                        Sort {
+                            rows: kernels,
+                            len: of,
+                            outputs: outputs.clone(),
+                            order: Some(taps),
+                            pitch,
+                            packed,
+                        },
+                    );
                 }
                 return;
             }
-            for (input, packed) in packed.chunks_exact_mut(pitch * count).enumerate() {
-                let kernels = &self.data[(input * g.out_channels + outputs.start) * of..];
-                for (m, kernel) in kernels.chunks_exact(of).take(outputs.len()).enumerate() {
-                    let column = packed[m..].iter_mut().step_by(pitch);
-                    column.zip(taps).for_each(|(to, tap)| *to = kernel[*tap]);
-                }
-            }
+            run(isa, Sort { rows: weight, len: depth, outputs, order: None, pitch, packed });
         });
     }
+}
+
+/// Sorts some rows of a matrix by columns.
+struct Sort<'a> {
+    /// Of `len` numbers each.
+    rows: &'a [f32],
+    len: usize,
+    /// Which rows: at most `pitch`, which is at most a vector.
+    outputs: Range<usize>,
+    /// The columns, where they are not all of them as they are.
+    order: Option<&'a [usize]>,
+    pitch: usize,
+    /// `[columns, pitch]`.
+    packed: &'a mut [f32],
+}
+
+impl Kernel for Sort<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Vector>(self) {
+        let Self { rows, len, outputs, order, pitch, packed } = self;
+        let rows = &rows[outputs.start * len..];
+        let columns = order.map_or(len, <[usize]>::len);
+        assert!(outputs.len() <= pitch && pitch <= S::LANES && packed.len() >= columns * pitch);
+        // Columns of a vector of rows, so many at a time.
+        let mut sorted = [0.0_f32; SORTED * MAX_LANES];
+        for first in (0..len).step_by(SORTED) {
+            let count = SORTED.min(len - first);
+            for at in (first..first + count).step_by(S::LANES) {
+                let to = sorted[(at - first) * S::LANES..][..S::LANES * S::LANES].as_mut_ptr();
+                if rows.len() >= (S::LANES - 1) * len + at + S::LANES {
+                    // SAFETY: the machine has the instruction set; a vector of as many rows, and
+                    // as many vectors.
+                    unsafe { S::transpose(rows.as_ptr().add(at), len, to, S::LANES) }
+                    continue;
+                }
+                let mut block = [0.0_f32; MAX_LANES * MAX_LANES];
+                let width = S::LANES.min(len - at);
+                let there = rows.chunks_exact(len).take(outputs.len());
+                for (row, to) in there.zip(block.chunks_exact_mut(S::LANES)) {
+                    to[..width].copy_from_slice(&row[at..at + width]);
+                }
+                // SAFETY: as above, of `block`.
+                unsafe { S::transpose(block.as_ptr(), S::LANES, to, S::LANES) }
+            }
+            match order {
+                Some(order) => {
+                    for (term, column) in order.iter().enumerate() {
+                        if let Some(from) = column.checked_sub(first).filter(|at| *at < count) {
+                            let from = &sorted[from * S::LANES..][..S::LANES];
+                            // What another range of columns wrote stays.
+                            // SAFETY: this function's contract.
+                            unsafe { put::<S>(from, pitch, packed, term, len > SORTED) }
+                        }
+                    }
+                }
+                None => {
+                    let sorted = sorted.chunks_exact(S::LANES).take(count);
+                    for (term, from) in (first..).zip(sorted) {
+                        // SAFETY: this function's contract.
+                        unsafe { put::<S>(from, pitch, packed, term, false) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Writes the first `pitch` numbers of a vector where those of `term` are, and unless `alone`
+/// whatever else the vector has where those of the next terms will be.
+///
+/// # Safety
+/// The machine must have the instruction set of `S`.
+#[inline(always)]
+unsafe fn put<S: Vector>(from: &[f32], pitch: usize, packed: &mut [f32], term: usize, alone: bool) {
+    let to = &mut packed[term * pitch..];
+    if alone || to.len() < S::LANES {
+        return to[..pitch].copy_from_slice(&from[..pitch]);
+    }
+    // SAFETY: this function's contract; a vector of both.
+    unsafe { S::load(from[..S::LANES].as_ptr()).store(to.as_mut_ptr()) }
 }
 
 /// Output channels in blocks that differ by one channel at most.

@@ -115,6 +115,10 @@ struct Multiply<'a, T> {
     tiles: PhantomData<T>,
 }
 
+/// Terms after which a register is stored for nothing. On a Xeon 6 the first store after some
+/// 2000 cycles without one takes 900, in which no tile is multiplied: a quarter of the time with
+/// 128 channels. A term takes 64.
+const AWAKE: usize = 8;
 /// Tiles of sums.
 const SUMS: usize = 4;
 
@@ -163,7 +167,7 @@ impl<T: Tiles> Kernel for Multiply<'_, T> {
                     tiles.load::<1>(bias.as_ptr(), 0);
                     tiles.load::<2>(bias.as_ptr(), 0);
                     tiles.load::<3>(bias.as_ptr(), 0);
-                    let mut right = weights.block(block);
+                    let (mut right, mut since) = (weights.block(block), 0);
                     for group in 0..weights.groups() {
                         let plane = self.words.as_ptr().add(group * maps.plane * SIDE);
                         for tap in self.job.taps {
@@ -179,9 +183,12 @@ impl<T: Tiles> Kernel for Multiply<'_, T> {
                             tiles.multiply::<3, 5, 4>();
                             right = right.add(TILE);
                         }
-                        // Registers that have not been stored for some 2000 cycles take 900 to
-                        // wake (measured on a Xeon 6), which nothing overlaps.
-                        tiles.store::<6>(unread.as_mut_ptr(), SIDE);
+                        // See `AWAKE`.
+                        since += self.job.taps.len();
+                        if since >= AWAKE {
+                            tiles.store::<6>(unread.as_mut_ptr(), SIDE);
+                            since = 0;
+                        }
                     }
                     let sums = sums.as_mut_ptr();
                     tiles.store::<0>(sums, SIDE);

@@ -15,7 +15,7 @@ use crate::isa::Isa;
 use crate::matrix::{Factor, pack};
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
-use crate::vector::{Kernel, Vector, lanes, pairs, run};
+use crate::vector::{Kernel, MAX_LANES, Vector, lanes, pairs, run};
 
 /// Floats of the padded planes of the pictures that are gone through at a time, unless one
 /// has more.
@@ -170,17 +170,35 @@ impl Kernel for Task<'_> {
                 }
             }
         }
-        for (i, output) in self.outputs.enumerate() {
-            let (at, len) = (output * g.depth() + self.lines.start, self.lines.len());
-            let sums = sums[i..].iter().step_by(stride).take(len);
-            // SAFETY: these pairs of one output, which no other task has; they are there if
-            // there are sums to add to.
-            unsafe {
-                if self.adds {
-                    let dw = self.dw.slice(at, len);
-                    dw.iter_mut().zip(sums).for_each(|(dw, sum)| *dw += sum);
+        let (lines, depth) = (self.lines.len(), g.depth());
+        for first in (0..self.outputs.len()).step_by(S::LANES) {
+            let outputs = S::LANES.min(self.outputs.len() - first);
+            for line in (0..lines).step_by(S::LANES) {
+                let count = S::LANES.min(lines - line);
+                let from = &sums[line * stride + first..][..(count - 1) * stride + S::LANES];
+                let mut block = [0.0_f32; MAX_LANES * MAX_LANES];
+                let square = if count == S::LANES {
+                    (from.as_ptr(), stride)
                 } else {
-                    self.dw.write(at, len, sums.copied());
+                    let rows = block.chunks_exact_mut(S::LANES).zip(from.chunks(stride));
+                    rows.for_each(|(row, from)| row.copy_from_slice(&from[..S::LANES]));
+                    (block.as_ptr(), S::LANES)
+                };
+                let mut sorted = [0.0_f32; MAX_LANES * MAX_LANES];
+                // SAFETY: this function's contract; `LANES` rows of `LANES` numbers of both.
+                unsafe { S::transpose(square.0, square.1, sorted.as_mut_ptr(), S::LANES) }
+                for (i, row) in sorted.chunks_exact(S::LANES).take(outputs).enumerate() {
+                    let at = (self.outputs.start + first + i) * depth + self.lines.start + line;
+                    // SAFETY: these pairs of one output, which no other task has; they are
+                    // there if there are sums to add to.
+                    unsafe {
+                        if self.adds {
+                            let dw = self.dw.slice(at, count);
+                            dw.iter_mut().zip(row).for_each(|(dw, sum)| *dw += sum);
+                        } else {
+                            self.dw.write(at, count, row.iter().take(count).copied());
+                        }
+                    }
                 }
             }
         }
