@@ -115,9 +115,9 @@ struct Multiply<'a, T> {
     tiles: PhantomData<T>,
 }
 
-/// Terms after which a register is stored for nothing. On a Xeon 6 the first store after some
-/// 2000 cycles without one takes 900, in which no tile is multiplied: a quarter of the time with
-/// 128 channels. A term takes 64.
+/// Terms after which a register is stored for nothing. On the Xeon that this was measured on,
+/// the first store after some 2000 cycles without one takes 900, in which no tile is multiplied:
+/// a quarter of the time with 128 channels. A term takes 64.
 const AWAKE: usize = 8;
 /// Tiles of sums.
 const SUMS: usize = 4;
