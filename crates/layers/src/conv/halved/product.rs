@@ -9,13 +9,14 @@ use rayon::prelude::*;
 use simd::tiles::{SIDE, Tiles};
 
 use super::super::geometry::Geometry;
+use super::super::square::Planes;
 use super::super::winograd::Extras;
 use super::maps::{Maps, Source};
 use super::weights::{TILE, Tiled};
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
-use crate::vector::{Kernel, MAX_LANES, Vector, run};
+use crate::vector::{Kernel, Vector, run};
 
 /// Tasks to cut a convolution into, so that threads share it.
 const MIN_TASKS: usize = 8;
@@ -217,40 +218,18 @@ impl Job<'_> {
     /// The machine must have the instruction set of `S`; the pixels must be this task's alone.
     #[inline(always)]
     unsafe fn finish<S: Vector>(&self, at: usize, channels: usize, len: usize, sums: &[f32]) {
-        let (pixels, y) = (self.g.out_pixels(), self.y);
+        let (pixels, residual) = (self.g.out_pixels(), self.extras.residual);
+        let planes = Planes { y: self.y, pixels, residual };
         assert!(sums.len() >= TILE);
         for first in (0..channels).step_by(S::LANES) {
             for start in (0..len).step_by(S::LANES) {
-                let (at, count) = (at + first * pixels + start, S::LANES.min(channels - first));
-                let len = S::LANES.min(len - start);
-                // Panics where the last channel's would end outside.
-                let to = y.range(at, (count - 1) * pixels + len);
-                // SAFETY: `LANES` rows of a tile of 16 by 16, of which `LANES` divides the sides.
-                let from = unsafe { sums.as_ptr().add(start * SIDE + first) };
-                if (count, len) == (S::LANES, S::LANES) && self.extras.residual.is_none() {
-                    // SAFETY: this function's contract; `LANES` rows of the output.
-                    unsafe { S::transpose(from, SIDE, to, pixels) }
-                    continue;
-                }
-                let mut block = [0.0_f32; MAX_LANES * MAX_LANES];
-                // SAFETY: this function's contract; `block` has `LANES` rows of `LANES`.
-                unsafe { S::transpose(from, SIDE, block.as_mut_ptr(), S::LANES) }
-                for (channel, row) in block.chunks_exact_mut(S::LANES).take(count).enumerate() {
-                    if let (Some(residual), true) = (self.extras.residual, len == S::LANES) {
-                        let residual = &residual[at + channel * pixels..][..S::LANES];
-                        // SAFETY: a vector of each, inside the output (`range`).
-                        unsafe {
-                            let sum = S::load(row.as_ptr()).plus(S::load(residual.as_ptr()));
-                            sum.store(to.add(channel * pixels));
-                        }
-                        continue;
-                    }
-                    if let Some(residual) = self.extras.residual {
-                        let residual = &residual[at + channel * pixels..][..len];
-                        row.iter_mut().zip(residual).for_each(|(y, residual)| *y += residual);
-                    }
-                    // SAFETY: `len` pixels of a row inside the output (`range`).
-                    unsafe { to.add(channel * pixels).copy_from_nonoverlapping(row.as_ptr(), len) }
+                let at = at + first * pixels + start;
+                let count = (S::LANES.min(channels - first), S::LANES.min(len - start));
+                // SAFETY: this function's contract; `LANES` rows of a tile of 16 by 16, of which
+                // `LANES` divides the sides.
+                unsafe {
+                    let from = sums.as_ptr().add(start * SIDE + first);
+                    planes.write::<S>((from, SIDE), at, count);
                 }
             }
         }

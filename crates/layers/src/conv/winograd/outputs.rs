@@ -3,6 +3,7 @@
 use std::ops;
 
 use super::super::geometry::Geometry;
+use super::super::square::Planes;
 use super::form::Form;
 use super::product::{Left, Right, Terms, block_rows, product};
 use super::tiles::{COLUMNS, Grid, Range, TILE, Tiles};
@@ -139,46 +140,13 @@ impl<F: Form> Finish<'_, F> {
     /// the first pixel is element `at` of the output.
     #[inline(always)]
     unsafe fn write<S: Vector>(&self, from: &[f32], channels: usize, at: usize, width: usize) {
-        let pixels = self.g.out_pixels();
+        let (pixels, residual) = (self.g.out_pixels(), self.residual);
+        let planes = Planes { y: self.y, pixels, residual };
         for column in (0..width).step_by(S::LANES) {
             let from = from[column * S::LANES..][..S::LANES * S::LANES].as_ptr();
-            let (at, len) = (at + column, S::LANES.min(width - column));
-            let whole = channels == S::LANES && len == S::LANES;
-            if whole && self.residual.is_none() {
-                // SAFETY: a block of vectors, and rows inside the output.
-                unsafe { S::transpose(from, S::LANES, self.rows(at, channels, len), pixels) }
-                continue;
-            }
-            let mut block = [0.0_f32; MAX_LANES * MAX_LANES];
-            // SAFETY: both are `LANES` rows of `LANES`.
-            unsafe { S::transpose(from, S::LANES, block.as_mut_ptr(), S::LANES) }
-            let to = self.rows(at, channels, len);
-            for (channel, row) in block.chunks_exact_mut(S::LANES).take(channels).enumerate() {
-                if let (Some(residual), true) = (self.residual, len == S::LANES) {
-                    let residual = &residual[at + channel * pixels..][..S::LANES];
-                    // SAFETY: a vector of each; pixels of a row inside the output, which only
-                    // this task writes.
-                    unsafe {
-                        let sum = S::load(row.as_ptr()).plus(S::load(residual.as_ptr()));
-                        sum.store(to.add(channel * pixels));
-                    }
-                    continue;
-                }
-                if let Some(residual) = self.residual {
-                    let residual = &residual[at + channel * pixels..][..len];
-                    row.iter_mut().zip(residual).for_each(|(y, residual)| *y += residual);
-                }
-                // SAFETY: `len` pixels of a row inside the output, which only this task writes.
-                unsafe { to.add(channel * pixels).copy_from_nonoverlapping(row.as_ptr(), len) }
-            }
+            let count = (channels, S::LANES.min(width - column));
+            // SAFETY: this function's contract; a block of vectors.
+            unsafe { planes.write::<S>((from, S::LANES), at + column, count) }
         }
-    }
-
-    /// The first of `len` pixels of `channels` planes, all inside the output.
-    #[inline(always)]
-    fn rows(&self, at: usize, channels: usize, len: usize) -> *mut f32 {
-        // Panics where the last row would end outside.
-        self.y.at(at + (channels - 1) * self.g.out_pixels() + len);
-        self.y.at(at)
     }
 }
