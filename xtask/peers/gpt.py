@@ -44,7 +44,7 @@ class Gpt(nn.Module):
 
 
 def gpt_step(case, tool):
-    if tool != "torch":
+    if tool == "torch channels-last":
         return None
     net = Gpt(case["gpt"])
     with torch.no_grad():
@@ -60,8 +60,9 @@ def gpt_step(case, tool):
     targets = torch.tensor(case["targets"])
 
     def step():
-        logits = net(tokens)
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        with autocast(case, tool):
+            logits = net(tokens)
+            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,7 +1,14 @@
 """One stage 1 step with a discriminator and without LPIPS in torch, NCHW and channels-last."""
 
 
+def autocast(case, tool):
+    """Half precision, for the tool that is compared in it."""
+    return torch.autocast(DEVICE[0], torch.bfloat16, enabled=tool == "torch half")
+
+
 def prepare(case, tool):
+    if tool == "torch half" and case["dtype"] != "bf16":
+        return None
     if "gpt" in case:
         return gpt_step(case, tool)
     net = fill(Autoencoder(case["model"]))
@@ -10,7 +17,7 @@ def prepare(case, tool):
         discriminator(case["model"]["out_channels"], gan["ndf"], gan["n_layers"]), "loss.discriminator."
     )
     x = pattern("x", case["x"])
-    if tool == "torch channels-last":
+    if tool != "torch":
         net, critic = (m.to(memory_format=torch.channels_last) for m in (net, critic))
         x = x.contiguous(memory_format=torch.channels_last)
     lr, betas = case["lr"], (0.5, 0.9)
@@ -23,11 +30,14 @@ def prepare(case, tool):
         return net.decode(quantized), loss
 
     def step():
-        made, quantizer_loss = forward()
+        with autocast(case, tool):
+            made, quantizer_loss = forward()
+        made = made.float()
         nll = (x - made).abs().mean()
         # As the reference's toggle_optimizer: no gradients for the other's parameters.
         critic.requires_grad_(False)
-        generator = -critic.main(made).mean()
+        with autocast(case, tool):
+            generator = -critic.main(made).float().mean()
         (of_nll,) = torch.autograd.grad(nll, last, retain_graph=True)
         (of_generator,) = torch.autograd.grad(generator, last, retain_graph=True)
         weight = of_nll.norm() / (of_generator.norm() + 1e-4)
@@ -38,9 +48,10 @@ def prepare(case, tool):
 
         critic.requires_grad_(True)
         if case["second_forward"]:
-            with torch.no_grad():
+            with torch.no_grad(), autocast(case, tool):
                 made, _ = forward()
-        real, fake = critic.main(x), critic.main(made.detach())
+        with autocast(case, tool):
+            real, fake = critic.main(x).float(), critic.main(made.detach()).float()
         loss = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
         of_critic.zero_grad()
         loss.backward()

@@ -33,6 +33,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use candle_core::DType;
 use clap::{Args, ValueEnum};
+use training::Precision;
 
 use case::Case;
 use contest::Contest;
@@ -78,7 +79,7 @@ pub struct Bench {
     /// One line of JSON per case on stdout, the table on stderr
     #[arg(long)]
     json: bool,
-    /// What vqgan computes in with us; the others stay at f32
+    /// What vqgan and train compute in with us, and one of torch's; the others stay at f32
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     dtype: Dtype,
     /// Where everybody computes; cuda needs a build with the feature of that name
@@ -158,8 +159,12 @@ impl Subject {
             Self::Codebook => Ok(codebook::cases()),
             Self::Vqgan => vqgan::cases(dtype),
             Self::Train => {
-                let mut cases = train::cases()?;
-                cases.extend(transformer::cases());
+                let precision = match dtype {
+                    DType::F32 => Precision::F32,
+                    _ => Precision::Bf16,
+                };
+                let mut cases = train::cases(precision)?;
+                cases.extend(transformer::cases(precision)?);
                 Ok(cases)
             }
             Self::Generate => Ok(generate::cases()),
@@ -209,7 +214,7 @@ impl Subject {
             Self::Layers => &[Tool::Candle, Tool::Torch, Tool::TorchChannelsLast],
             Self::Codebook => &[Tool::Candle, Tool::Torch, Tool::Faiss],
             Self::Vqgan => &[Tool::Torch, Tool::TorchChannelsLast, Tool::TorchHalf],
-            Self::Train => &[Tool::Torch, Tool::TorchChannelsLast],
+            Self::Train => &[Tool::Torch, Tool::TorchChannelsLast, Tool::TorchHalf],
             Self::Generate => &[Tool::MinGpt, Tool::LlamaGen, Tool::LlamaGenCompiled],
             Self::Gpu => &[],
         }

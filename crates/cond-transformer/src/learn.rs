@@ -52,7 +52,7 @@ pub(crate) fn residual(
     tape: &mut Tape,
     body: impl FnOnce(&Tensor, &mut Tape) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    let mut branch = Tape::default();
+    let mut branch = tape.branch();
     let hidden = body(x, &mut branch)?;
     let y = if dropout.is_on() {
         let made = last.forward_taped(&hidden, None, &mut branch)?;
@@ -93,8 +93,7 @@ pub(crate) fn attention(
         for ((layer, trained), dy) in [(&query, &dq), (&key, &dk), (&value, &dv)] {
             layer.parameter_gradients(&x, dy, *trained, gradients)?;
         }
-        let weights = [(&dq, &query.0.weight), (&dk, &key.0.weight), (&dv, &value.0.weight)];
-        input_gradient(&weights, plus).map(Some)
+        input_gradient(&[(&dq, &query.0), (&dk, &key.0), (&dv, &value.0)], plus).map(Some)
     });
     Ok(read)
 }
@@ -115,7 +114,7 @@ pub(crate) fn learn_codes(
     }
     let wanted = x.narrow(1, len - count, count)?.contiguous()?.reshape((batch * count, width))?;
     let targets = targets.flatten_all()?.to_vec1::<u32>()?;
-    let found = classify(&wanted, &head.weight, &targets, gradients.is_some())?;
+    let found = classify(&wanted, head, &targets, gradients.is_some())?;
     if let (Some(gradients), Some((dx, dw))) = (gradients, found.gradients) {
         gradients.add(&head.weight, dw)?;
         let dx = dx.reshape((batch, count, width))?.pad_with_zeros(1, len - count, 0)?;

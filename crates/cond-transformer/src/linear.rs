@@ -7,6 +7,7 @@ use std::sync::Arc;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, Module, VarBuilder};
+use layers::Tape;
 
 use crate::{BlockMatrices, WeightFormat, cpu};
 
@@ -91,15 +92,17 @@ pub(crate) fn linear_no_bias(
 }
 
 impl Linear {
-    /// The same layer as training runs it.
+    /// The same layer as training runs it on `tape`.
     ///
     /// # Errors
     /// If its weights are in blocks, which are for inference.
-    pub(crate) fn trained(&self) -> Result<layers::sequence::Linear> {
+    pub(crate) fn trained(&self, tape: &Tape) -> Result<layers::sequence::Linear> {
         match &self.weight {
-            Weight::Dense(weight) => {
-                Ok(layers::sequence::Linear { weight: weight.clone(), bias: self.bias.clone() })
-            }
+            Weight::Dense(weight) => Ok(layers::sequence::Linear {
+                weight: weight.clone(),
+                bias: self.bias.clone(),
+                factors: tape.factors(),
+            }),
             Weight::Blocks(blocks) => candle_core::bail!(
                 "weights of {:?} are for inference; train in f32",
                 blocks.dtype()

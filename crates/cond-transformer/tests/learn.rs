@@ -10,6 +10,7 @@ use candle_nn::loss::cross_entropy;
 use cond_transformer::{
     Conditions, Dropouts, Gpt, GptConfig, Llama, LlamaConfig, PrefixConfig, Stream,
 };
+use layers::Factors::F32;
 use layers::Gradients;
 
 type Variables = BTreeMap<String, Var>;
@@ -85,11 +86,12 @@ fn gpt_learns_what_its_graph_says() -> Result<()> {
             let targets = all.narrow(1, front, length)?.contiguous()?;
             let mut gradients = Gradients::default();
             let off = Dropouts::default();
-            let loss = model.learn(&read, &targets, &off, Some(&mut gradients))?.to_scalar()?;
+            let loss =
+                model.learn(&read, &targets, &off, F32, Some(&mut gradients))?.to_scalar()?;
             let logits = model.forward(&read, None)?.narrow(1, front - 1, length)?;
             let graph = cross_entropy(&logits.flatten(0, 1)?, &targets.flatten_all()?)?;
             compare("gpt", &variables, (loss, &gradients), &graph, tolerance)?;
-            let again: f64 = model.learn(&read, &targets, &off, None)?.to_scalar()?;
+            let again: f64 = model.learn(&read, &targets, &off, F32, None)?.to_scalar()?;
             assert_eq!(again, loss);
         }
     }
@@ -119,7 +121,7 @@ fn llama_learns_what_its_graph_says() -> Result<()> {
         let mut gradients = Gradients::default();
         let off = Dropouts::default();
         let loss =
-            model.learn(&classes, &read, &targets, &off, Some(&mut gradients))?.to_scalar()?;
+            model.learn(&classes, &read, &targets, &off, F32, Some(&mut gradients))?.to_scalar()?;
         let logits = model.forward(&Conditions::Classes(classes), &read)?;
         let graph = cross_entropy(&logits.flatten(0, 1)?, &targets.flatten_all()?)?;
         compare("llama", &variables, (loss, &gradients), &graph, tolerance)?;
@@ -139,7 +141,7 @@ fn dropout_is_the_same_in_kernels_and_formulas() -> Result<()> {
         let (model, variables) = gpt(dtype, 0)?;
         let mut gradients = Gradients::default();
         let learn = |pass, gradients: Option<&mut Gradients>| -> Result<f64> {
-            Ok(model.learn(&read, &targets, &dropouts(pass), gradients)?.to_scalar()?)
+            Ok(model.learn(&read, &targets, &dropouts(pass), F32, gradients)?.to_scalar()?)
         };
         let loss = learn(7, Some(&mut gradients))?;
         anyhow::ensure!(learn(7, None)? == loss);

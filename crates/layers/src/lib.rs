@@ -22,6 +22,7 @@ pub mod conv;
 mod cpu;
 pub mod cuda;
 mod device;
+mod factors;
 pub mod group_norm;
 mod matrix;
 mod reduce;
@@ -38,6 +39,7 @@ pub use activation::{abs, leaky_relu, relu, silu};
 pub use attention::{AttnBlock, KeysValues, attn_block};
 pub use batch_norm::{BatchNormLeaky, BatchStatistics};
 pub use conv::{Conv2d, Conv2dConfig, Padding, conv2d, conv2d_no_bias};
+pub use factors::Factors;
 pub use group_norm::{GroupNorm, Moments, NormSilu, group_norm};
 pub use resample::{
     Downsample, Upsample, downsample, max_pool2x2, upsample, upsample_nearest2x,

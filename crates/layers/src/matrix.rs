@@ -6,14 +6,18 @@ pub(crate) mod block;
 mod blocked;
 mod pack;
 mod place;
+mod rounded;
 mod strips;
 #[cfg(test)]
 mod tests;
 
 use gemm::Parallelism;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use simd::tiles::Amx;
 
 pub(crate) use self::blocked::{Batch, pack};
 pub(crate) use self::pack::Factor;
+use crate::factors::Factors;
 use crate::isa::Isa;
 use crate::shared_mut::SharedMut;
 
@@ -79,9 +83,39 @@ pub(crate) unsafe fn add_product(
     }
 }
 
-/// `target[m, n] = start + left[m, k] right[k, n]` on all threads of the pool; what was in
-/// `target` is dropped if that is not the start.
+/// [`add_product`], the factors rounded as they may be, to rows from element `at` of `target` on.
+///
+/// # Safety
+/// As there.
+pub(crate) unsafe fn add_to(
+    factors: Factors,
+    sizes: (usize, usize, usize),
+    (target, at): (SharedMut, usize),
+    row_stride: usize,
+    left: View,
+    right: View,
+) {
+    let (m, n, k) = sizes;
+    if m == 0 || n == 0 || k == 0 {
+        return;
+    }
+    let to = target.range(at, (m - 1) * row_stride + n);
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if rounded::suits(sizes) && factors.are_rounded() {
+        check(sizes, left, right);
+        let place = (target, at, row_stride);
+        let (left, right) = (Factor::left(left, m), Factor::right(right, n));
+        // SAFETY: this function's contract; the machine has the registers.
+        return unsafe { rounded::add_alone::<Amx>(Isa::detect(), k, place, left, right) };
+    }
+    // SAFETY: this function's contract.
+    unsafe { add_product(sizes, to, row_stride, left, right) }
+}
+
+/// `target[m, n] = start + left[m, k] right[k, n]` on all threads of the pool, the factors rounded
+/// as they may be; what was in `target` is dropped if that is not the start.
 pub(crate) fn product(
+    factors: Factors,
     sizes: (usize, usize, usize),
     target: &mut Vec<f32>,
     start: Start,
@@ -114,7 +148,7 @@ pub(crate) fn product(
         let to = SharedMut::new_spare(target);
         // SAFETY: `target` has room for `m * n` floats, which are there if it starts with
         // them.
-        unsafe { product_into(Isa::detect(), sizes, to, start, left, right) }
+        unsafe { product_into(Isa::detect(), factors, sizes, to, start, left, right) }
     }
     // SAFETY: all of them were written.
     unsafe { target.set_len(m * n) };
@@ -127,6 +161,7 @@ pub(crate) fn product(
 /// be there.
 unsafe fn product_into(
     isa: Option<Isa>,
+    factors: Factors,
     sizes: (usize, usize, usize),
     target: SharedMut,
     start: Start,
@@ -136,6 +171,11 @@ unsafe fn product_into(
     check(sizes, left, right);
     let (m, n, k) = sizes;
     let (left, right) = (Factor::left(left, m), Factor::right(right, n));
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if rounded::suits(sizes) && factors.are_rounded() {
+        // SAFETY: this function's contract; the machine has the registers.
+        return unsafe { rounded::multiply::<Amx>(isa, k, target, start, left, right) };
+    }
     // SAFETY: this function's contract.
     unsafe { products_into(isa, k, Batch::ONE, target, start, left, right) }
 }

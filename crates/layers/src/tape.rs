@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use candle_core::backprop::GradStore;
 use candle_core::{Module, Result, Tensor, TensorId, Var};
 
+use crate::factors::Factors;
 use crate::wide::wide;
 
 /// The way back through one layer, or through a block of several.
@@ -30,6 +31,7 @@ pub struct Tape {
     starts_with_data: bool,
     /// Whether nobody asks for the gradients of parameters.
     frozen: bool,
+    factors: Factors,
 }
 
 impl Tape {
@@ -44,9 +46,20 @@ impl Tape {
         Self { frozen: true, ..Self::default() }
     }
 
+    /// The same tape, on which products may be rounded so.
+    pub fn with_factors(self, factors: Factors) -> Self {
+        Self { factors, ..self }
+    }
+
+    /// What the factors of products may be rounded to, on a CPU, in the layer that is recorded
+    /// next, there and back.
+    pub fn factors(&self) -> Factors {
+        self.factors
+    }
+
     /// An empty tape for a branch of a layer that is recorded here.
     pub fn branch(&self) -> Self {
-        Self { frozen: self.frozen, ..Self::default() }
+        Self { frozen: self.frozen, factors: self.factors, ..Self::default() }
     }
 
     /// Whether the layer that is recorded next has to find the gradient of its input.

@@ -147,6 +147,12 @@ pub trait Vector: Copy {
     /// As for [`Vector::splat`].
     unsafe fn bf16_pairs(self, second: Self) -> Self;
 
+    /// The numbers of `self`, then those of `next`, each two neighbours a word of two bf16.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`].
+    unsafe fn bf16_row(self, next: Self) -> Self;
+
     /// Asks for the line of the cache that holds `address`, which may be anything.
     #[inline(always)]
     fn prefetch(address: *const f32) {

@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device, Storage, Tensor, Var};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use simd::isa::Isa;
+use simd::vector::{self, Kernel, Vector};
 
-use crate::elementwise::{Zip2, Zip3};
+use crate::elementwise::{CHUNK, in_place, source};
 use crate::scale::Scale;
 use crate::store::ParameterStore;
 
@@ -258,29 +260,31 @@ impl Rates {
         }
     }
 
-    /// The path of the CPU, whose arithmetic is that of the kernel, too.
+    /// The path of the CPU, whose arithmetic is that of the kernel, too: everything in one pass
+    /// over memory.
     fn apply_in_place(&self, slot: &Slot, gradient: &Tensor) -> Result<()> {
-        let Rounded { gain1, beta2, gain2, size, root, eps } = self.rounded();
-        let scale = self.known_scale()? as f32;
-        let shrink = self.shrink_of(slot) as f32;
-        slot.first.inplace_op2(
-            gradient,
-            &Zip2("adam-first-moment", |m: f32, g: f32| m + gain1 * (g * scale - m)),
-        )?;
-        slot.second.inplace_op2(
-            gradient,
-            &Zip2("adam-second-moment", |v: f32, g: f32| {
-                let g = g * scale;
-                beta2 * v + gain2 * g * g
-            }),
-        )?;
-        slot.parameter.inplace_op3(
-            &slot.first,
-            &slot.second,
-            &Zip3("adam-parameter", |p: f32, m: f32, v: f32| {
-                shrink * p - size * (m / (v.sqrt() / root + eps))
-            }),
-        )?;
+        const NAME: &str = "adam";
+        let rates = self.rounded();
+        let (scale, shrink) = (self.known_scale()? as f32, self.shrink_of(slot) as f32);
+        let (storage, layout) = gradient.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else { bail!("a gradient that is not on the CPU") };
+        let gradient = source(NAME, storage, layout)?;
+        let isa = Isa::detect();
+        in_place(NAME, &slot.parameter, |parameter| {
+            in_place(NAME, &slot.first, |first| {
+                in_place(NAME, &slot.second, |second| {
+                    let moments = first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK));
+                    let chunks = parameter.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK));
+                    chunks.zip(moments).for_each(|((parameter, gradient), (first, second))| {
+                        let rates = &rates;
+                        let update =
+                            Update { rates, scale, shrink, parameter, first, second, gradient };
+                        vector::run(isa, update);
+                    });
+                    Ok(())
+                })
+            })
+        })?;
         Ok(())
     }
 
@@ -319,6 +323,34 @@ impl Rates {
         slot.first.set(&first)?;
         slot.second.set(&second)?;
         Ok(())
+    }
+}
+
+/// An update of some numbers of a parameter.
+struct Update<'a> {
+    rates: &'a Rounded,
+    scale: f32,
+    shrink: f32,
+    parameter: &'a mut [f32],
+    first: &'a mut [f32],
+    second: &'a mut [f32],
+    gradient: &'a [f32],
+}
+
+impl Kernel for Update<'_> {
+    // Plain arithmetic: the compiler finds the vectors.
+    #[inline(always)]
+    unsafe fn run<S: Vector>(self) {
+        let Self { scale, shrink, .. } = self;
+        let &Rounded { gain1, beta2, gain2, size, root, eps } = self.rates;
+        let moments = self.first.iter_mut().zip(self.second);
+        let numbers = self.parameter.iter_mut().zip(self.gradient);
+        for ((p, g), (m, v)) in numbers.zip(moments) {
+            let g = g * scale;
+            *m += gain1 * (g - *m);
+            *v = beta2 * *v + gain2 * g * g;
+            *p = shrink * *p - size * (*m / (v.sqrt() / root + eps));
+        }
     }
 }
 

@@ -4,7 +4,9 @@
 //! nothing; candle's own element-wise ops would write a fresh buffer each, and
 //! a first touch of memory costs more than the arithmetic.
 
-use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, bail};
+use std::cell::Cell;
+
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
 
 /// Elements a thread takes at a time.
@@ -31,6 +33,42 @@ fn target<'a>(name: &str, storage: &'a mut CpuStorage, layout: &Layout) -> Resul
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
         _ => bail!("{name}: wants contiguous f32 tensors, got {layout:?}"),
+    }
+}
+
+/// What `f` returns for the values of `tensor`, which it may change; `name` is for errors. Calls
+/// may be nested, for different tensors.
+pub(crate) fn in_place<R>(
+    name: &'static str,
+    tensor: &Tensor,
+    f: impl FnOnce(&mut [f32]) -> Result<R>,
+) -> Result<R> {
+    let once = Once { name, f: Cell::new(Some(f)), result: Cell::new(None) };
+    tensor.inplace_op1(&once)?;
+    match once.result.into_inner() {
+        Some(result) => Ok(result),
+        None => bail!("{name}: nothing was done"),
+    }
+}
+
+/// A function to be called once, and what it returned.
+struct Once<F, R> {
+    name: &'static str,
+    f: Cell<Option<F>>,
+    result: Cell<Option<R>>,
+}
+
+impl<R, F: FnOnce(&mut [f32]) -> Result<R>> InplaceOp1 for Once<F, R> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(&self, values: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let values = target(self.name, values, layout)?;
+        if let Some(f) = self.f.take() {
+            self.result.set(Some(f(values)?));
+        }
+        Ok(())
     }
 }
 

@@ -16,7 +16,7 @@ use vq_autoencoder::VqModel;
 use crate::adam::{Adam, AdamConfig};
 use crate::build::{adversary, reconstruction_loss};
 use crate::checkpoint::Checkpoints;
-use crate::config::{RunConfig, TrainConfig};
+use crate::config::{Precision, RunConfig, TrainConfig};
 use crate::export::write_model;
 use crate::meter::MEASURED;
 use crate::run::Limits;
@@ -193,6 +193,21 @@ fn lessons(conditions: u32) -> Result<Vec<Lesson>> {
 /// Both architectures, with dropout, over two lessons.
 #[test]
 fn a_transformer_learns_nearly_as_in_f32() -> Result<()> {
+    compare_transformers(HALF, Precision::F32)
+}
+
+/// On a CPU bf16 is what the factors of products are rounded to.
+#[test]
+fn a_transformer_learns_with_rounded_products_nearly_as_in_f32() -> Result<()> {
+    if !Precision::Bf16.factors().are_rounded() {
+        eprintln!("skipped: this CPU does not multiply tiles of bf16");
+        return Ok(());
+    }
+    compare_transformers(DType::F32, Precision::Bf16)
+}
+
+/// Updates in `compute`, products rounded as `precision` says, beside some in f32.
+fn compare_transformers(compute: DType, precision: Precision) -> Result<()> {
     let gpt = GptConfig {
         vocab_size: 13,
         block_size: 16,
@@ -220,12 +235,14 @@ fn a_transformer_learns_nearly_as_in_f32() -> Result<()> {
     config.optimizer.clip = 1.0;
     for (architecture, condition) in [(Architecture::Gpt(gpt), 11), (Architecture::Llama(llama), 0)]
     {
-        let trainer = |compute| -> Result<TransformerTrainer> {
+        let trainer = |compute, precision| -> Result<TransformerTrainer> {
+            let config = TransformerTrainConfig { precision, ..config.clone() };
             let store = ParameterStore::new(7);
             let model = CodeModel::new(&architecture, store.var_builder(compute, &Device::Cpu))?;
             TransformerTrainer::new(&config, model, store, 11, None)
         };
-        let (mut half, mut exact) = (trainer(HALF)?, trainer(DType::F32)?);
+        let (mut half, mut exact) =
+            (trainer(compute, precision)?, trainer(DType::F32, Precision::F32)?);
         for step in 0..4 {
             let lessons = lessons(condition)?;
             let update = |trainer: &mut TransformerTrainer| trainer.update(&lessons, 1e-3, step);

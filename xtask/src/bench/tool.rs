@@ -9,7 +9,8 @@ pub enum Tool {
     Torch,
     /// torch with everything in its channels-last format.
     TorchChannelsLast,
-    /// torch in channels-last and in the half precision that was asked for.
+    /// torch in channels-last and in the half precision that was asked for; in training by
+    /// autocast.
     TorchHalf,
     /// FAISS, exhaustive search.
     Faiss,

@@ -2,12 +2,12 @@
 //! model, and its peak memory for that of the paper.
 
 use anyhow::{Context, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use codebook::QuantizerConfig;
 use serde_json::json;
 use training::{
-    AdversarialConfig, ParameterStore, Terms, TrainConfig, UpdateOrder, VqTrainer, adversary,
-    reconstruction_loss,
+    AdversarialConfig, ParameterStore, Precision, Terms, TrainConfig, UpdateOrder, VqTrainer,
+    adversary, reconstruction_loss,
 };
 use vq_autoencoder::{Layout, VqConfig, VqModel};
 
@@ -22,12 +22,12 @@ const LARGE_SIDE: usize = 256;
 const LR: f64 = 1.8e-5;
 
 /// The step in both orders of its two updates.
-pub fn cases() -> Result<Vec<Case>> {
+pub fn cases(precision: Precision) -> Result<Vec<Case>> {
     let orders = [
         ("one forward pass", UpdateOrder::SingleForward),
         ("a second forward pass for the discriminator", UpdateOrder::Reference),
     ];
-    orders.into_iter().map(|(name, order)| case(name, order)).collect()
+    orders.into_iter().map(|(name, order)| case(name, order, precision)).collect()
 }
 
 /// The small model of the shared reference figures.
@@ -91,6 +91,7 @@ fn request(config: &TrainConfig, shape: &[usize]) -> serde_json::Value {
         "second_forward": config.adversarial.order == UpdateOrder::Reference,
         "lr": LR,
         "x": shape,
+        "dtype": config.precision,
     })
 }
 
@@ -107,8 +108,10 @@ pub fn step_memory() -> Result<Peak> {
     Ok(Peak { bare, peak: memory::peak()? })
 }
 
-fn case(name: &str, order: UpdateOrder) -> Result<Case> {
-    let config = config(order);
+fn case(name: &str, order: UpdateOrder, precision: Precision) -> Result<Case> {
+    // Refused where it means nothing.
+    precision.dtype(device())?;
+    let config = TrainConfig { precision, ..config(order) };
     let shape = [BATCH, config.model.in_channels, SIDE, SIDE];
     let request = request(&config, &shape);
     let make = move || {
@@ -138,8 +141,12 @@ fn case(name: &str, order: UpdateOrder) -> Result<Case> {
 fn trainer(config: &TrainConfig) -> Result<VqTrainer> {
     let device = device().clone();
     let parameters = ParameterStore::new(config.seed);
-    let model = VqModel::new(&config.model, parameters.var_builder(DType::F32, &device))?;
+    let model = VqModel::new(
+        &config.model,
+        parameters.var_builder(config.precision.dtype(&device)?, &device),
+    )?;
     fill(&parameters)?;
+    parameters.refresh()?;
     let adversary = adversary(config, &device)?;
     if let Some(adversary) = &adversary {
         fill(&adversary.parameters)?;

@@ -1,11 +1,13 @@
 //! A stage 2 step: a minGPT, cross entropy over its codes, AdamW.
 
 use anyhow::{Context, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use cond_transformer::GptConfig;
 use pipeline::Architecture;
 use serde_json::json;
-use training::{CodeModel, Lesson, ParameterStore, TransformerTrainConfig, TransformerTrainer};
+use training::{
+    CodeModel, Lesson, ParameterStore, Precision, TransformerTrainConfig, TransformerTrainer,
+};
 
 use super::case::{Case, Contestants, Results};
 use super::device::device;
@@ -16,7 +18,7 @@ const LR: f64 = 1e-4;
 const CODES: usize = 256;
 
 /// The step at two sizes: the presets `tiny` and about `small`, behind a start token.
-pub fn cases() -> Vec<Case> {
+pub fn cases(precision: Precision) -> Result<Vec<Case>> {
     [("tiny", 4, 4, 128, 16), ("small", 8, 8, 448, 4)]
         .into_iter()
         .map(|(name, n_layer, n_head, n_embd, batch)| {
@@ -24,12 +26,12 @@ pub fn cases() -> Vec<Case> {
             let block_size = CODES;
             let config =
                 GptConfig { vocab_size, block_size, n_layer, n_head, n_embd, n_unmasked: 0 };
-            case(name, config, batch)
+            case(name, config, batch, precision)
         })
         .collect()
 }
 
-fn case(name: &str, config: GptConfig, batch: usize) -> Case {
+fn case(name: &str, config: GptConfig, batch: usize, precision: Precision) -> Result<Case> {
     // Any codes will do; the same for Python.
     let code = |i: usize| (i * 7919 % 1013) as u32;
     let targets: Vec<Vec<u32>> =
@@ -38,13 +40,21 @@ fn case(name: &str, config: GptConfig, batch: usize) -> Case {
         .iter()
         .map(|row| [&[config.vocab_size as u32 - 1][..], &row[..CODES - 1]].concat())
         .collect();
-    let request = json!({ "gpt": &config, "lr": LR, "tokens": tokens, "targets": &targets });
+    let request = json!({
+        "gpt": &config,
+        "lr": LR,
+        "tokens": tokens,
+        "targets": &targets,
+        "dtype": precision,
+    });
+    // Refused where it means nothing.
+    precision.dtype(device())?;
     let title = format!(
         "stage 2 step, {name}: {} layers of {}, {CODES} codes, batch {batch}",
         config.n_layer, config.n_embd
     );
     let make = move || {
-        let mut trainer = trainer(config)?;
+        let mut trainer = trainer(config, precision)?;
         let device = device().clone();
         let targets = Tensor::new(targets, &device)?;
         let lesson = Lesson {
@@ -61,13 +71,13 @@ fn case(name: &str, config: GptConfig, batch: usize) -> Case {
         };
         Ok(Contestants { ours: Box::new(ours), candle: None })
     };
-    Case { name: title, flops: None, request, results: Results::Numbers, make: Box::new(make) }
+    Ok(Case { name: title, flops: None, request, results: Results::Numbers, make: Box::new(make) })
 }
 
 /// A trainer with the weights that Python has.
-fn trainer(config: GptConfig) -> Result<TransformerTrainer> {
+fn trainer(config: GptConfig, precision: Precision) -> Result<TransformerTrainer> {
     let store = ParameterStore::new(0);
-    let vb = store.var_builder(DType::F32, device());
+    let vb = store.var_builder(precision.dtype(device())?, device());
     let model = CodeModel::new(&Architecture::Gpt(config), vb)?;
     for (name, variable) in store.variables() {
         let value = match variable.rank() {
@@ -76,5 +86,7 @@ fn trainer(config: GptConfig) -> Result<TransformerTrainer> {
         };
         variable.set(&value)?;
     }
-    TransformerTrainer::new(&TransformerTrainConfig::default(), model, store, CODES, None)
+    store.refresh()?;
+    let config = TransformerTrainConfig { precision, ..TransformerTrainConfig::default() };
+    TransformerTrainer::new(&config, model, store, CODES, None)
 }

@@ -4,7 +4,7 @@ use candle_core::{D, Tensor};
 use layers::sequence::{
     Dropout, Heads, Linear, embed_taped, gate_taped, input_gradient, rotate, row_norm_taped,
 };
-use layers::{Gradients, Tape};
+use layers::{Factors, Gradients, Tape};
 
 use super::Llama;
 use super::block::Block;
@@ -18,7 +18,8 @@ type Angles = (Tensor, Tensor);
 impl Llama {
     /// The mean negative log-likelihood, in nats, of `targets` `[B, L]` (u32) behind
     /// `classes` `[B]` (u32) and the codes `[B, L - 1]` (u32) that the model reads; the
-    /// gradients of all parameters are added to `gradients`, if given. Class number
+    /// gradients of all parameters are added to `gradients`, if given. On a CPU products
+    /// may be rounded to `factors`. Class number
     /// `classes` of the configuration stands for none.
     ///
     /// The result is a scalar, f64, on the model's device, which nobody waits for if
@@ -32,6 +33,7 @@ impl Llama {
         codes: &Tensor,
         targets: &Tensor,
         dropouts: &Dropouts,
+        factors: Factors,
         gradients: Option<&mut Gradients>,
     ) -> Result<Tensor> {
         let Prefix::Class { table, .. } = &self.prefix else {
@@ -47,7 +49,7 @@ impl Llama {
         let class = embed_taped(&classes.unsqueeze(1)?, table.embeddings(), &mut of_class)?;
         let codes = embed_taped(codes, self.tok_embeddings.embeddings(), &mut of_codes)?;
         let x = Tensor::cat(&[class, codes], 1)?;
-        let mut tape = Tape::from_data();
+        let mut tape = Tape::from_data().with_factors(factors);
         tape.push(move |dy, _, gradients| {
             of_class.backward(&dy.narrow(1, 0, 1)?, gradients)?;
             of_codes.backward(&dy.narrow(1, 1, len - 1)?, gradients)?;
@@ -61,7 +63,7 @@ impl Llama {
             x = block.forward_taped(&x, &angles, number, dropouts, &mut tape)?;
         }
         let x = row_norm_taped(&self.norm.trained(), &x, &mut tape)?;
-        Ok(learn_codes(&x, &self.output.trained()?, targets, tape, gradients)?)
+        Ok(learn_codes(&x, &self.output.trained(&tape)?, targets, tape, gradients)?)
     }
 }
 
@@ -76,14 +78,14 @@ impl Block {
         tape: &mut Tape,
     ) -> candle_core::Result<Tensor> {
         let after = dropouts.at(Place::AfterAttention(number));
-        let x = residual(x, &self.wo.trained()?, after, tape, |x, tape| {
+        let x = residual(x, &self.wo.trained(tape)?, after, tape, |x, tape| {
             let x = row_norm_taped(&self.attention_norm.trained(), x, tape)?;
             self.read_taped(&x, angles, dropouts.at(Place::Attention(number)), tape)
         })?;
         let after = dropouts.at(Place::AfterFeedForward(number));
-        residual(&x, &self.w2.trained()?, after, tape, |x, tape| {
+        residual(&x, &self.w2.trained(tape)?, after, tape, |x, tape| {
             let x = row_norm_taped(&self.ffn_norm.trained(), x, tape)?;
-            gated(&x, self.w1.trained()?, self.w3.trained()?, tape)
+            gated(&x, self.w1.trained(tape)?, self.w3.trained(tape)?, tape)
         })
     }
 
@@ -95,9 +97,14 @@ impl Block {
         dropout: Dropout,
         tape: &mut Tape,
     ) -> candle_core::Result<Tensor> {
-        let heads = Heads { heads: self.heads, shared: self.kv_heads, unmasked: 0 };
+        let heads = Heads {
+            heads: self.heads,
+            shared: self.kv_heads,
+            unmasked: 0,
+            factors: tape.factors(),
+        };
         let (own, shared) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let layer = self.wqkv.trained()?;
+        let layer = self.wqkv.trained(tape)?;
         let split = |qkv: &Tensor| -> candle_core::Result<[Tensor; 3]> {
             let part = |start, width| qkv.narrow(D::Minus1, start, width)?.contiguous();
             let turn = |x: &Tensor| rotate(x, &angles.0, &angles.1, false);
@@ -118,7 +125,7 @@ impl Block {
             let back = |x: &Tensor| rotate(x, &angles.0, &angles.1, true);
             let dqkv = Tensor::cat(&[back(&found.queries)?, back(&found.keys)?, found.values], 2)?;
             layer.parameter_gradients(&x, &dqkv, trained, gradients)?;
-            input_gradient(&[(&dqkv, &layer.weight)], plus).map(Some)
+            input_gradient(&[(&dqkv, &layer)], plus).map(Some)
         });
         Ok(read)
     }
@@ -136,7 +143,7 @@ fn gated(x: &Tensor, w1: Linear, w3: Linear, tape: &mut Tape) -> candle_core::Re
         for ((layer, trained), dy) in [(&w1, &da), (&w3, &db)] {
             layer.parameter_gradients(&x, dy, *trained, gradients)?;
         }
-        input_gradient(&[(&da, &w1.0.weight), (&db, &w3.0.weight)], plus).map(Some)
+        input_gradient(&[(&da, &w1.0), (&db, &w3.0)], plus).map(Some)
     });
     Ok(y)
 }

@@ -9,7 +9,7 @@ impl Start<'_> {
     /// What is added to `rows` rows from the `first` on and `columns` columns from element
     /// `at` on of the whole product, whose rows have `stride` floats.
     #[inline(always)]
-    fn addends(
+    pub(super) fn addends(
         self,
         (at, stride): (usize, usize),
         (first, rows): (usize, usize),
@@ -73,17 +73,46 @@ impl Place<'_> {
             let mut tile = [0f32; 24 * MAX_LANES];
             let whole = Out { data: tile.as_mut_ptr(), row: width, streams: false };
             product::<S>(rows, left, right, count, whole, Addends::NONE);
-            for (m, sums) in tile.chunks_exact(width).take(rows).enumerate() {
-                for (n, &sum) in sums.iter().take(columns).enumerate() {
-                    let mut sum = sum;
-                    if let Some(column) = addends.column {
-                        sum += *column.add(m);
-                    }
-                    for addend in addends.blocks.into_iter().flatten() {
-                        sum += *addend.data.add(m * addend.row + n);
-                    }
-                    *to.add(m * stride + n) = sum;
+            write::<S>((&tile, width), out, addends, (rows, columns));
+        }
+    }
+}
+
+/// Writes a block of sums, rows `apart` floats apart, to `out`, with what is added to it.
+///
+/// # Safety
+/// The machine must have the instruction set of `S`; `out` must be writable, and all that is
+/// added readable, for so many rows and columns.
+#[inline(always)]
+pub(super) unsafe fn write<S: Vector>(
+    (sums, apart): (&[f32], usize),
+    out: Out,
+    addends: Addends,
+    (rows, columns): (usize, usize),
+) {
+    let whole = columns / S::LANES * S::LANES;
+    for (m, sums) in sums.chunks(apart).take(rows).enumerate() {
+        let sums = &sums[..columns];
+        // SAFETY: this function's contract; `columns` of the sums' row.
+        unsafe {
+            let to = out.data.add(m * out.row);
+            let column = addends.column.map_or(0.0, |column| *column.add(m));
+            for n in (0..whole).step_by(S::LANES) {
+                let mut sum = S::load(sums.as_ptr().add(n));
+                if addends.column.is_some() {
+                    sum = sum.plus(S::splat(column));
                 }
+                for addend in addends.blocks.into_iter().flatten() {
+                    sum = sum.plus(S::load(addend.data.add(m * addend.row + n)));
+                }
+                sum.store(to.add(n));
+            }
+            for (n, &sum) in sums.iter().enumerate().skip(whole) {
+                let mut sum = if addends.column.is_some() { sum + column } else { sum };
+                for addend in addends.blocks.into_iter().flatten() {
+                    sum += *addend.data.add(m * addend.row + n);
+                }
+                *to.add(n) = sum;
             }
         }
     }

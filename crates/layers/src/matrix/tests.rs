@@ -82,7 +82,7 @@ fn products_are_the_formula() {
                     };
                     let to = SharedMut::new(&mut found);
                     // SAFETY: `found` has `m * n` floats, which nobody else uses.
-                    unsafe { product_into(isa, sizes, to, start, left, right) };
+                    unsafe { product_into(isa, Factors::F32, sizes, to, start, left, right) };
                     for (i, (found, (sum, size))) in found.iter().zip(&expected).enumerate() {
                         let apart = (f64::from(*found) - sum).abs();
                         assert!(
@@ -104,7 +104,7 @@ fn a_row_depends_neither_on_threads_nor_on_other_rows() -> anyhow::Result<()> {
         let pool = ThreadPoolBuilder::new().num_threads(threads).build()?;
         let mut found = Vec::new();
         pool.install(|| {
-            product((rows, n, k), &mut found, Start::ZERO, (&a, k, 1), (&b, 1, k));
+            product(Factors::F32, (rows, n, k), &mut found, Start::ZERO, (&a, k, 1), (&b, 1, k));
         });
         Ok(found)
     };
@@ -128,7 +128,7 @@ fn batches_are_products_one_after_the_other() {
             let one = |left: View, right: View, start: Start, mut found: Vec<f32>| {
                 let to = SharedMut::new(&mut found);
                 // SAFETY: `found` has `m * n` floats, which nobody else uses.
-                unsafe { product_into(isa, sizes, to, start, left, right) };
+                unsafe { product_into(isa, Factors::F32, sizes, to, start, left, right) };
                 found
             };
             let nothing = || vec![f32::NAN; m * n];
@@ -195,13 +195,20 @@ fn a_part_of_a_matrix_is_added_to() {
 fn empty_products_are_what_they_start_with() {
     let mut target = vec![1.0; 3];
     let (left, right): (View, View) = ((&[], 0, 1), (&[], 3, 1));
-    product((2, 3, 0), &mut target, Start::ZERO, left, right);
+    product(Factors::F32, (2, 3, 0), &mut target, Start::ZERO, left, right);
     assert_eq!(target, [0.0; 6]);
     let row = Some(&[1.0, 2.0, 3.0][..]);
-    product((2, 3, 0), &mut target, Start::Sum { row, column: None, matrix: None }, left, right);
+    product(
+        Factors::F32,
+        (2, 3, 0),
+        &mut target,
+        Start::Sum { row, column: None, matrix: None },
+        left,
+        right,
+    );
     assert_eq!(target, [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
-    product((2, 3, 0), &mut target, Start::Target, left, right);
+    product(Factors::F32, (2, 3, 0), &mut target, Start::Target, left, right);
     assert_eq!(target, [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
-    product((0, 3, 4), &mut target, Start::ZERO, (&[], 4, 1), (&[0.0; 12], 3, 1));
+    product(Factors::F32, (0, 3, 4), &mut target, Start::ZERO, (&[], 4, 1), (&[0.0; 12], 3, 1));
     assert!(target.is_empty());
 }

@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
 use rayon::prelude::*;
 
+use super::Linear;
 use crate::cpu;
 use crate::elementary::exp;
 use crate::isa::Isa;
@@ -27,11 +28,16 @@ pub struct Classified {
 }
 
 /// The mean negative log-likelihood of `targets` (R of them) under the soft-max of
-/// `x W^T`, for `x` `[R, C]` and `weight` `[V, C]`, and its gradients if `learns`.
+/// `x W^T`, for `x` `[R, C]` and the weight `[V, C]` of `head`, which has no bias, and its
+/// gradients if `learns`.
 ///
 /// # Errors
-/// When the shapes do not fit, or a target is none of the V.
-pub fn classify(x: &Tensor, weight: &Tensor, targets: &[u32], learns: bool) -> Result<Classified> {
+/// When the shapes do not fit, a target is none of the V, or there is a bias.
+pub fn classify(x: &Tensor, head: &Linear, targets: &[u32], learns: bool) -> Result<Classified> {
+    let Linear { weight, bias: None, factors } = head else {
+        candle_core::bail!("classify: a head with a bias")
+    };
+    let factors = *factors;
     let (rows, width) = x.dims2()?;
     let (classes, inputs) = weight.dims2()?;
     if inputs != width || targets.len() != rows || rows == 0 {
@@ -64,15 +70,22 @@ pub fn classify(x: &Tensor, weight: &Tensor, targets: &[u32], learns: bool) -> R
             let count = x.len() / width;
             let targets = &targets[i * chunk..][..count];
             let sizes = (count, classes, width);
-            product(sizes, &mut logits, Start::ZERO, (x, width, 1), (weight, 1, width));
+            product(factors, sizes, &mut logits, Start::ZERO, (x, width, 1), (weight, 1, width));
             total += surprise(&mut logits, targets, classes, learns.then_some(share));
             if learns {
                 let sizes = (count, width, classes);
-                product(sizes, &mut part, Start::ZERO, (&logits, classes, 1), (weight, width, 1));
+                product(
+                    factors,
+                    sizes,
+                    &mut part,
+                    Start::ZERO,
+                    (&logits, classes, 1),
+                    (weight, width, 1),
+                );
                 dx.extend_from_slice(&part);
                 let start = if i > 0 { Start::Target } else { Start::ZERO };
                 let sizes = (classes, width, count);
-                product(sizes, &mut dw, start, (&logits, 1, classes), (x, width, 1));
+                product(factors, sizes, &mut dw, start, (&logits, 1, classes), (x, width, 1));
             }
         }
         (total, dx, dw)

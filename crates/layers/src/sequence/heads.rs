@@ -11,6 +11,7 @@ use candle_core::{D, Result, Tensor};
 use super::Dropout;
 use crate::cpu;
 use crate::device::has_kernels;
+use crate::factors::Factors;
 use crate::wide::wide;
 
 /// Which heads there are, and who sees whom.
@@ -22,6 +23,8 @@ pub struct Heads {
     pub shared: usize,
     /// The first so many positions see each other; all others what lies before them.
     pub unmasked: usize,
+    /// What the factors of products may be rounded to on a CPU.
+    pub factors: Factors,
 }
 
 /// Gradients of [`Heads::attend`].

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use crate::cpu;
 use crate::device::has_kernels;
+use crate::factors::Factors;
 use crate::matrix::{Start, product};
 use crate::tape::{Gradients, Tape};
 
@@ -18,6 +19,8 @@ pub struct Linear {
     pub weight: Tensor,
     /// `[out]`.
     pub bias: Option<Tensor>,
+    /// What the factors of its products may be rounded to on a CPU.
+    pub factors: Factors,
 }
 
 /// Rows and width of `x: [.., width]`.
@@ -98,7 +101,7 @@ impl Linear {
             let mut y = Vec::new();
             let start = Start::Sum { row: bias, column: None, matrix: residual };
             let sizes = (count, outputs, inputs);
-            product(sizes, &mut y, start, (x, inputs, 1), (weight, 1, inputs));
+            product(self.factors, sizes, &mut y, start, (x, inputs, 1), (weight, 1, inputs));
             y
         })?;
         Tensor::from_vec(y, shape, x.device())
@@ -124,7 +127,7 @@ impl Linear {
         tape.push(move |dy, plus, gradients| {
             this.0.parameter_gradients(&x, dy, this.1, gradients)?;
             drop(x);
-            wants_input.then(|| input_gradient(&[(dy, &this.0.weight)], plus)).transpose()
+            wants_input.then(|| input_gradient(&[(dy, &this.0)], plus)).transpose()
         });
         Ok(y)
     }
@@ -171,7 +174,14 @@ impl Linear {
             let dw = cpu::with_slices([x, dy], |[x, dy]| {
                 let mut dw = Vec::new();
                 let sizes = (outputs, inputs, count);
-                product(sizes, &mut dw, Start::ZERO, (dy, 1, outputs), (x, inputs, 1));
+                product(
+                    self.factors,
+                    sizes,
+                    &mut dw,
+                    Start::ZERO,
+                    (dy, 1, outputs),
+                    (x, inputs, 1),
+                );
                 dw
             })?;
             gradients.add(&self.weight, Tensor::from_vec(dw, (outputs, inputs), x.device())?)?;
@@ -189,16 +199,16 @@ impl Linear {
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub fn input_gradient(layers: &[(&Tensor, &Tensor)], plus: Option<&Tensor>) -> Result<Tensor> {
-    let Some((first, weight)) = layers.first() else {
+pub fn input_gradient(layers: &[(&Tensor, &Linear)], plus: Option<&Tensor>) -> Result<Tensor> {
+    let Some((first, layer)) = layers.first() else {
         candle_core::bail!("linear: a gradient through no layer")
     };
-    let inputs = weight.dim(1)?;
+    let inputs = layer.weight.dim(1)?;
     let (count, shape) = (rows(first)?.0, with_width(first, inputs)?);
     #[cfg(feature = "cuda")]
-    if crate::cuda::supports(&[first, weight]) {
+    if crate::cuda::supports(&[first, &layer.weight]) {
         let mut dx = plus.map(Tensor::detach);
-        for (dy, weight) in layers {
+        for (dy, Linear { weight, .. }) in layers {
             let dy = dy.detach().reshape((count, weight.dim(0)?))?;
             let own = dy.matmul(&weight.detach())?.reshape(shape.clone())?;
             dx = Some(crate::tape::sum(own, dx.as_ref())?);
@@ -209,7 +219,7 @@ pub fn input_gradient(layers: &[(&Tensor, &Tensor)], plus: Option<&Tensor>) -> R
         candle_core::bail!("linear: a gradient {:?} for {shape:?}", plus.shape())
     }
     let mut dx = Vec::new();
-    for (i, (dy, weight)) in layers.iter().enumerate() {
+    for (i, (dy, Linear { weight, factors, .. })) in layers.iter().enumerate() {
         let outputs = weight.dim(0)?;
         if weight.dims() != [outputs, inputs] || rows(dy)? != (count, outputs) {
             candle_core::bail!("linear: a gradient {:?} for {:?}", dy.shape(), weight.shape())
@@ -221,7 +231,7 @@ pub fn input_gradient(layers: &[(&Tensor, &Tensor)], plus: Option<&Tensor>) -> R
                 _ => Start::Target,
             };
             let sizes = (count, inputs, outputs);
-            product(sizes, &mut dx, start, (dy, outputs, 1), (weight, inputs, 1));
+            product(*factors, sizes, &mut dx, start, (dy, outputs, 1), (weight, inputs, 1));
         })?;
     }
     Tensor::from_vec(dx, shape, first.device())

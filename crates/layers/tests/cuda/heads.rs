@@ -17,10 +17,10 @@ fn attention_of_many_heads() -> Result<()> {
     on_gpu("attention_of_many_heads", |device| {
         let on = Dropout { share: 0.2, ..OFF };
         let all = [
-            (1, 1, 4, Heads { heads: 1, shared: 1, unmasked: 0 }, OFF),
-            (3, 17, 5, Heads { heads: 4, shared: 2, unmasked: 6 }, OFF),
-            (2, 70, 8, Heads { heads: 4, shared: 4, unmasked: 0 }, on),
-            (2, 130, 64, Heads { heads: 2, shared: 1, unmasked: 3 }, OFF),
+            (1, 1, 4, heads(1, 1, 0), OFF),
+            (3, 17, 5, heads(4, 2, 6), OFF),
+            (2, 70, 8, heads(4, 4, 0), on),
+            (2, 130, 64, heads(2, 1, 3), OFF),
         ];
         for (batch, len, dim, heads, dropout) in all {
             both(&format!("{heads:?}"), device, |device| {
@@ -127,7 +127,7 @@ fn bits(x: &Tensor) -> Result<Vec<u32>> {
 }
 
 fn heads(heads: usize, shared: usize, unmasked: usize) -> Heads {
-    Heads { heads, shared, unmasked }
+    Heads { heads, shared, unmasked, factors: Factors::F32 }
 }
 
 #[test]

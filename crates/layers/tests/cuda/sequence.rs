@@ -6,7 +6,7 @@ use layers::sequence::{
     Dropout, Linear, RowNorm, add_positions_taped, classify, embed_taped, gate_taped, gelu_taped,
     rotate, row_norm_taped,
 };
-use layers::{Gradients, Tape};
+use layers::{Factors, Gradients, Tape};
 
 use crate::harness::{Found, Layer, VIEWS, View, compare, noise, on_gpu};
 
@@ -14,7 +14,11 @@ use crate::harness::{Found, Layer, VIEWS, View, compare, noise, on_gpu};
 fn linear() -> Result<()> {
     on_gpu("linear", |device| {
         for with_bias in [true, false] {
-            let make = |p: &[Tensor]| Linear { weight: p[0].clone(), bias: p.get(1).cloned() };
+            let make = |p: &[Tensor]| Linear {
+                weight: p[0].clone(),
+                bias: p.get(1).cloned(),
+                factors: Factors::F32,
+            };
             let layer = Layer {
                 plain: &|p, x| Ok(make(p).formula(x)?),
                 taped: &|p, x, tape| Ok(make(p).forward_taped(x, None, tape)?),
@@ -133,9 +137,10 @@ fn classification() -> Result<()> {
             both("classify", device, |device| {
                 let x = noise(&[rows, width], 1)?.to_device(device)?;
                 let weight = noise(&[classes, width], 2)?.to_device(device)?;
-                let found = classify(&x, &weight, &targets, true)?;
+                let head = Linear { weight: weight.clone(), bias: None, factors: Factors::F32 };
+                let found = classify(&x, &head, &targets, true)?;
                 let (dx, dw) = found.gradients.context("gradients")?;
-                let alone = classify(&x, &weight, &targets, false)?;
+                let alone = classify(&x, &head, &targets, false)?;
                 let nll = Tensor::stack(&[found.nll, alone.nll], 0)?;
                 Ok(named(vec![nll, dx, dw]))
             })?;

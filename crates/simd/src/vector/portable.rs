@@ -85,6 +85,12 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    unsafe fn bf16_row(self, next: Self) -> Self {
+        let number = |i: usize| if i < 8 { self.0[i] } else { next.0[i - 8] };
+        Self(std::array::from_fn(|i| bf16_pair(number(2 * i), number(2 * i + 1))))
+    }
+
+    #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> Self {
         // SAFETY: readable by contract.
         Self(unsafe { from.cast::<[u16; 8]>().read_unaligned() }.map(f16_to_f32))

@@ -33,6 +33,7 @@ impl Kernel for Read<'_> {
                 let numbers = S::load(first.cast::<f32>().add(at));
                 keep(numbers.times(S::splat(3.0)));
                 keep(numbers.bf16_pairs(numbers.times(S::splat(3.0))));
+                keep(numbers.bf16_row(numbers.times(S::splat(3.0))));
             }
         }
     }
@@ -73,6 +74,11 @@ fn numbers_are_read_alike_by_all() {
             let float = |i: usize| f32::from_le_bytes(float(i));
             check(&|i| float(i) * 3.0, at);
             check(&|i| bf16_pair(float(i), float(i) * 3.0), at);
+            let row = |i: usize| match i.checked_sub(lanes(isa)) {
+                Some(i) => float(at + i) * 3.0,
+                None => float(at + i),
+            };
+            check(&|i| bf16_pair(row(2 * (i - at)), row(2 * (i - at) + 1)), at);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device};
+use layers::Factors;
 use serde::{Deserialize, Serialize};
 
 /// What weights and activations of a network are rounded to in forward and backward
@@ -14,28 +15,44 @@ pub enum Precision {
     #[serde(rename = "f32")]
     F32,
     /// 8 bits of mantissa, the exponents of f32, so that no gradient needs scaling: half
-    /// the memory of activations, and tensor cores, on NVIDIA GPUs from Ampere on.
+    /// the memory of activations, and tensor cores, on NVIDIA GPUs from Ampere on. On CPUs
+    /// with AMX activations stay f32, and what is multiplied is rounded.
     #[serde(rename = "bf16")]
     Bf16,
 }
 
 impl Precision {
-    /// The dtype of networks on `device`.
+    /// The dtype of networks on `device`: on a CPU f32, of which products are rounded, see
+    /// [`Precision::factors`].
     ///
     /// # Errors
-    /// If there are no matrix products of it there: bf16 is for NVIDIA GPUs.
+    /// If there are no matrix products of it there.
     pub fn dtype(self, device: &Device) -> Result<DType> {
+        self.dtype_where(device, self.factors().are_rounded())
+    }
+
+    /// [`Precision::dtype`], given whether products on the CPU are rounded.
+    fn dtype_where(self, device: &Device, rounded: bool) -> Result<DType> {
         match self {
-            Self::F32 => Ok(DType::F32),
+            Self::Bf16 if device.is_cuda() => Ok(DType::BF16),
             Self::Bf16 => {
                 ensure!(
-                    device.is_cuda(),
-                    "precision = \"bf16\" needs an NVIDIA GPU, and this run is on another device, \
-                     which has no matrix products of bf16: train with --device cuda, or set \
-                     precision=f32 (a run that was begun in bf16 can go on in f32)"
+                    device.is_cpu() && rounded,
+                    "precision = \"bf16\" needs an NVIDIA GPU or a CPU that multiplies tiles of \
+                     bf16 (Intel AMX), and this run is on another device: train with --device \
+                     cuda, or set precision=f32 (a run that was begun in bf16 can go on in f32)"
                 );
-                Ok(DType::BF16)
+                Ok(DType::F32)
             }
+            Self::F32 => Ok(DType::F32),
+        }
+    }
+
+    /// What the factors of products are rounded to where networks are f32.
+    pub fn factors(self) -> Factors {
+        match self {
+            Self::F32 => Factors::F32,
+            Self::Bf16 => Factors::Bf16,
         }
     }
 }
@@ -60,11 +77,16 @@ mod tests {
     }
 
     #[test]
-    fn bf16_on_the_cpu_is_an_error_that_says_what_to_do() -> Result<()> {
+    fn bf16_on_a_cpu_without_it_is_an_error_that_says_what_to_do() -> Result<()> {
         assert_eq!(Precision::F32.dtype(&Device::Cpu)?, DType::F32);
-        let error = Precision::Bf16.dtype(&Device::Cpu).err().map(|e| e.to_string());
-        let error = error.unwrap_or_default();
+        assert_eq!(Precision::Bf16.dtype_where(&Device::Cpu, true)?, DType::F32);
+        let error = Precision::Bf16.dtype_where(&Device::Cpu, false).err();
+        let error = error.map(|e| e.to_string()).unwrap_or_default();
         assert!(error.contains("--device cuda") && error.contains("precision=f32"), "{error}");
+        if Precision::Bf16.factors().are_rounded() {
+            eprintln!("skipped: a run where there is no bf16 (this CPU has it)");
+            return Ok(());
+        }
 
         // Before anything is looked at or written.
         let dir = tempfile::tempdir()?;

@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 use cond_transformer::{
     Conditions, Dropouts, Gpt, GptConfig, Llama, LlamaConfig, NextCode, PrefixConfig,
 };
-use layers::Gradients;
+use layers::{Factors, Gradients};
 use pipeline::{Architecture, ConditionConfig};
 
 use super::condition::Conditioning;
@@ -114,7 +114,8 @@ impl CodeModel {
     }
 
     /// The mean negative log-likelihood of a code of `lesson`, in nats: a scalar, f64, on
-    /// the model's device; the gradients of all parameters are added to `gradients`, if given.
+    /// the model's device; the gradients of all parameters are added to `gradients`, if given. On a CPU
+    /// products may be rounded to `factors`.
     ///
     /// # Errors
     /// If the lesson does not fit the model.
@@ -122,17 +123,25 @@ impl CodeModel {
         &self,
         lesson: &Lesson,
         dropouts: &Dropouts,
+        factors: Factors,
         gradients: Option<&mut Gradients>,
     ) -> Result<Tensor> {
         let read = lesson.inputs.narrow(1, 0, lesson.inputs.dim(1)? - 1)?;
         Ok(match self {
             Self::Gpt(model) => {
                 let tokens = Tensor::cat(&[&lesson.conditions, &read], 1)?;
-                model.learn(&tokens, &lesson.targets, dropouts, gradients)?
+                model.learn(&tokens, &lesson.targets, dropouts, factors, gradients)?
             }
             Self::Llama(model) => {
                 let classes = lesson.conditions.squeeze(1)?;
-                model.learn(&classes, &read.contiguous()?, &lesson.targets, dropouts, gradients)?
+                model.learn(
+                    &classes,
+                    &read.contiguous()?,
+                    &lesson.targets,
+                    dropouts,
+                    factors,
+                    gradients,
+                )?
             }
         })
     }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use cond_transformer::Dropouts;
-use layers::Gradients;
+use layers::{Factors, Gradients};
 
 use super::config::TransformerTrainConfig;
 use super::examples::ExampleBatch;
@@ -25,6 +25,7 @@ pub struct TransformerTrainer {
     pub optimizer: Adam,
     noise: Noise,
     dropouts: Dropouts,
+    factors: Factors,
     clip: f64,
 }
 
@@ -81,8 +82,8 @@ impl TransformerTrainer {
             seed: config.seed,
             pass: 0,
         };
-        let clip = config.optimizer.clip;
-        Ok(Self { model, parameters, optimizer, noise, dropouts, clip })
+        let (factors, clip) = (config.precision.factors(), config.optimizer.clip);
+        Ok(Self { model, parameters, optimizer, noise, dropouts, factors, clip })
     }
 
     /// Update number `step` (from 0) with the mean gradient of `batches`.
@@ -122,7 +123,7 @@ impl TransformerTrainer {
         for (number, lesson) in lessons.iter().enumerate() {
             let pass = step * lessons.len() as u64 + number as u64;
             let dropouts = Dropouts { pass, ..self.dropouts };
-            let nll = self.model.learn(lesson, &dropouts, Some(&mut gradients))?;
+            let nll = self.model.learn(lesson, &dropouts, self.factors, Some(&mut gradients))?;
             readings.add("nll", &nll)?;
         }
         readings.end_parts();

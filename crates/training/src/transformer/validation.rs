@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
 use cond_transformer::Dropouts;
+use layers::Factors;
 
 use super::config::HandOut;
 use super::examples::CodeExamples;
@@ -33,7 +34,7 @@ pub(super) fn held_out_nll(
             inputs: targets.to_device(device)?,
             targets,
         };
-        let nll = model.learn(&lesson, &Dropouts::default(), None)?;
+        let nll = model.learn(&lesson, &Dropouts::default(), Factors::F32, None)?;
         total += nll.to_scalar::<f64>()? * size as f64;
     }
     let nll = total / count as f64;

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use rayon::prelude::*;
-use simd::tiles::{SIDE, Tiles};
+use simd::tiles::{AWAKE, SIDE, Tiles};
 
 use super::super::geometry::Geometry;
 use super::super::square::Planes;
@@ -116,10 +116,6 @@ struct Multiply<'a, T> {
     tiles: PhantomData<T>,
 }
 
-/// Terms after which a register is stored for nothing. On the Xeon that this was measured on,
-/// the first store after some 2000 cycles without one takes 900, in which no tile is multiplied:
-/// a quarter of the time with 128 channels. A term takes 64.
-const AWAKE: usize = 8;
 /// Tiles of sums.
 const SUMS: usize = 4;
 
@@ -184,8 +180,7 @@ impl<T: Tiles> Kernel for Multiply<'_, T> {
                             tiles.multiply::<3, 5, 4>();
                             right = right.add(TILE);
                         }
-                        // See `AWAKE`.
-                        since += self.job.taps.len();
+                        since += SUMS * self.job.taps.len();
                         if since >= AWAKE {
                             tiles.store::<6>(unread.as_mut_ptr(), SIDE);
                             since = 0;

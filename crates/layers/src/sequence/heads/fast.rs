@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::Sizes;
 use crate::isa::Isa;
-use crate::matrix::{View, add_product};
+use crate::matrix::{View, add_to};
 use crate::scratch::with_scratch;
 use crate::sequence::Dropout;
 use crate::shared_mut::SharedMut;
@@ -37,6 +37,22 @@ impl Sizes {
     fn scale(&self) -> f32 {
         (self.dim as f32).powf(-0.5)
     }
+
+    /// See [`add_to`].
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn add(
+        &self,
+        sizes: (usize, usize, usize),
+        target: (SharedMut, usize),
+        row_stride: usize,
+        left: View,
+        right: View,
+    ) {
+        // SAFETY: this function's contract.
+        unsafe { add_to(self.heads.factors, sizes, target, row_stride, left, right) }
+    }
 }
 
 /// The weights `[count, keys]` of a block of queries, before dropout.
@@ -52,7 +68,8 @@ fn weigh(
     // SAFETY: `weights` is this task's own, `count` rows of `seen` floats.
     unsafe {
         let right = (rows, 1, stride);
-        add_product((count, seen, sizes.dim), weights.as_mut_ptr(), seen, queries, right);
+        let to = (SharedMut::new(weights), 0);
+        sizes.add((count, seen, sizes.dim), to, seen, queries, right);
     }
     let visible = |row: usize| sizes.visible(first + row);
     vector::run(
@@ -86,8 +103,7 @@ pub(super) fn forward(
             // SAFETY: this head of these queries, which no other task has.
             unsafe {
                 let left = (&*weights, seen, 1);
-                let to = target.range(at, (count - 1) * stride + sizes.dim);
-                add_product((count, sizes.dim, seen), to, stride, left, right);
+                sizes.add((count, sizes.dim, seen), (target, at), stride, left, right);
             }
         });
     });
@@ -135,15 +151,10 @@ pub(super) fn backward(
         let (b, group) = (task / sizes.heads.shared, task % sizes.heads.shared);
         for head in group * together..(group + 1) * together {
             let (start, shared) = sizes.start(b, head);
-            let extent = (sizes.len - 1) * shared_stride + sizes.dim;
-            // SAFETY: keys and values of this group, which no other task has.
-            let (to_keys, to_values) =
-                (to_keys.range(shared, extent), to_values.range(shared, extent));
             let (keys, values) = (&keys[shared..], &values[shared..]);
             for first in (0..sizes.len).step_by(QUERIES) {
                 let (count, seen) = sizes.block(first);
                 let at = start + first * stride;
-                let to_queries = to_queries.range(at, (count - 1) * stride + sizes.dim);
                 let own = (&queries[at..], stride, 1);
                 let upstream = (&read[at..], stride, 1);
                 with_scratch(2 * count * seen, |scratch| {
@@ -156,8 +167,8 @@ pub(super) fn backward(
                     // head's queries and this group's keys and values.
                     unsafe {
                         let right = (values, 1, shared_stride);
-                        let to = scores.as_mut_ptr();
-                        add_product((count, seen, dim), to, seen, upstream, right);
+                        let to = (SharedMut::new(scores), 0);
+                        sizes.add((count, seen, dim), to, seen, upstream, right);
                     }
                     let pair = b * heads + head;
                     leave_out(&sizes, pair, first, seen, dropout, scores);
@@ -169,11 +180,11 @@ pub(super) fn backward(
                     // SAFETY: as above.
                     unsafe {
                         let (left, right) = ((scores, seen, 1), (keys, shared_stride, 1));
-                        add_product((count, dim, seen), to_queries, stride, left, right);
-                        let left = (scores, 1, seen);
-                        add_product((seen, dim, count), to_keys, shared_stride, left, own);
-                        let left = (weights, 1, seen);
-                        add_product((seen, dim, count), to_values, shared_stride, left, upstream);
+                        sizes.add((count, dim, seen), (to_queries, at), stride, left, right);
+                        let (left, to) = ((scores, 1, seen), (to_keys, shared));
+                        sizes.add((seen, dim, count), to, shared_stride, left, own);
+                        let (left, to) = ((weights, 1, seen), (to_values, shared));
+                        sizes.add((seen, dim, count), to, shared_stride, left, upstream);
                     }
                 });
             }

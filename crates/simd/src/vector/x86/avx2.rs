@@ -102,6 +102,16 @@ impl Vector for __m256 {
     }
 
     #[inline(always)]
+    unsafe fn bf16_row(self, next: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            // Four of the one and four of the other by turns.
+            let turns = _mm256_packus_epi32(in_bf16(self), in_bf16(next));
+            _mm256_castsi256_ps(_mm256_permute4x64_epi64::<0b11_01_10_00>(turns))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> Self {
         // SAFETY: as above; readable by contract.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }

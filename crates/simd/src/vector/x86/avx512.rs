@@ -106,6 +106,16 @@ impl Vector for __m512 {
     }
 
     #[inline(always)]
+    unsafe fn bf16_row(self, next: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let low = _mm512_cvtepi32_epi16(in_bf16(self));
+            let high = _mm512_cvtepi32_epi16(in_bf16(next));
+            _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> Self {
         // SAFETY: as above; readable by contract.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }

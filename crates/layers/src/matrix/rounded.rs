@@ -1,0 +1,280 @@
+//! Products on all threads whose factors are rounded to bf16, in tiles ([`simd::tiles`]). Sums
+//! are f32, and so is what is read and written.
+//!
+//! Both factors are packed as tiles. Four registers hold the sums of a block of 32 by 32, so that
+//! of two tiles of each factor every one is multiplied twice; some hundred terms of 32 columns
+//! stay in the first-level cache while the rows of a task, which stay in the second, pass by. An
+//! element is one sum over all terms in order, whatever the threads and other rows or columns.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use rayon::prelude::*;
+use simd::tiles::Tiles;
+
+use self::registers::{BLOCK, SUMS};
+use self::tiles::{GROUP, Pack, Side, TERMS, TILE};
+use super::Start;
+use super::block::Out;
+use super::blocked::{ENOUGH, ranges};
+use super::pack::Factor;
+use super::place::write;
+use crate::isa::Isa;
+use crate::scratch::with_scratch;
+use crate::shared_mut::SharedMut;
+use crate::vector::{self, Kernel, Vector};
+
+mod registers;
+mod tiles;
+
+/// Columns, and terms, of the right factor that are packed at a time: 16 MiB at most.
+const PACKED: usize = 2048;
+/// Tiles of terms of a range: 32 columns take 32 KiB.
+const RANGE: usize = 16;
+/// Rows and columns of a task: the first that makes enough of them.
+const TASKS: [(usize, usize); 5] = [(128, PACKED), (64, PACKED), (64, 512), (32, 512), (32, 128)];
+/// Tiles of terms that a task packs of the right factor.
+const TILES: usize = 2;
+
+/// Whether tiles are mostly full, and packing is worth its while.
+pub(super) fn suits((m, n, k): (usize, usize, usize)) -> bool {
+    m >= BLOCK && n >= BLOCK && k >= TERMS
+}
+
+/// As [`super::products_into`], one product.
+///
+/// # Safety
+/// As there, and the machine must have the registers of `T`.
+pub(super) unsafe fn multiply<T: Tiles>(
+    isa: Option<Isa>,
+    terms: usize,
+    target: SharedMut,
+    start: Start,
+    left: Factor,
+    right: Factor,
+) {
+    let stride = right.lines;
+    for columns in ranges(stride, PACKED) {
+        for some in ranges(terms, PACKED) {
+            let (terms, count) = (some.len(), columns.len());
+            let right = right.part(columns.clone(), some.start);
+            let per_group = terms.div_ceil(TERMS);
+            with_scratch(count.div_ceil(BLOCK) * 2 * per_group * TILE, |panels| {
+                pack(isa, right, terms, panels);
+                let part = Part::<T> {
+                    left: left.part(0..left.lines, some.start),
+                    terms,
+                    per_group,
+                    panels,
+                    columns: count,
+                    target,
+                    at: columns.start,
+                    stride,
+                    start: if some.start > 0 { Start::Target } else { start },
+                    tiles: PhantomData,
+                };
+                part.multiply(isa);
+            });
+        }
+    }
+}
+
+/// Adds a product to rows that begin with element `at` of a target and lie `stride` apart, all
+/// in this thread. There is one range of columns and terms.
+///
+/// # Safety
+/// Rows and columns of the product must be there and this thread's alone; the machine must have
+/// the registers of `T`.
+pub(super) unsafe fn add_alone<T: Tiles>(
+    isa: Option<Isa>,
+    terms: usize,
+    (target, at, stride): (SharedMut, usize, usize),
+    left: Factor,
+    right: Factor,
+) {
+    let per_group = terms.div_ceil(TERMS);
+    let [down, across] = [left.lines, right.lines].map(|lines| lines.div_ceil(BLOCK));
+    let [words, panels] = [down, across].map(|blocks| 2 * blocks * per_group * TILE);
+    with_scratch(words + panels + down * SUMS, |room| {
+        let (panels, room) = room.split_at_mut(panels);
+        let (words, sums) = room.split_at_mut(words);
+        let (side, to) = (Side::Right, SharedMut::new(panels));
+        let (groups, tiles) = (0..2 * across, 0..per_group);
+        vector::run(isa, Pack { factor: right, terms, side, groups, tiles, to, at: 0 });
+        let (rows, columns) = (0..left.lines, 0..right.lines);
+        let part = Part::<T> {
+            left,
+            terms,
+            per_group,
+            panels,
+            columns: columns.len(),
+            target,
+            at,
+            stride,
+            start: Start::Target,
+            tiles: PhantomData,
+        };
+        vector::run(isa, Task { part: &part, rows, columns, words, sums });
+    });
+}
+
+/// Packs a right factor whole.
+fn pack(isa: Option<Isa>, factor: Factor, terms: usize, panels: &mut [f32]) {
+    let per_group = terms.div_ceil(TERMS);
+    let groups = panels.len() / (per_group * TILE);
+    let to = SharedMut::new(panels);
+    // What lies side by side in memory is one task's.
+    let (of_groups, of_tiles) =
+        if factor.term_stride == 1 { (2, per_group) } else { (groups, TILES) };
+    let across = groups.div_ceil(of_groups);
+    (0..across * per_group.div_ceil(of_tiles)).into_par_iter().for_each(|task| {
+        let (group, tile) = (task % across * of_groups, task / across * of_tiles);
+        let groups = group..groups.min(group + of_groups);
+        let tiles = tile..per_group.min(tile + of_tiles);
+        let side = Side::Right;
+        vector::run(isa, Pack { factor, terms, side, groups, tiles, to, at: 0 });
+    });
+}
+
+/// A product with a packed right factor.
+struct Part<'a, T> {
+    left: Factor<'a>,
+    terms: usize,
+    /// Tiles of a group's terms.
+    per_group: usize,
+    panels: &'a [f32],
+    columns: usize,
+    target: SharedMut,
+    /// Its first column, and how far its rows are apart.
+    at: usize,
+    stride: usize,
+    start: Start<'a>,
+    tiles: PhantomData<fn() -> T>,
+}
+
+impl<T: Tiles> Part<'_, T> {
+    fn multiply(&self, isa: Option<Isa>) {
+        let count =
+            |(rows, columns)| (self.left.lines.div_ceil(rows), self.columns.div_ceil(columns));
+        let enough = |&size: &(usize, usize)| {
+            let (down, across) = count(size);
+            down * across >= ENOUGH * rayon::current_num_threads()
+        };
+        let size = TASKS.into_iter().find(enough).unwrap_or(TASKS[TASKS.len() - 1]);
+        let (down, across) = count(size);
+        (0..down * across).into_par_iter().for_each(|task| {
+            let (row, column) = (task / across * size.0, task % across * size.1);
+            let rows = row..self.left.lines.min(row + size.0);
+            let columns = column..self.columns.min(column + size.1);
+            let words = size.0 / GROUP * self.per_group * TILE;
+            with_scratch(words + size.0 / BLOCK * SUMS, |room| {
+                let (words, sums) = room.split_at_mut(words);
+                vector::run(isa, Task { part: self, rows, columns, words, sums });
+            });
+        });
+    }
+}
+
+/// Some rows and columns of a product, which no other task has.
+struct Task<'a, T> {
+    part: &'a Part<'a, T>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    /// Room for the tiles of its rows.
+    words: &'a mut [f32],
+    /// Room for a block of sums of each 32 rows.
+    sums: &'a mut [f32],
+}
+
+impl<T: Tiles> Kernel for Task<'_, T> {
+    #[inline(always)]
+    unsafe fn run<S: Vector>(self) {
+        let Part { left, terms, per_group, panels, .. } = *self.part;
+        let blocks = self.rows.len().div_ceil(BLOCK);
+        let pack = Pack {
+            factor: left.part(self.rows.clone(), 0),
+            terms,
+            side: Side::Left,
+            groups: 0..2 * blocks,
+            tiles: 0..per_group,
+            to: SharedMut::new(self.words),
+            at: 0,
+        };
+        // SAFETY: this function's contract.
+        unsafe { pack.run::<S>() }
+        // SAFETY: the machine has the registers (the contract of `multiply`).
+        let mut registers = unsafe { T::configure() };
+        let apart = per_group * TILE;
+        assert!(self.words.len() >= 2 * blocks * apart);
+        let mut unread = [0.0_f32; TILE];
+        let mut before: Option<Block> = None;
+        for column in self.columns.clone().step_by(BLOCK) {
+            let columns = BLOCK.min(self.columns.end - column);
+            let panel = &panels[column / GROUP * apart..][..2 * apart];
+            for range in ranges(per_group, RANGE) {
+                let goes_on = range.start > 0;
+                let at = range.start * TILE;
+                for block in 0..blocks {
+                    let sums = &mut self.sums[block * SUMS..][..SUMS];
+                    // SAFETY: two groups of each factor have these tiles; a block of sums.
+                    unsafe {
+                        let sums = goes_on.then_some(&*sums);
+                        let left = self.words.as_ptr().add(2 * block * apart + at);
+                        let right = panel.as_ptr().add(at);
+                        registers::begin(&mut registers, sums);
+                        let count = range.len();
+                        registers::add(&mut registers, (left, right), apart, count, &mut unread);
+                    }
+                    // While tiles are multiplied: what comes next waits for them.
+                    if let Some(before) = before.take() {
+                        // SAFETY: rows and columns of this task's.
+                        unsafe { before.write::<S>(self.part, self.sums) }
+                    }
+                    // SAFETY: a block of sums.
+                    unsafe { registers::end(&registers, &mut self.sums[block * SUMS..][..SUMS]) }
+                    if range.end == per_group {
+                        let row = self.rows.start + block * BLOCK;
+                        let rows = BLOCK.min(self.rows.end - row);
+                        before = Some(Block { sums: block * SUMS, row, rows, column, columns });
+                    }
+                }
+            }
+        }
+        if let Some(last) = before {
+            // SAFETY: as above.
+            unsafe { last.write::<S>(self.part, self.sums) }
+        }
+    }
+}
+
+/// A block whose sums are there.
+struct Block {
+    /// Where they are.
+    sums: usize,
+    row: usize,
+    rows: usize,
+    column: usize,
+    columns: usize,
+}
+
+impl Block {
+    /// Writes it, with what is added to it.
+    ///
+    /// # Safety
+    /// The machine must have the instruction set of `S`; nobody else may use this part of the
+    /// target.
+    #[inline(always)]
+    unsafe fn write<S: Vector>(self, part: &Part<'_, impl Tiles>, sums: &[f32]) {
+        let Self { row, rows, column, columns, .. } = self;
+        let Part { target, stride, start, .. } = *part;
+        let at = part.at + row * stride + column;
+        let to = target.range(at, (rows - 1) * stride + columns);
+        let addends = start.addends((at, stride), (row, rows), columns, to);
+        let out = Out { data: to, row: stride, streams: false };
+        // SAFETY: this function's contract.
+        unsafe { write::<S>((&sums[self.sums..][..SUMS], BLOCK), out, addends, (rows, columns)) }
+    }
+}
+
+#[cfg(test)]
+mod tests;
