@@ -126,7 +126,8 @@ impl SpectralConv {
             (false, _) => Tape::frozen(),
             (true, false) => Tape::from_data(),
             (true, true) => Tape::default(),
-        };
+        }
+        .with_factors(tape.factors());
         let y = conv.forward_taped(x, &mut inner)?;
         let (weight, bias) = (self.weight.clone(), self.bias.clone());
         tape.push(move |dy, plus, gradients| {

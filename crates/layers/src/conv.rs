@@ -18,6 +18,7 @@ mod narrow;
 mod panels;
 pub mod plain;
 mod pointwise;
+mod rounded;
 mod square;
 mod strided;
 mod taped;

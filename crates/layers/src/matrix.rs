@@ -6,14 +6,13 @@ pub(crate) mod block;
 mod blocked;
 mod pack;
 mod place;
-mod rounded;
+pub(crate) mod rounded;
 mod strips;
 #[cfg(test)]
 mod tests;
 
 use gemm::Parallelism;
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-use simd::tiles::Amx;
+use simd::tiles::Native;
 
 pub(crate) use self::blocked::{Batch, pack};
 pub(crate) use self::pack::Factor;
@@ -100,13 +99,12 @@ pub(crate) unsafe fn add_to(
         return;
     }
     let to = target.range(at, (m - 1) * row_stride + n);
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     if rounded::suits(sizes) && factors.are_rounded() {
         check(sizes, left, right);
         let place = (target, at, row_stride);
         let (left, right) = (Factor::left(left, m), Factor::right(right, n));
         // SAFETY: this function's contract; the machine has the registers.
-        return unsafe { rounded::add_alone::<Amx>(Isa::detect(), k, place, left, right) };
+        return unsafe { rounded::add_alone::<Native>(Isa::detect(), k, place, left, right) };
     }
     // SAFETY: this function's contract.
     unsafe { add_product(sizes, to, row_stride, left, right) }
@@ -171,10 +169,9 @@ unsafe fn product_into(
     check(sizes, left, right);
     let (m, n, k) = sizes;
     let (left, right) = (Factor::left(left, m), Factor::right(right, n));
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     if rounded::suits(sizes) && factors.are_rounded() {
         // SAFETY: this function's contract; the machine has the registers.
-        return unsafe { rounded::multiply::<Amx>(isa, k, target, start, left, right) };
+        return unsafe { rounded::multiply::<Native>(isa, k, target, start, left, right) };
     }
     // SAFETY: this function's contract.
     unsafe { products_into(isa, k, Batch::ONE, target, start, left, right) }

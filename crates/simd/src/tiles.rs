@@ -10,8 +10,11 @@ mod emulated;
 mod x86;
 
 pub use emulated::Emulated;
+/// The registers that [`are_available`] tells of; elsewhere their plain twin.
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+pub use emulated::Emulated as Native;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub use x86::Amx;
+pub use x86::Amx as Native;
 
 /// Rows of a tile, and words of a row.
 pub const SIDE: usize = 16;
@@ -140,9 +143,8 @@ mod tests {
     #[test]
     fn tiles_multiply() {
         product::<Emulated>();
-        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         if are_available() {
-            product::<Amx>();
+            product::<Native>();
         } else {
             eprintln!("skipped: no AMX");
         }

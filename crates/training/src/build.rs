@@ -41,5 +41,6 @@ pub fn adversary(config: &TrainConfig, device: &Device) -> Result<Option<Adversa
     let vb = parameters.var_builder(DType::F32, device).pp("loss").pp("discriminator");
     let critic = PatchGan::new(&patchgan, vb)?;
     let adam = config.optimizer.adam.clone();
-    Ok(Some(Adversary::new(settings.clone(), adam, Box::new(critic), parameters)?))
+    let adversary = Adversary::new(settings.clone(), adam, Box::new(critic), parameters)?;
+    Ok(Some(adversary.with_factors(config.precision.factors())))
 }

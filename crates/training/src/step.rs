@@ -25,7 +25,7 @@ mod reconstruction;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor, Var};
 use codebook::{CodeGrid, Quantizer};
-use layers::{Gradients, Tape};
+use layers::{Factors, Gradients, Tape};
 use vq_autoencoder::VqModel;
 
 pub use adversary::Adversary;
@@ -56,6 +56,7 @@ pub struct VqTrainer {
     /// Whether the decoder alone is trained.
     keep_codes: bool,
     clip: f64,
+    factors: Factors,
     /// The most pictures that go through the networks at once.
     part: usize,
 }
@@ -113,6 +114,7 @@ impl VqTrainer {
             codebook_weight: config.loss.codebook_weight,
             keep_codes,
             clip: config.optimizer.clip,
+            factors: config.precision.factors(),
             part: config.batch.max(1),
         })
     }
@@ -184,7 +186,7 @@ impl VqTrainer {
         if let Some(adversary) = &mut adversary {
             let scale = if adversary.order() == UpdateOrder::Reference {
                 for pair in &mut pairs {
-                    pair.made = reconstruct(&self.model, &pair.images)?;
+                    pair.made = reconstruct(&self.model, &pair.images, self.factors)?;
                 }
                 let mut readings = Readings::default();
                 critic_gradients = adversary.gradients(&pairs, step, &mut readings)?;
@@ -222,7 +224,7 @@ impl VqTrainer {
     /// Losses and gradients of some of an update's pictures; `None` where the encoder's
     /// output is not finite.
     fn backward(&self, images: &Tensor, step: u64, terms: &mut Readings) -> Result<Option<Pass>> {
-        let mut encoder = Tape::from_data();
+        let mut encoder = Tape::from_data().with_factors(self.factors);
         let z = self.model.pre_quant_taped(images, &mut encoder)?.to_dtype(DType::F32)?;
         let z = Var::from_tensor(&z)?;
         let latent_rms = rms(&z)?;
@@ -234,7 +236,8 @@ impl VqTrainer {
             quantized => quantized?,
         };
         // Nobody asks for gradients beyond the decoder where it alone is trained.
-        let mut decoder = if self.keep_codes { Tape::from_data() } else { Tape::default() };
+        let decoder = if self.keep_codes { Tape::from_data() } else { Tape::default() };
+        let mut decoder = decoder.with_factors(self.factors);
         let encoder = (!self.keep_codes).then_some(encoder);
         let embeddings = quantized.embeddings.detach();
         let hidden = self.model.decode_hidden_taped(&embeddings, &mut decoder)?;
@@ -310,11 +313,12 @@ struct Pair {
 }
 
 /// What the autoencoder makes of `images`; the way back is not kept.
-fn reconstruct(model: &VqModel, images: &Tensor) -> Result<Tensor> {
-    let z = model.pre_quant_taped(images, &mut Tape::from_data())?.to_dtype(DType::F32)?;
+fn reconstruct(model: &VqModel, images: &Tensor, factors: Factors) -> Result<Tensor> {
+    let tape = || Tape::default().with_factors(factors);
+    let z = model.pre_quant_taped(images, &mut tape())?.to_dtype(DType::F32)?;
     let embeddings = model.quantizer().quantize_without_waiting(&z)?.embeddings.detach();
-    let hidden = model.decode_hidden_taped(&embeddings, &mut Tape::default())?;
-    Ok(model.last_convolution_taped(&hidden, &mut Tape::default())?.to_dtype(DType::F32)?)
+    let hidden = model.decode_hidden_taped(&embeddings, &mut tape())?;
+    Ok(model.last_convolution_taped(&hidden, &mut tape())?.to_dtype(DType::F32)?)
 }
 
 /// The gradient of the scalar `loss` at `leaf`.

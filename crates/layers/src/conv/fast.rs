@@ -8,8 +8,11 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 use super::geometry::Geometry;
 use super::weight::Weight;
 use super::winograd::Extras;
-use super::{Conv2d, Conv2dConfig, Padding, kernels, narrow, panels, pointwise, strided, winograd};
+use super::{
+    Conv2d, Conv2dConfig, Padding, kernels, narrow, panels, pointwise, rounded, strided, winograd,
+};
 use crate::cpu;
+use crate::factors::Factors;
 use crate::isa::Isa;
 use crate::tape::sum;
 
@@ -82,18 +85,24 @@ impl ConvOp {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let g = Geometry::new(x.shape(), weight.shape(), self.config)?;
-        let dx = x.track_op().then(|| input_gradient(&g, weight, grad, None)).transpose()?;
-        let dw = weight.track_op().then(|| weight_gradient(&g, x, grad)).transpose()?;
+        let dx = x
+            .track_op()
+            .then(|| input_gradient(&g, weight, grad, None, Factors::F32))
+            .transpose()?;
+        let dw =
+            weight.track_op().then(|| weight_gradient(&g, x, grad, Factors::F32)).transpose()?;
         Ok((dx, dw))
     }
 }
 
-/// The forward pass of what gradients will be asked for, but without a graph.
+/// The forward pass of what gradients will be asked for, but without a graph; on a CPU products
+/// may be rounded to `factors`.
 pub(super) fn forward_untracked(
     g: &Geometry,
     x: &Tensor,
     conv: &Conv2d,
     residual: Option<&Tensor>,
+    factors: Factors,
 ) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if x.device().is_cuda() {
@@ -105,7 +114,8 @@ pub(super) fn forward_untracked(
     let y = cpu::with_slices(tensors, |[x, weight, bias, other]| {
         let bias = conv.bias.is_some().then_some(bias);
         let residual = residual.is_some().then_some(other);
-        convolve(g, x, Weight::plain(weight), Extras { bias, residual, ..Extras::default() }, true)
+        let extras = Extras { bias, residual, ..Extras::default() };
+        convolve_trained(g, x, Weight::plain(weight), extras, factors)
     })?;
     Tensor::from_vec(y, (g.batch, g.out_channels, g.oh, g.ow), x.device())
 }
@@ -116,6 +126,7 @@ pub(super) fn input_gradient(
     weight: &Tensor,
     grad: &Tensor,
     plus: Option<&Tensor>,
+    factors: Factors,
 ) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if grad.device().is_cuda() {
@@ -135,12 +146,12 @@ pub(super) fn input_gradient(
         let tensors = [weight, grad, plus.unwrap_or(grad)];
         let dx = cpu::with_slices(tensors, |[weight, grad, other]| {
             let extras = Extras { residual: plus.is_some().then_some(other), ..Extras::default() };
-            convolve(&transposed, grad, Weight::flipped(weight), extras, true)
+            convolve_trained(&transposed, grad, Weight::flipped(weight), extras, factors)
         })?;
         return Tensor::from_vec(dx, shape, grad.device());
     }
     let dx = cpu::with_slices([weight, grad], |[weight, grad]| {
-        strided::input_gradient(Isa::detect(), g, weight, grad)
+        strided::input_gradient(Isa::detect(), g, weight, grad, factors)
             .unwrap_or_else(|| kernels::input_gradient(g, weight, grad))
     })?;
     sum(Tensor::from_vec(dx, shape, grad.device())?, plus)
@@ -148,12 +159,18 @@ pub(super) fn input_gradient(
 
 /// The gradient to the weight, `[out, in, kh, kw]`, for an input `x` and `grad`
 /// `[B, out, H', W']`.
-pub(super) fn weight_gradient(g: &Geometry, x: &Tensor, grad: &Tensor) -> Result<Tensor> {
+pub(super) fn weight_gradient(
+    g: &Geometry,
+    x: &Tensor,
+    grad: &Tensor,
+    factors: Factors,
+) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if grad.device().is_cuda() {
         return super::cuda::weight_gradient(g, x, grad);
     }
     let dw = cpu::with_slices([x, grad], |[x, grad]| match Isa::detect() {
+        _ if rounded::takes(g, factors) => rounded::weight_gradient(g, x, grad),
         _ if g.is_pointwise() => pointwise::weight_gradient(g, x, grad),
         isa if winograd::suits(g) => winograd::weight_gradient(isa, g, x, grad),
         isa if narrow::suits_gradient(g) && g.in_channels >= TRANSFORMED => {
@@ -199,6 +216,21 @@ pub(super) fn convolve(
         pointwise::forward(isa, g, x, weight, extras)
     } else {
         panels::forward(isa, g, x, weight, extras)
+    }
+}
+
+/// [`convolve`] of what gradients go through, products rounded as they may be.
+fn convolve_trained(
+    g: &Geometry,
+    x: &[f32],
+    weight: Weight,
+    extras: Extras,
+    factors: Factors,
+) -> Vec<f32> {
+    if rounded::takes(g, factors) {
+        rounded::forward(g, x, weight, extras)
+    } else {
+        convolve(g, x, weight, extras, true)
     }
 }
 

@@ -5,12 +5,11 @@
 //! loses nothing, and everything is as with weights of f32.
 
 mod maps;
-mod product;
-mod weights;
+pub(super) mod product;
+pub(super) mod weights;
 
 use candle_core::{CpuStorage, DType, Result, Shape, Storage, Tensor};
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-use simd::tiles::Amx;
+use simd::tiles::Native;
 
 pub(super) use self::weights::Packed;
 
@@ -94,14 +93,13 @@ fn convolve(conv: &Conv2d, g: &Geometry, x: &[f32], extras: Extras) -> Result<Ve
         (Storage::Cpu(CpuStorage::F16(all)), Some((start, end))) => Numbers::F16(&all[start..end]),
         _ => candle_core::bail!("conv2d: {:?} is no weight of half precision", conv.weight),
     };
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     if let Numbers::Bf16(weight) = numbers
         && has_tiles(DType::BF16)
         && suits(g)
     {
         let weights = conv.packed.get_or_init(|| weights::Tiled::new(g, weight));
         // SAFETY: the machine has the registers.
-        return Ok(unsafe { product::forward::<Amx>(Isa::detect(), g, x, weights, extras) });
+        return Ok(unsafe { product::forward::<Native>(Isa::detect(), g, x, weights, extras) });
     }
     Ok(with_scratch(numbers.len(), |wide| {
         numbers.widen(wide);
@@ -115,7 +113,7 @@ fn has_tiles(dtype: DType) -> bool {
 }
 
 /// Whether tiles are full enough.
-fn suits(g: &Geometry) -> bool {
+pub(super) fn suits(g: &Geometry) -> bool {
     g.batch > 0 && g.in_channels >= MIN_INPUTS && g.out_channels >= MIN_OUTPUTS
 }
 

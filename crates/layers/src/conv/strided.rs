@@ -7,10 +7,10 @@
 use rayon::prelude::*;
 
 use super::geometry::Geometry;
-use super::panels::forward_into;
 use super::weight::{Taps, Weight};
 use super::winograd::Extras;
-use super::{Conv2dConfig, Padding};
+use super::{Conv2dConfig, Padding, panels, rounded};
+use crate::factors::Factors;
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
@@ -58,6 +58,7 @@ pub(super) fn input_gradient(
     g: &Geometry,
     weight: &[f32],
     grad: &[f32],
+    factors: Factors,
 ) -> Option<Vec<f32>> {
     let Conv2dConfig { stride, padding } = g.config;
     if g.in_channels < MIN_CHANNELS {
@@ -75,7 +76,7 @@ pub(super) fn input_gradient(
             for column in &columns {
                 let (phase, others) = rest.split_at_mut(planes * row.count * column.count);
                 rest = others;
-                phase_gradient(isa, g, weight, grad, (row, column), phase);
+                phase_gradient(isa, g, weight, (grad, factors), (row, column), phase);
             }
             let phases = &*scratch;
             (0..planes).into_par_iter().for_each(|plane| {
@@ -104,7 +105,7 @@ fn phase_gradient(
     isa: Option<Isa>,
     g: &Geometry,
     weight: &[f32],
-    grad: &[f32],
+    (grad, factors): (&[f32], Factors),
     (row, column): (&Phase, &Phase),
     to: &mut [f32],
 ) {
@@ -126,8 +127,15 @@ fn phase_gradient(
     };
     let weight = Weight::some_flipped(weight, Taps { taps: &taps, of: g.taps() });
     let to = SharedMut::new(to);
+    let extras = Extras::default();
     // SAFETY: as many numbers as the phase has, which nothing else uses.
-    unsafe { forward_into(isa, &of_phase, grad, weight, Extras::default(), to) }
+    unsafe {
+        if rounded::takes(&of_phase, factors) {
+            rounded::forward_into(&of_phase, grad, weight, extras, to);
+        } else {
+            panels::forward_into(isa, &of_phase, grad, weight, extras, to);
+        }
+    }
 }
 
 /// Writes the phases of a row, the first pixels first.

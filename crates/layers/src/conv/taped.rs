@@ -6,6 +6,7 @@ use candle_nn::Module;
 use super::geometry::Geometry;
 use super::{Conv2d, fast};
 use crate::device::has_kernels;
+use crate::factors::Factors;
 use crate::tape::{Tape, Taped, sum};
 
 impl Taped for Conv2d {
@@ -36,7 +37,7 @@ impl Conv2d {
     /// When the shapes do not fit.
     pub fn weight_gradient(&self, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
         if has_kernels(&[x, dy]) {
-            return fast::weight_gradient(&geometry(self, x, dy)?, x, dy);
+            return fast::weight_gradient(&geometry(self, x, dy)?, x, dy, Factors::F32);
         }
         let weight = candle_core::Var::from_tensor(&self.weight.copy()?)?;
         let conv = Self::new(weight.as_tensor().clone(), None, self.config);
@@ -72,7 +73,8 @@ fn forward(
     if let Some(bias) = conv.bias.as_ref().filter(|bias| bias.dims() != [g.out_channels]) {
         candle_core::bail!("conv2d: {:?} for {} output channels", bias.shape(), g.out_channels)
     }
-    let y = fast::forward_untracked(&g, x, conv, residual)?;
+    let factors = tape.factors();
+    let y = fast::forward_untracked(&g, x, conv, residual, factors)?;
     let trains_weight = tape.wants(&conv.weight)?;
     let bias = conv.bias.as_ref();
     let trained_bias =
@@ -82,14 +84,14 @@ fn forward(
     tape.push(move |dy, plus, gradients| {
         let g = geometry(&conv, &x, dy)?;
         if trains_weight {
-            gradients.add(&conv.weight, fast::weight_gradient(&g, &x, dy)?)?;
+            gradients.add(&conv.weight, fast::weight_gradient(&g, &x, dy, factors)?)?;
         }
         if let Some(bias) = &bias {
             gradients.add(bias, fast::bias_gradient(&g, dy)?)?;
         }
         // The feature map may be large: it is not needed for what follows.
         drop(x);
-        wants_input.then(|| fast::input_gradient(&g, &conv.weight, dy, plus)).transpose()
+        wants_input.then(|| fast::input_gradient(&g, &conv.weight, dy, plus, factors)).transpose()
     });
     Ok(y)
 }

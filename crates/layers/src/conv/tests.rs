@@ -7,6 +7,7 @@ use super::geometry::Geometry;
 use super::weight::Weight;
 use super::winograd::Extras;
 use super::{Conv2dConfig, Padding, kernels, narrow, panels, pointwise, strided, winograd};
+use crate::factors::Factors;
 use crate::isa::Isa;
 use crate::shared_mut::SharedMut;
 
@@ -194,7 +195,7 @@ fn strided_gradients_equal_patches_on_every_instruction_set() -> Result<()> {
                 let name = format!("{isa:?} {x:?} {weight:?} {:?}", g.config);
                 let weight = noise(weight.elem_count(), 2.0);
                 let grad = noise(2 * out_channels * g.out_pixels(), 3.0);
-                let dx = strided::input_gradient(isa, &g, &weight, &grad);
+                let dx = strided::input_gradient(isa, &g, &weight, &grad, Factors::F32);
                 assert_eq!(dx.is_some(), phases, "{name}");
                 if let Some(dx) = dx {
                     assert_close(&name, &dx, &kernels::input_gradient(&g, &weight, &grad));
@@ -249,7 +250,7 @@ fn gradients_by_panels_do_not_depend_on_the_threads() -> Result<()> {
         let grad = noise(2 * 48 * g.out_pixels(), 3.0);
         let both = || {
             let isa = Isa::detect();
-            let dx = strided::input_gradient(isa, &g, &weight, &grad);
+            let dx = strided::input_gradient(isa, &g, &weight, &grad, Factors::F32);
             (panels::weight_gradient(isa, &g, &x, &grad), dx)
         };
         let with = |threads: usize| {

@@ -48,6 +48,18 @@ impl<'a> Weight<'a> {
         Self { data, flipped: true, taps: Some(taps) }
     }
 
+    /// Its numbers, for `g`.
+    pub(super) fn numbers(self, g: &Geometry) -> Numbers<'a> {
+        let (outputs, count) = (g.out_channels, g.taps());
+        let (of, taps) = match self.taps {
+            Some(Taps { taps, of }) => (of, taps.to_vec()),
+            None if self.flipped => (count, (0..count).rev().collect()),
+            None => (count, (0..count).collect()),
+        };
+        let strides = if self.flipped { (of, outputs * of) } else { (g.in_channels * of, of) };
+        Numbers { data: self.data, strides, taps }
+    }
+
     /// The `blocks` of outputs, each `[in, kh, kw, pitch]`: numbers that mean nothing behind
     /// the last output of a block. `pitch` is a vector at most.
     pub(super) fn pack(
@@ -84,6 +96,21 @@ impl<'a> Weight<'a> {
             }
             run(isa, Sort { rows: weight, len: depth, outputs, order: None, pitch, packed });
         });
+    }
+}
+
+/// The numbers of a weight by output, input and tap.
+pub(super) struct Numbers<'a> {
+    data: &'a [f32],
+    /// From one output to the next, and from one input.
+    strides: (usize, usize),
+    taps: Vec<usize>,
+}
+
+impl Numbers<'_> {
+    #[inline(always)]
+    pub fn at(&self, output: usize, input: usize, tap: usize) -> f32 {
+        self.data[output * self.strides.0 + input * self.strides.1 + self.taps[tap]]
     }
 }
 

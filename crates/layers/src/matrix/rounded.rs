@@ -24,8 +24,8 @@ use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
 use crate::vector::{self, Kernel, Vector};
 
-mod registers;
-mod tiles;
+pub(crate) mod registers;
+pub(crate) mod tiles;
 
 /// Columns, and terms, of the right factor that are packed at a time: 16 MiB at most.
 const PACKED: usize = 2048;
@@ -222,8 +222,8 @@ impl<T: Tiles> Kernel for Task<'_, T> {
                         let left = self.words.as_ptr().add(2 * block * apart + at);
                         let right = panel.as_ptr().add(at);
                         registers::begin(&mut registers, sums);
-                        let count = range.len();
-                        registers::add(&mut registers, (left, right), apart, count, &mut unread);
+                        let (left, right) = ((left, apart), (right, apart));
+                        registers::add(&mut registers, left, right, range.len(), &mut unread);
                     }
                     // While tiles are multiplied: what comes next waits for them.
                     if let Some(before) = before.take() {

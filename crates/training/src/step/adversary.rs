@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor, Var};
 use discriminator::{Critic, LeCam, adaptive_weight, r1, ramp};
-use layers::{Gradients, Tape};
+use layers::{Factors, Gradients, Tape};
 
 use super::parts::Sums;
 use super::{Pair, gradient_at};
@@ -25,6 +25,7 @@ pub struct Adversary {
     critic: Box<dyn Critic>,
     config: AdversarialConfig,
     lecam: LeCam,
+    factors: Factors,
 }
 
 /// The adversarial term of the autoencoder's loss.
@@ -53,7 +54,13 @@ impl Adversary {
         parameters: ParameterStore,
     ) -> Result<Self> {
         let optimizer = Adam::new(adam, &parameters)?;
-        Ok(Self { parameters, optimizer, critic, config, lecam: LeCam::default() })
+        let (lecam, factors) = (LeCam::default(), Factors::F32);
+        Ok(Self { parameters, optimizer, critic, config, lecam, factors })
+    }
+
+    /// The same, on a CPU with products that may be rounded to `factors`.
+    pub fn with_factors(self, factors: Factors) -> Self {
+        Self { factors, ..self }
     }
 
     /// The order of the two updates.
@@ -82,7 +89,7 @@ impl Adversary {
         if self.sleeps(step) {
             return Ok(None);
         }
-        let mut tape = Tape::frozen();
+        let mut tape = Tape::frozen().with_factors(self.factors);
         let logits = Var::from_tensor(&self.critic.logits_taped(made, &mut tape)?)?;
         let loss = self.config.generator_loss.loss(logits.as_tensor())?;
         let upstream = gradient_at(&loss, &logits)?;
@@ -172,7 +179,8 @@ impl Adversary {
         step: u64,
         terms: &mut Readings,
     ) -> Result<Vec<(String, Tensor)>> {
-        let (mut real_tape, mut fake_tape) = (Tape::from_data(), Tape::from_data());
+        let tape = || Tape::from_data().with_factors(self.factors);
+        let (mut real_tape, mut fake_tape) = (tape(), tape());
         let real = Var::from_tensor(&self.critic.logits_taped(images, &mut real_tape)?)?;
         let fake = Var::from_tensor(&self.critic.logits_taped(made, &mut fake_tape)?)?;
         // It learns in full from its start on: the ramp is for who learns from it.

@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use ::simd::tiles::{Amx, SIDE, Tiles, are_available};
+use ::simd::tiles::{Native, SIDE, Tiles, are_available};
 
 use super::simd::avx512::choose;
 use super::simd::{Blocks, Coarse, Loops, Seen, Sweep};
@@ -43,7 +43,7 @@ unsafe fn sweep(tile: &[f32], dim: usize, codes: Blocks, seen: Seen) {
     debug_assert!(dim.is_multiple_of(PAIRS) && starts.len().is_multiple_of(ROWS));
     let mut scores = [[0.0_f32; TILE]; ROWS];
     // SAFETY: the machine has them (contract).
-    let mut tiles = unsafe { Amx::configure() };
+    let mut tiles = unsafe { Native::configure() };
     for (b, starts) in starts.chunks_exact(ROWS).enumerate() {
         // SAFETY: `ROWS` rows of codes, and of `PAIRS` pairs of the tile from each `k` on
         // (contract); `scores` has the room for four registers side by side.

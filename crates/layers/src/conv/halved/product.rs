@@ -32,11 +32,33 @@ pub unsafe fn forward<T: Tiles>(
     weights: &Tiled,
     extras: Extras,
 ) -> Vec<f32> {
-    let maps = Maps::new(g);
-    let taps = maps.taps(g);
     let len = g.batch * g.out_channels * g.out_pixels();
     let mut y = Vec::with_capacity(len);
-    let job = Job { g, maps, taps: &taps, x, weights, extras, y: SharedMut::new_spare(&mut y) };
+    let target = SharedMut::new_spare(&mut y);
+    // SAFETY: this function's contract; there is room for `len`, which nothing else uses, and
+    // every pixel of every channel is written.
+    unsafe {
+        forward_into::<T>(isa, g, x, weights, extras, target);
+        y.set_len(len);
+    }
+    y
+}
+
+/// [`forward`] to `y`, whose numbers are all written: each is in one band and one block.
+///
+/// # Safety
+/// As there, and nothing else may use `y` meanwhile.
+pub unsafe fn forward_into<T: Tiles>(
+    isa: Option<Isa>,
+    g: &Geometry,
+    x: &[f32],
+    weights: &Tiled,
+    extras: Extras,
+    y: SharedMut,
+) {
+    let maps = Maps::new(g);
+    let taps = maps.taps(g);
+    let job = Job { g, maps, taps: &taps, x, weights, extras, y };
     let (bands, words) = (g.batch * maps.bands, maps.words());
     if bands >= MIN_TASKS {
         (0..bands).into_par_iter().for_each(|band| {
@@ -62,10 +84,6 @@ pub unsafe fn forward<T: Tiles>(
             });
         });
     }
-    // SAFETY: there is room for `len`, and every pixel of every channel was written: each is
-    // in one band and one block.
-    unsafe { y.set_len(len) }
-    y
 }
 
 /// One convolution under way.

@@ -3,9 +3,7 @@
 use candle_core::{DType, Device, Result, Shape, Tensor};
 use candle_nn::Module;
 use half::bf16;
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-use simd::tiles::Amx;
-use simd::tiles::{Emulated, are_available};
+use simd::tiles::{Emulated, Native, are_available};
 
 use super::super::geometry::Geometry;
 use super::super::tests::noise;
@@ -58,10 +56,9 @@ fn assert_close(name: &str, actual: &[f32], expected: &[f64]) {
 fn both(isa: Option<Isa>, g: &Geometry, x: &[f32], tiled: &Tiled, extras: Extras) -> Vec<Vec<f32>> {
     // SAFETY: emulated registers are always there.
     let mut all = vec![unsafe { product::forward::<Emulated>(isa, g, x, tiled, extras) }];
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     if are_available() {
         // SAFETY: the machine has them.
-        all.push(unsafe { product::forward::<Amx>(isa, g, x, tiled, extras) });
+        all.push(unsafe { product::forward::<Native>(isa, g, x, tiled, extras) });
     }
     all
 }

@@ -6,9 +6,10 @@ use std::sync::{Arc, OnceLock};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
-use simd::tiles::SIDE;
+use simd::tiles::{SIDE, bf16_bits};
 
 use super::super::geometry::Geometry;
+use super::super::weight::Weight;
 
 /// Input channels of a group: a tile's pairs.
 pub const GROUP: usize = 2 * SIDE;
@@ -33,21 +34,35 @@ pub struct Tiled {
 impl Tiled {
     /// Of `weight` `[out, in, kh, kw]`.
     pub fn new(g: &Geometry, weight: &[bf16]) -> Self {
-        let (taps, depth) = (g.taps(), g.depth());
-        let (blocks, groups) = (g.out_channels.div_ceil(SIDE), g.in_channels.div_ceil(GROUP));
+        let (inputs, taps) = (g.in_channels, g.taps());
+        Self::of(g, |output, input, tap| {
+            u32::from(weight[(output * inputs + input) * taps + tap].to_bits())
+        })
+    }
+
+    /// Of a weight in f32, rounded.
+    pub fn rounded(g: &Geometry, weight: Weight) -> Self {
+        let numbers = weight.numbers(g);
+        Self::of(g, |output, input, tap| bf16_bits(numbers.at(output, input, tap)))
+    }
+
+    /// Of numbers for each output, input and tap.
+    fn of(g: &Geometry, bits: impl Fn(usize, usize, usize) -> u32 + Sync) -> Self {
+        let (inputs, taps) = (g.in_channels, g.taps());
+        let (blocks, groups) = (g.out_channels.div_ceil(SIDE), inputs.div_ceil(GROUP));
         let block_rows = groups * taps * SIDE;
         let mut rows = vec![Row([0.0; SIDE]); blocks * block_rows];
         rows.par_chunks_exact_mut(block_rows).enumerate().for_each(|(block, rows)| {
-            let outputs = weight.chunks_exact(depth).skip(block * SIDE).take(SIDE);
-            for (output, kernels) in outputs.enumerate() {
-                for (pair, kernels) in kernels.chunks(2 * taps).enumerate() {
+            let outputs = block * SIDE..g.out_channels.min((block + 1) * SIDE);
+            for (column, output) in outputs.enumerate() {
+                for pair in 0..inputs.div_ceil(2) {
                     let (group, row) = (pair / SIDE, pair % SIDE);
-                    let (first, second) = kernels.split_at(taps);
-                    for (tap, first) in first.iter().enumerate() {
-                        let second = second.get(tap).map_or(0, |second| second.to_bits());
-                        let bits = u32::from(first.to_bits()) | u32::from(second) << 16;
+                    for tap in 0..taps {
+                        let first = bits(output, 2 * pair, tap);
+                        let has_second = 2 * pair + 1 < inputs;
+                        let second = if has_second { bits(output, 2 * pair + 1, tap) } else { 0 };
                         let row = (group * taps + tap) * SIDE + row;
-                        rows[row].0[output] = f32::from_bits(bits);
+                        rows[row].0[column] = f32::from_bits(first | second << 16);
                     }
                 }
             }

@@ -37,16 +37,16 @@ pub unsafe fn begin<T: Tiles>(registers: &mut T, sums: Option<&[f32]>) {
     }
 }
 
-/// Adds `count` tiles of terms of two groups of each factor, `apart` words apart, to the
-/// registers of sums.
+/// Adds `count` tiles of terms of two groups of each factor, which is the given number of words
+/// apart, to the registers of sums.
 ///
 /// # Safety
 /// These tiles must be readable; the machine must have the registers.
 #[inline(always)]
 pub unsafe fn add<T: Tiles>(
     registers: &mut T,
-    (mut left, mut right): (*const f32, *const f32),
-    apart: usize,
+    (mut left, left_apart): (*const f32, usize),
+    (mut right, right_apart): (*const f32, usize),
     count: usize,
     unread: &mut [f32; TILE],
 ) {
@@ -56,9 +56,9 @@ pub unsafe fn add<T: Tiles>(
             registers.load::<4>(left, SIDE);
             registers.load::<6>(right, SIDE);
             registers.multiply::<0, 4, 6>();
-            registers.load::<7>(right.add(apart), SIDE);
+            registers.load::<7>(right.add(right_apart), SIDE);
             registers.multiply::<1, 4, 7>();
-            registers.load::<5>(left.add(apart), SIDE);
+            registers.load::<5>(left.add(left_apart), SIDE);
             registers.multiply::<2, 5, 6>();
             registers.multiply::<3, 5, 7>();
             left = left.add(TILE);

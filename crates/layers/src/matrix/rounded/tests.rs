@@ -1,6 +1,4 @@
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-use simd::tiles::Amx;
-use simd::tiles::{Emulated, bf16_bits};
+use simd::tiles::{Emulated, Native, bf16_bits};
 
 use super::*;
 use crate::matrix::View;
@@ -48,10 +46,9 @@ fn with_all(mut check: impl FnMut(&dyn Fn((usize, usize, usize), &mut [f32], Sta
             multiply_with::<Emulated>(isa, sizes, target, start, left, right);
         });
     }
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     if simd::tiles::are_available() {
         check(&|sizes, target, start, left, right| {
-            multiply_with::<Amx>(Isa::detect(), sizes, target, start, left, right);
+            multiply_with::<Native>(Isa::detect(), sizes, target, start, left, right);
         });
     }
 }
