@@ -29,7 +29,7 @@ const TASKS: [(usize, usize); 5] = [(96, PACKED), (96, 512), (48, 512), (24, 512
 /// are few tasks.
 const LINES: usize = 192;
 /// What enough tasks are, for each thread.
-pub(super) const ENOUGH: usize = 8;
+const ENOUGH: usize = 8;
 
 /// Products of one size, and how many floats it is from one to the next.
 #[derive(Clone, Copy)]

@@ -82,7 +82,8 @@ impl Place<'_> {
 ///
 /// # Safety
 /// The machine must have the instruction set of `S`; `out` must be writable, and all that is
-/// added readable, for so many rows and columns.
+/// added readable, for so many rows and columns. Where it is streamed its rows must begin with
+/// lines of the cache.
 #[inline(always)]
 pub(super) unsafe fn write<S: Vector>(
     (sums, apart): (&[f32], usize),
@@ -105,7 +106,11 @@ pub(super) unsafe fn write<S: Vector>(
                 for addend in addends.blocks.into_iter().flatten() {
                     sum = sum.plus(S::load(addend.data.add(m * addend.row + n)));
                 }
-                sum.store(to.add(n));
+                if out.streams {
+                    sum.stream(to.add(n));
+                } else {
+                    sum.store(to.add(n));
+                }
             }
             for (n, &sum) in sums.iter().enumerate().skip(whole) {
                 let mut sum = if addends.column.is_some() { sum + column } else { sum };

@@ -16,7 +16,7 @@ use self::registers::{BLOCK, SUMS};
 use self::tiles::{GROUP, Pack, Side, TERMS, TILE};
 use super::Start;
 use super::block::Out;
-use super::blocked::{ENOUGH, ranges};
+use super::blocked::ranges;
 use super::pack::Factor;
 use super::place::write;
 use crate::isa::Isa;
@@ -33,6 +33,12 @@ const PACKED: usize = 2048;
 const RANGE: usize = 16;
 /// Rows and columns of a task: the first that makes enough of them.
 const TASKS: [(usize, usize); 5] = [(128, PACKED), (64, PACKED), (64, 512), (32, 512), (32, 128)];
+/// Bytes of a product that no cache keeps until it is read: it is written past them.
+const STREAMED_BYTES: usize = 16 << 20;
+/// Bytes of a cache line.
+const LINE_BYTES: usize = 64;
+/// What enough tasks are, for each thread.
+const ENOUGH: usize = 4;
 /// Tiles of terms that a task packs of the right factor.
 const TILES: usize = 2;
 
@@ -53,14 +59,20 @@ pub(super) unsafe fn multiply<T: Tiles>(
     left: Factor,
     right: Factor,
 ) {
-    let stride = right.lines;
+    let (stride, all) = (right.lines, terms);
     for columns in ranges(stride, PACKED) {
         for some in ranges(terms, PACKED) {
             let (terms, count) = (some.len(), columns.len());
             let right = right.part(columns.clone(), some.start);
             let per_group = terms.div_ceil(TERMS);
             with_scratch(count.div_ceil(BLOCK) * 2 * per_group * TILE, |panels| {
-                pack(isa, right, terms, panels);
+                pack(isa, right, Side::Right, terms, panels);
+                // Whole lines, each written once.
+                let streams = size_of::<f32>() * left.lines * stride >= STREAMED_BYTES
+                    && terms == all
+                    && matches!(start, Start::Sum { .. })
+                    && target.at(0).addr().is_multiple_of(LINE_BYTES)
+                    && (size_of::<f32>() * stride).is_multiple_of(LINE_BYTES);
                 let part = Part::<T> {
                     left: left.part(0..left.lines, some.start),
                     terms,
@@ -71,6 +83,7 @@ pub(super) unsafe fn multiply<T: Tiles>(
                     at: columns.start,
                     stride,
                     start: if some.start > 0 { Start::Target } else { start },
+                    streams,
                     tiles: PhantomData,
                 };
                 part.multiply(isa);
@@ -98,9 +111,12 @@ pub(super) unsafe fn add_alone<T: Tiles>(
     with_scratch(words + panels + down * SUMS, |room| {
         let (panels, room) = room.split_at_mut(panels);
         let (words, sums) = room.split_at_mut(words);
-        let (side, to) = (Side::Right, SharedMut::new(panels));
-        let (groups, tiles) = (0..2 * across, 0..per_group);
-        vector::run(isa, Pack { factor: right, terms, side, groups, tiles, to, at: 0 });
+        for (factor, side, words) in
+            [(left, Side::Left, &mut *words), (right, Side::Right, &mut *panels)]
+        {
+            let (groups, to) = (0..words.len() / (per_group * TILE), SharedMut::new(words));
+            vector::run(isa, Pack { factor, terms, side, groups, tiles: 0..per_group, to, at: 0 });
+        }
         let (rows, columns) = (0..left.lines, 0..right.lines);
         let part = Part::<T> {
             left,
@@ -112,17 +128,18 @@ pub(super) unsafe fn add_alone<T: Tiles>(
             at,
             stride,
             start: Start::Target,
+            streams: false,
             tiles: PhantomData,
         };
         vector::run(isa, Task { part: &part, rows, columns, words, sums });
     });
 }
 
-/// Packs a right factor whole.
-fn pack(isa: Option<Isa>, factor: Factor, terms: usize, panels: &mut [f32]) {
+/// Packs a factor whole.
+fn pack(isa: Option<Isa>, factor: Factor, side: Side, terms: usize, words: &mut [f32]) {
     let per_group = terms.div_ceil(TERMS);
-    let groups = panels.len() / (per_group * TILE);
-    let to = SharedMut::new(panels);
+    let groups = words.len() / (per_group * TILE);
+    let to = SharedMut::new(words);
     // What lies side by side in memory is one task's.
     let (of_groups, of_tiles) =
         if factor.term_stride == 1 { (2, per_group) } else { (groups, TILES) };
@@ -131,7 +148,6 @@ fn pack(isa: Option<Isa>, factor: Factor, terms: usize, panels: &mut [f32]) {
         let (group, tile) = (task % across * of_groups, task / across * of_tiles);
         let groups = group..groups.min(group + of_groups);
         let tiles = tile..per_group.min(tile + of_tiles);
-        let side = Side::Right;
         vector::run(isa, Pack { factor, terms, side, groups, tiles, to, at: 0 });
     });
 }
@@ -149,6 +165,8 @@ struct Part<'a, T> {
     at: usize,
     stride: usize,
     start: Start<'a>,
+    /// Whether it is written past the caches.
+    streams: bool,
     tiles: PhantomData<fn() -> T>,
 }
 
@@ -162,14 +180,35 @@ impl<T: Tiles> Part<'_, T> {
         };
         let size = TASKS.into_iter().find(enough).unwrap_or(TASKS[TASKS.len() - 1]);
         let (down, across) = count(size);
-        (0..down * across).into_par_iter().for_each(|task| {
+        let of_rows = size.0 / GROUP * self.per_group * TILE;
+        let task = |task: usize, words: &[f32]| {
             let (row, column) = (task / across * size.0, task % across * size.1);
             let rows = row..self.left.lines.min(row + size.0);
             let columns = column..self.columns.min(column + size.1);
-            let words = size.0 / GROUP * self.per_group * TILE;
-            with_scratch(words + size.0 / BLOCK * SUMS, |room| {
-                let (words, sums) = room.split_at_mut(words);
+            with_scratch(size.0 / BLOCK * SUMS, |sums| {
                 vector::run(isa, Task { part: self, rows, columns, words, sums });
+            });
+        };
+        if across > 1 || self.left.term_stride > 1 {
+            // Rows are for several tasks, or lie across those of memory.
+            with_scratch(down * of_rows, |words| {
+                pack(isa, self.left, Side::Left, self.terms, words);
+                let words = &*words;
+                (0..down * across).into_par_iter().for_each(|number| {
+                    task(number, &words[number / across * of_rows..][..of_rows]);
+                });
+            });
+            return;
+        }
+        (0..down).into_par_iter().for_each(|number| {
+            with_scratch(of_rows, |words| {
+                let first = number * size.0;
+                let lines = first..self.left.lines.min(first + size.0);
+                let (groups, tiles) = (0..size.0 / GROUP, 0..self.per_group);
+                let (factor, terms) = (self.left.part(lines, 0), self.terms);
+                let (side, to) = (Side::Left, SharedMut::new(words));
+                vector::run(isa, Pack { factor, terms, side, groups, tiles, to, at: 0 });
+                task(number, words);
             });
         });
     }
@@ -180,8 +219,8 @@ struct Task<'a, T> {
     part: &'a Part<'a, T>,
     rows: Range<usize>,
     columns: Range<usize>,
-    /// Room for the tiles of its rows.
-    words: &'a mut [f32],
+    /// The tiles of its rows.
+    words: &'a [f32],
     /// Room for a block of sums of each 32 rows.
     sums: &'a mut [f32],
 }
@@ -189,19 +228,8 @@ struct Task<'a, T> {
 impl<T: Tiles> Kernel for Task<'_, T> {
     #[inline(always)]
     unsafe fn run<S: Vector>(self) {
-        let Part { left, terms, per_group, panels, .. } = *self.part;
+        let Part { per_group, panels, .. } = *self.part;
         let blocks = self.rows.len().div_ceil(BLOCK);
-        let pack = Pack {
-            factor: left.part(self.rows.clone(), 0),
-            terms,
-            side: Side::Left,
-            groups: 0..2 * blocks,
-            tiles: 0..per_group,
-            to: SharedMut::new(self.words),
-            at: 0,
-        };
-        // SAFETY: this function's contract.
-        unsafe { pack.run::<S>() }
         // SAFETY: the machine has the registers (the contract of `multiply`).
         let mut registers = unsafe { T::configure() };
         let apart = per_group * TILE;
@@ -244,6 +272,9 @@ impl<T: Tiles> Kernel for Task<'_, T> {
             // SAFETY: as above.
             unsafe { last.write::<S>(self.part, self.sums) }
         }
+        if self.part.streams {
+            S::fence();
+        }
     }
 }
 
@@ -266,11 +297,11 @@ impl Block {
     #[inline(always)]
     unsafe fn write<S: Vector>(self, part: &Part<'_, impl Tiles>, sums: &[f32]) {
         let Self { row, rows, column, columns, .. } = self;
-        let Part { target, stride, start, .. } = *part;
+        let Part { target, stride, start, streams, .. } = *part;
         let at = part.at + row * stride + column;
         let to = target.range(at, (rows - 1) * stride + columns);
         let addends = start.addends((at, stride), (row, rows), columns, to);
-        let out = Out { data: to, row: stride, streams: false };
+        let out = Out { data: to, row: stride, streams };
         // SAFETY: this function's contract.
         unsafe { write::<S>((&sums[self.sums..][..SUMS], BLOCK), out, addends, (rows, columns)) }
     }

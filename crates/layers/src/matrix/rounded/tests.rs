@@ -174,3 +174,21 @@ fn a_part_of_a_matrix_is_added_to() {
         }
     }
 }
+
+/// So large that it is written past the caches, where its rows are whole lines.
+#[test]
+fn large_products_are_the_sum_of_small_ones() {
+    let (m, n, k) = (2100, 2064, 40);
+    assert!(size_of::<f32>() * m * n >= STREAMED_BYTES);
+    let (a, b, row) = (numbers(m * k, 1), numbers(k * n, 2), numbers(n, 3));
+    let start = Start::Sum { row: Some(&row), column: None, matrix: None };
+    let isa = Isa::detect();
+    let mut found = vec![f32::NAN; m * n];
+    multiply_with::<Emulated>(isa, (m, n, k), &mut found, start, (&a, k, 1), (&b, n, 1));
+    for first in (0..m).step_by(300) {
+        let mut some = vec![f32::NAN; 300 * n];
+        let left = (&a[first * k..], k, 1);
+        multiply_with::<Emulated>(isa, (300, n, k), &mut some, start, left, (&b, n, 1));
+        assert!(found[first * n..][..300 * n] == some, "rows from {first} on");
+    }
+}
