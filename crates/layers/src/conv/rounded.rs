@@ -22,7 +22,7 @@ pub(super) fn takes(g: &Geometry, factors: Factors) -> bool {
 
 /// `[B, in, H, W]` to `[B, out, H', W']`, of what it [`takes`].
 pub(super) fn forward(g: &Geometry, x: &[f32], weight: Weight, extras: Extras) -> Vec<f32> {
-    let weights = Tiled::rounded(g, weight);
+    let weights = Tiled::rounded(Isa::detect(), g, weight);
     // SAFETY: the machine has the registers (`takes`).
     unsafe { product::forward::<Native>(Isa::detect(), g, x, &weights, extras) }
 }
@@ -38,7 +38,7 @@ pub(super) unsafe fn forward_into(
     extras: Extras,
     y: SharedMut,
 ) {
-    let weights = Tiled::rounded(g, weight);
+    let weights = Tiled::rounded(Isa::detect(), g, weight);
     // SAFETY: the machine has the registers (`takes`), and this function's contract.
     unsafe { product::forward_into::<Native>(Isa::detect(), g, x, &weights, extras, y) }
 }

@@ -48,18 +48,6 @@ impl<'a> Weight<'a> {
         Self { data, flipped: true, taps: Some(taps) }
     }
 
-    /// Its numbers, for `g`.
-    pub(super) fn numbers(self, g: &Geometry) -> Numbers<'a> {
-        let (outputs, count) = (g.out_channels, g.taps());
-        let (of, taps) = match self.taps {
-            Some(Taps { taps, of }) => (of, taps.to_vec()),
-            None if self.flipped => (count, (0..count).rev().collect()),
-            None => (count, (0..count).collect()),
-        };
-        let strides = if self.flipped { (of, outputs * of) } else { (g.in_channels * of, of) };
-        Numbers { data: self.data, strides, taps }
-    }
-
     /// The `blocks` of outputs, each `[in, kh, kw, pitch]`: numbers that mean nothing behind
     /// the last output of a block. `pitch` is a vector at most.
     pub(super) fn pack(
@@ -99,27 +87,12 @@ impl<'a> Weight<'a> {
     }
 }
 
-/// The numbers of a weight by output, input and tap.
-pub(super) struct Numbers<'a> {
-    data: &'a [f32],
-    /// From one output to the next, and from one input.
-    strides: (usize, usize),
-    taps: Vec<usize>,
-}
-
-impl Numbers<'_> {
-    #[inline(always)]
-    pub fn at(&self, output: usize, input: usize, tap: usize) -> f32 {
-        self.data[output * self.strides.0 + input * self.strides.1 + self.taps[tap]]
-    }
-}
-
 /// Sorts some rows of a matrix by columns.
 struct Sort<'a> {
     /// Of `len` numbers each.
     rows: &'a [f32],
     len: usize,
-    /// Which rows: at most `pitch`, which is at most a vector.
+    /// Which rows: at most `pitch`, which is at most a vector. Those that are not there are zeros.
     outputs: Range<usize>,
     /// The columns, where they are not all of them as they are.
     order: Option<&'a [usize]>,
@@ -132,7 +105,7 @@ impl Kernel for Sort<'_> {
     #[inline(always)]
     unsafe fn run<S: Vector>(self) {
         let Self { rows, len, outputs, order, pitch, packed } = self;
-        let rows = &rows[outputs.start * len..];
+        let rows = rows.get(outputs.start * len..).unwrap_or_default();
         let columns = order.map_or(len, <[usize]>::len);
         assert!(outputs.len() <= pitch && pitch <= S::LANES && packed.len() >= columns * pitch);
         // Columns of a vector of rows, so many at a time.

@@ -6,10 +6,13 @@ use std::sync::{Arc, OnceLock};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
-use simd::tiles::{SIDE, bf16_bits};
+use simd::tiles::SIDE;
 
 use super::super::geometry::Geometry;
-use super::super::weight::Weight;
+use super::super::weight::{Blocks, Weight};
+use crate::isa::Isa;
+use crate::scratch::with_scratch;
+use crate::vector::{Kernel, Vector, lanes, run};
 
 /// Input channels of a group: a tile's pairs.
 pub const GROUP: usize = 2 * SIDE;
@@ -34,45 +37,56 @@ pub struct Tiled {
 impl Tiled {
     /// Of `weight` `[out, in, kh, kw]`.
     pub fn new(g: &Geometry, weight: &[bf16]) -> Self {
-        let (inputs, taps) = (g.in_channels, g.taps());
-        Self::of(g, |output, input, tap| {
-            u32::from(weight[(output * inputs + input) * taps + tap].to_bits())
-        })
-    }
-
-    /// Of a weight in f32, rounded.
-    pub fn rounded(g: &Geometry, weight: Weight) -> Self {
-        let numbers = weight.numbers(g);
-        Self::of(g, |output, input, tap| bf16_bits(numbers.at(output, input, tap)))
-    }
-
-    /// Of numbers for each output, input and tap.
-    fn of(g: &Geometry, bits: impl Fn(usize, usize, usize) -> u32 + Sync) -> Self {
-        let (inputs, taps) = (g.in_channels, g.taps());
-        let (blocks, groups) = (g.out_channels.div_ceil(SIDE), inputs.div_ceil(GROUP));
-        let block_rows = groups * taps * SIDE;
-        let mut rows = vec![Row([0.0; SIDE]); blocks * block_rows];
-        rows.par_chunks_exact_mut(block_rows).enumerate().for_each(|(block, rows)| {
-            let outputs = block * SIDE..g.out_channels.min((block + 1) * SIDE);
-            for (column, output) in outputs.enumerate() {
-                for pair in 0..inputs.div_ceil(2) {
-                    let (group, row) = (pair / SIDE, pair % SIDE);
-                    for tap in 0..taps {
-                        let first = bits(output, 2 * pair, tap);
-                        let has_second = 2 * pair + 1 < inputs;
-                        let second = if has_second { bits(output, 2 * pair + 1, tap) } else { 0 };
-                        let row = (group * taps + tap) * SIDE + row;
-                        rows[row].0[column] = f32::from_bits(first | second << 16);
+        let mut tiled = Self::empty(g);
+        let (taps, depth, block_rows) = (g.taps(), g.depth(), tiled.block_rows());
+        tiled.rows.par_chunks_exact_mut(block_rows).enumerate().for_each(|(block, rows)| {
+            let outputs = weight.chunks_exact(depth).skip(block * SIDE).take(SIDE);
+            for (output, kernels) in outputs.enumerate() {
+                for (pair, kernels) in kernels.chunks(2 * taps).enumerate() {
+                    let (first, second) = kernels.split_at(taps);
+                    for (tap, first) in first.iter().enumerate() {
+                        let second = second.get(tap).map_or(0, |second| second.to_bits());
+                        let bits = u32::from(first.to_bits()) | u32::from(second) << 16;
+                        rows[row(pair, tap, taps)].0[output] = f32::from_bits(bits);
                     }
                 }
             }
         });
-        Self { rows, groups, taps }
+        tiled
+    }
+
+    /// Of a weight in f32, rounded.
+    pub fn rounded(isa: Option<Isa>, g: &Geometry, weight: Weight) -> Self {
+        let mut tiled = Self::empty(g);
+        let (pitch, count) = (lanes(isa), tiled.blocks() * SIDE / lanes(isa));
+        // Outputs that are not there are zeros.
+        let blocks = Blocks { channels: count * pitch, count };
+        let (len, block_rows) = (pitch * g.depth(), tiled.block_rows());
+        with_scratch(count * len, |packed| {
+            weight.pack(isa, g, blocks, pitch, packed);
+            let tiles = tiled.rows.par_chunks_exact_mut(block_rows);
+            tiles.zip(packed.par_chunks_exact(SIDE / pitch * len)).for_each(|(rows, packed)| {
+                run(isa, Pairs { g, packed, rows });
+            });
+        });
+        tiled
+    }
+
+    /// All zero.
+    fn empty(g: &Geometry) -> Self {
+        let (taps, groups) = (g.taps(), g.in_channels.div_ceil(GROUP));
+        let rows = g.out_channels.div_ceil(SIDE) * groups * taps * SIDE;
+        Self { rows: vec![Row([0.0; SIDE]); rows], groups, taps }
+    }
+
+    /// Rows of a block.
+    fn block_rows(&self) -> usize {
+        self.groups * self.taps * SIDE
     }
 
     /// Blocks of 16 output channels.
     pub fn blocks(&self) -> usize {
-        self.rows.len() / (self.groups * self.taps * SIDE).max(1)
+        self.rows.len() / self.block_rows().max(1)
     }
 
     /// Groups of input channels.
@@ -82,7 +96,48 @@ impl Tiled {
 
     /// The tiles of block `block`: `[groups, taps]`.
     pub fn block(&self, block: usize) -> *const f32 {
-        self.rows[block * self.groups * self.taps * SIDE..].as_ptr().cast()
+        self.rows[block * self.block_rows()..].as_ptr().cast()
+    }
+}
+
+/// The row of a pair of inputs and a tap, of a block.
+#[inline(always)]
+fn row(pair: usize, tap: usize, taps: usize) -> usize {
+    (pair / SIDE * taps + tap) * SIDE + pair % SIDE
+}
+
+/// Makes a block of 16 outputs.
+struct Pairs<'a> {
+    g: &'a Geometry,
+    /// One or two blocks of a vector of outputs, see [`Weight::pack`].
+    packed: &'a [f32],
+    rows: &'a mut [Row],
+}
+
+impl Kernel for Pairs<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Vector>(self) {
+        let Self { g, packed, rows } = self;
+        let (inputs, taps) = (g.in_channels, g.taps());
+        let blocks = packed.chunks_exact(S::LANES * g.depth());
+        for (numbers, lane) in blocks.zip((0..SIDE).step_by(S::LANES)) {
+            for first in (0..inputs).step_by(2) {
+                for tap in 0..taps {
+                    let from = numbers[(first * taps + tap) * S::LANES..].as_ptr();
+                    let to = rows[row(first / 2, tap, taps)].0[lane..].as_mut_ptr();
+                    // SAFETY: the machine has the instruction set (contract); a vector of each
+                    // input that is there, and of the row.
+                    unsafe {
+                        let second = if first + 1 < inputs {
+                            S::load(from.add(taps * S::LANES))
+                        } else {
+                            S::splat(0.0)
+                        };
+                        S::load(from).bf16_pairs(second).store(to);
+                    }
+                }
+            }
+        }
     }
 }
 

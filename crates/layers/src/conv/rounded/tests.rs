@@ -118,11 +118,12 @@ fn weights_are_turned_and_rounded() -> Result<()> {
         ("some", Weight::some_flipped(&weight, some), Weight::some_flipped(&exact, some)),
     ] {
         let expected = panels::forward(Isa::detect(), &g, &rounded(&x), exact, Extras::default());
-        let tiled = Tiled::rounded(&g, given);
-        let isa = Isa::detect();
-        // SAFETY: emulated registers are always there.
-        let y = unsafe { product::forward::<Emulated>(isa, &g, &x, &tiled, Extras::default()) };
-        assert_close(name, &y, &expected);
+        for isa in instruction_sets() {
+            let tiled = Tiled::rounded(isa, &g, given);
+            // SAFETY: emulated registers are always there.
+            let y = unsafe { product::forward::<Emulated>(isa, &g, &x, &tiled, Extras::default()) };
+            assert_close(name, &y, &expected);
+        }
     }
     Ok(())
 }
