@@ -133,7 +133,7 @@ fn case(name: &str, order: UpdateOrder, precision: Precision) -> Result<Case> {
         name: format!("step, {SIDE}x{SIDE}, batch {BATCH}, {name}"),
         flops: None,
         request,
-        results: Results::Numbers,
+        results: results(precision),
         make: Box::new(make),
     })
 }
@@ -171,4 +171,12 @@ fn numbers<const N: usize>(terms: &Terms, names: [&str; N]) -> Result<Tensor> {
         numbers.push(*terms.get(name).with_context(|| format!("a step without {name}"))?);
     }
     Ok(Tensor::new(numbers, &Device::Cpu)?)
+}
+
+/// What losses of a step in `precision` are.
+pub fn results(precision: Precision) -> Results {
+    match precision {
+        Precision::F32 => Results::Numbers,
+        Precision::Bf16 => Results::HalfNumbers,
+    }
 }

@@ -9,9 +9,10 @@ use training::{
     CodeModel, Lesson, ParameterStore, Precision, TransformerTrainConfig, TransformerTrainer,
 };
 
-use super::case::{Case, Contestants, Results};
+use super::case::{Case, Contestants};
 use super::device::device;
 use super::pattern::{parameter, pattern};
+use super::train::results;
 
 const LR: f64 = 1e-4;
 /// Codes of a picture: 16x16.
@@ -71,7 +72,13 @@ fn case(name: &str, config: GptConfig, batch: usize, precision: Precision) -> Re
         };
         Ok(Contestants { ours: Box::new(ours), candle: None })
     };
-    Ok(Case { name: title, flops: None, request, results: Results::Numbers, make: Box::new(make) })
+    Ok(Case {
+        name: title,
+        flops: None,
+        request,
+        results: results(precision),
+        make: Box::new(make),
+    })
 }
 
 /// A trainer with the weights that Python has.
