@@ -1,18 +1,18 @@
 //! Products of f32 matrices: on all threads in blocks of our own, which take 0.85 of the time
-//! of those of the crate `gemm`; within one thread by that crate, as the small products there
-//! do not pay for packing both factors.
+//! of those of the crate `gemm`, or where the machine has them in tiles; within one thread by
+//! that crate, as the small products there do not pay for packing both factors.
 
 pub(crate) mod block;
 mod blocked;
 mod pack;
 mod place;
-pub(crate) mod rounded;
 mod strips;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tiled;
 
 use gemm::Parallelism;
-use simd::tiles::Native;
+use simd::tiles::{Native, are_available};
 
 pub(crate) use self::blocked::{Batch, pack};
 pub(crate) use self::pack::Factor;
@@ -99,12 +99,12 @@ pub(crate) unsafe fn add_to(
         return;
     }
     let to = target.range(at, (m - 1) * row_stride + n);
-    if rounded::suits(sizes) && factors.are_rounded() {
+    if factors == Factors::Bf16 && has_tiles(n, k) {
         check(sizes, left, right);
         let place = (target, at, row_stride);
         let (left, right) = (Factor::left(left, m), Factor::right(right, n));
         // SAFETY: this function's contract; the machine has the registers.
-        return unsafe { rounded::add_alone::<Native>(Isa::detect(), k, place, left, right) };
+        return unsafe { tiled::add_alone::<Native, 1>(Isa::detect(), k, place, left, right) };
     }
     // SAFETY: this function's contract.
     unsafe { add_product(sizes, to, row_stride, left, right) }
@@ -145,11 +145,29 @@ pub(crate) fn product(
     if m > 0 && n > 0 {
         let to = SharedMut::new_spare(target);
         // SAFETY: `target` has room for `m * n` floats, which are there if it starts with
-        // them.
-        unsafe { product_into(Isa::detect(), factors, sizes, to, start, left, right) }
+        // them; the machine has tiles where that is asked.
+        unsafe {
+            if has_tiles(n, k) {
+                check(sizes, left, right);
+                let (left, right) = (Factor::left(left, m), Factor::right(right, n));
+                let multiply = match factors {
+                    Factors::F32 => tiled::multiply::<Native, 3>,
+                    Factors::Bf16 => tiled::multiply::<Native, 1>,
+                };
+                multiply(Isa::detect(), k, to, start, left, right);
+            } else {
+                product_into(Isa::detect(), sizes, to, start, left, right);
+            }
+        }
     }
     // SAFETY: all of them were written.
     unsafe { target.set_len(m * n) };
+}
+
+/// Whether products of `k` terms to `n` columns are made of tiles on this machine, however many rows
+/// there are: no row depends on that.
+fn has_tiles(n: usize, k: usize) -> bool {
+    tiled::suits(n, k) && are_available()
 }
 
 /// As [`product`], to the `m * n` floats of `target`. No size is 0.
@@ -159,7 +177,6 @@ pub(crate) fn product(
 /// be there.
 unsafe fn product_into(
     isa: Option<Isa>,
-    factors: Factors,
     sizes: (usize, usize, usize),
     target: SharedMut,
     start: Start,
@@ -169,10 +186,6 @@ unsafe fn product_into(
     check(sizes, left, right);
     let (m, n, k) = sizes;
     let (left, right) = (Factor::left(left, m), Factor::right(right, n));
-    if rounded::suits(sizes) && factors.are_rounded() {
-        // SAFETY: this function's contract; the machine has the registers.
-        return unsafe { rounded::multiply::<Native>(isa, k, target, start, left, right) };
-    }
     // SAFETY: this function's contract.
     unsafe { products_into(isa, k, Batch::ONE, target, start, left, right) }
 }

@@ -153,6 +153,24 @@ pub trait Vector: Copy {
     /// As for [`Vector::splat`].
     unsafe fn bf16_row(self, next: Self) -> Self;
 
+    /// Each lane with the lower half of its bits zero: a number of bf16, nearer to 0.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`].
+    unsafe fn upper(self) -> Self;
+
+    /// [`Vector::bf16_pairs`] of numbers of bf16.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`].
+    unsafe fn upper_pairs(self, second: Self) -> Self;
+
+    /// [`Vector::bf16_row`] of numbers of bf16.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`].
+    unsafe fn upper_row(self, next: Self) -> Self;
+
     /// Asks for the line of the cache that holds `address`, which may be anything.
     #[inline(always)]
     fn prefetch(address: *const f32) {

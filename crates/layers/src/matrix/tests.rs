@@ -82,7 +82,7 @@ fn products_are_the_formula() {
                     };
                     let to = SharedMut::new(&mut found);
                     // SAFETY: `found` has `m * n` floats, which nobody else uses.
-                    unsafe { product_into(isa, Factors::F32, sizes, to, start, left, right) };
+                    unsafe { product_into(isa, sizes, to, start, left, right) };
                     for (i, (found, (sum, size))) in found.iter().zip(&expected).enumerate() {
                         let apart = (f64::from(*found) - sum).abs();
                         assert!(
@@ -128,7 +128,7 @@ fn batches_are_products_one_after_the_other() {
             let one = |left: View, right: View, start: Start, mut found: Vec<f32>| {
                 let to = SharedMut::new(&mut found);
                 // SAFETY: `found` has `m * n` floats, which nobody else uses.
-                unsafe { product_into(isa, Factors::F32, sizes, to, start, left, right) };
+                unsafe { product_into(isa, sizes, to, start, left, right) };
                 found
             };
             let nothing = || vec![f32::NAN; m * n];

@@ -91,6 +91,22 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    unsafe fn upper(self) -> Self {
+        Self(self.0.map(|x| f32::from_bits(x.to_bits() & 0xffff_0000)))
+    }
+
+    #[inline(always)]
+    unsafe fn upper_pairs(self, second: Self) -> Self {
+        Self(std::array::from_fn(|i| upper_pair(self.0[i], second.0[i])))
+    }
+
+    #[inline(always)]
+    unsafe fn upper_row(self, next: Self) -> Self {
+        let number = |i: usize| if i < 8 { self.0[i] } else { next.0[i - 8] };
+        Self(std::array::from_fn(|i| upper_pair(number(2 * i), number(2 * i + 1))))
+    }
+
+    #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> Self {
         // SAFETY: readable by contract.
         Self(unsafe { from.cast::<[u16; 8]>().read_unaligned() }.map(f16_to_f32))
@@ -129,4 +145,10 @@ impl Vector for Portable {
             }
         }
     }
+}
+
+/// The upper halves of two numbers as a word.
+#[inline(always)]
+fn upper_pair(first: f32, second: f32) -> f32 {
+    f32::from_bits(first.to_bits() >> 16 | second.to_bits() & 0xffff_0000)
 }

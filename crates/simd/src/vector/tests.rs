@@ -34,6 +34,10 @@ impl Kernel for Read<'_> {
                 keep(numbers.times(S::splat(3.0)));
                 keep(numbers.bf16_pairs(numbers.times(S::splat(3.0))));
                 keep(numbers.bf16_row(numbers.times(S::splat(3.0))));
+                let (first, second) = (numbers.upper(), numbers.times(S::splat(3.0)).upper());
+                keep(first);
+                keep(first.upper_pairs(second));
+                keep(first.upper_row(second));
             }
         }
     }
@@ -79,6 +83,11 @@ fn numbers_are_read_alike_by_all() {
                 None => float(at + i),
             };
             check(&|i| bf16_pair(row(2 * (i - at)), row(2 * (i - at) + 1)), at);
+            let upper = |x: f32| f32::from_bits(x.to_bits() & 0xffff_0000);
+            let pair = |a: f32, b: f32| f32::from_bits(a.to_bits() >> 16 | upper(b).to_bits());
+            check(&|i| upper(float(i)), at);
+            check(&|i| pair(float(i), float(i) * 3.0), at);
+            check(&|i| pair(row(2 * (i - at)), row(2 * (i - at) + 1)), at);
         }
     }
 }

@@ -15,8 +15,8 @@ use simd::tiles::{Native, Tiles};
 use super::super::geometry::Geometry;
 use crate::isa::Isa;
 use crate::matrix::Factor;
-use crate::matrix::rounded::registers::{self, BLOCK, SUMS};
-use crate::matrix::rounded::tiles::{GROUP, Pack, Side, TERMS, TILE};
+use crate::matrix::tiled::registers::{self, BLOCK, SUMS, Words};
+use crate::matrix::tiled::tiles::{GROUP, Pack, Side, TERMS, TILE};
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
 use crate::vector::{Kernel, Vector, run};
@@ -216,7 +216,7 @@ impl Fill<'_> {
         let factor = Factor { data, lines: GROUP, line_stride, term_stride: 1 };
         let (terms, to, groups, tiles) = (tiles * TERMS, self.to, 0..1, 0..tiles);
         // SAFETY: this function's contract.
-        unsafe { Pack { factor, terms, side, groups, tiles, to, at }.run::<S>() }
+        unsafe { Pack::<1> { factor, terms, side, groups, tiles, to, at, apart: 0 }.run::<S>() }
     }
 
     /// The pixels of a group of channels in one plane, a line for each channel.
@@ -299,9 +299,11 @@ impl<T: Tiles> Kernel for Multiply<'_, T> {
                     // SAFETY: so many tiles of two groups are there (asserted).
                     unsafe {
                         registers::begin(&mut registers, goes_on.then_some(&*sums));
-                        let left = (left.as_ptr(), of_gradient * TILE);
-                        let right = (right.as_ptr(), of_plane * TILE);
-                        registers::add(&mut registers, left, right, tiles, &mut unread);
+                        let (first, group) = (left.as_ptr(), of_gradient * TILE);
+                        let left = Words { first, group, part: 0 };
+                        let (first, group) = (right.as_ptr(), of_plane * TILE);
+                        let right = Words { first, group, part: 0 };
+                        registers::add::<T, 1>(&mut registers, left, right, tiles, &mut unread);
                         registers::end(&registers, sums);
                     }
                 }

@@ -112,6 +112,35 @@ impl Vector for __m256 {
     }
 
     #[inline(always)]
+    unsafe fn upper(self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            _mm256_and_ps(self, _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn upper_pairs(self, second: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let low = _mm256_srli_epi32::<16>(_mm256_castps_si256(self));
+            let pairs = _mm256_blend_epi16::<0b1010_1010>(low, _mm256_castps_si256(second));
+            _mm256_castsi256_ps(pairs)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn upper_row(self, next: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let [low, high] = [self, next].map(|x| _mm256_srli_epi32::<16>(_mm256_castps_si256(x)));
+            // Four of the one and four of the other by turns.
+            let turns = _mm256_packus_epi32(low, high);
+            _mm256_castsi256_ps(_mm256_permute4x64_epi64::<0b11_01_10_00>(turns))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> Self {
         // SAFETY: as above; readable by contract.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }

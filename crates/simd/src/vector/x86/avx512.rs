@@ -116,6 +116,35 @@ impl Vector for __m512 {
     }
 
     #[inline(always)]
+    unsafe fn upper(self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let mask = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(self), mask))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn upper_pairs(self, second: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let low = _mm512_srli_epi32::<16>(_mm512_castps_si512(self));
+            let high = _mm512_castps_si512(second.upper());
+            _mm512_castsi512_ps(_mm512_or_si512(low, high))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn upper_row(self, next: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let [low, high] = [self, next]
+                .map(|x| _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_castps_si512(x))));
+            _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> Self {
         // SAFETY: as above; readable by contract.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }

@@ -37,33 +37,60 @@ pub unsafe fn begin<T: Tiles>(registers: &mut T, sums: Option<&[f32]>) {
     }
 }
 
-/// Adds `count` tiles of terms of two groups of each factor, which is the given number of words
-/// apart, to the registers of sums.
+/// Tiles of a factor: where the first is, and how far groups and parts are apart.
+#[derive(Clone, Copy)]
+pub struct Words {
+    pub first: *const f32,
+    pub group: usize,
+    pub part: usize,
+}
+
+/// Of parts of left and right factors the pairs whose products are added: those that a sum of f32
+/// would notice. Neighbours share a part.
+const PAIRS: [(usize, usize); 6] = [(1, 1), (0, 1), (0, 2), (0, 0), (1, 0), (2, 0)];
+
+/// Adds `count` tiles of terms of two groups of each factor, in `PARTS` parts, to the registers of
+/// sums.
 ///
 /// # Safety
 /// These tiles must be readable; the machine must have the registers.
 #[inline(always)]
-pub unsafe fn add<T: Tiles>(
+pub unsafe fn add<T: Tiles, const PARTS: usize>(
     registers: &mut T,
-    (mut left, left_apart): (*const f32, usize),
-    (mut right, right_apart): (*const f32, usize),
+    left: Words,
+    right: Words,
     count: usize,
     unread: &mut [f32; TILE],
 ) {
-    for tile in 1..=count {
+    let pairs = if PARTS == 1 { &[(0, 0)][..] } else { &PAIRS };
+    let often = AWAKE.div_ceil(4 * pairs.len());
+    for tile in 0..count {
         // SAFETY: this function's contract; `unread` has room for a tile.
         unsafe {
-            registers.load::<4>(left, SIDE);
-            registers.load::<6>(right, SIDE);
-            registers.multiply::<0, 4, 6>();
-            registers.load::<7>(right.add(right_apart), SIDE);
-            registers.multiply::<1, 4, 7>();
-            registers.load::<5>(left.add(left_apart), SIDE);
-            registers.multiply::<2, 5, 6>();
-            registers.multiply::<3, 5, 7>();
-            left = left.add(TILE);
-            right = right.add(TILE);
-            if tile.is_multiple_of(AWAKE / 4) {
+            let (left_first, right_first) =
+                (left.first.add(tile * TILE), right.first.add(tile * TILE));
+            let mut before = (PARTS, PARTS);
+            for &(i, j) in pairs {
+                let (a, b) = (left_first.add(i * left.part), right_first.add(j * right.part));
+                if i != before.0 {
+                    registers.load::<4>(a, SIDE);
+                }
+                if j != before.1 {
+                    registers.load::<6>(b, SIDE);
+                }
+                registers.multiply::<0, 4, 6>();
+                if j != before.1 {
+                    registers.load::<7>(b.add(right.group), SIDE);
+                }
+                registers.multiply::<1, 4, 7>();
+                if i != before.0 {
+                    registers.load::<5>(a.add(left.group), SIDE);
+                }
+                registers.multiply::<2, 5, 6>();
+                registers.multiply::<3, 5, 7>();
+                before = (i, j);
+            }
+            if (tile + 1).is_multiple_of(often) {
                 registers.store::<5>(unread.as_mut_ptr(), SIDE);
             }
         }

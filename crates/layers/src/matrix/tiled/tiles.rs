@@ -1,4 +1,6 @@
-//! Factors as tiles of bf16.
+//! Factors as tiles of bf16: numbers that are rounded, or in three parts. A number of f32 is the
+//! sum of three of bf16, the upper half of its bits, that of what is left, and what is left then,
+//! and nothing is lost. (Infinite ones are NaN then.)
 
 use std::ops::Range;
 
@@ -26,21 +28,22 @@ pub enum Side {
     Right,
 }
 
-/// Packs some groups of the lines of a factor, and some tiles of their terms: `[groups, tiles]`,
-/// zeros where there are no lines or terms.
-pub struct Pack<'a> {
+/// Packs some groups of the lines of a factor, and some tiles of their terms, in `PARTS` parts,
+/// one or three: each `[groups, tiles]`, zeros where there are no lines or terms.
+pub struct Pack<'a, const PARTS: usize> {
     pub factor: Factor<'a>,
     /// How many terms it has.
     pub terms: usize,
     pub side: Side,
     pub groups: Range<usize>,
     pub tiles: Range<usize>,
-    /// All groups of all terms, from word `at` on.
+    /// All groups of all terms, from word `at` on, and how far parts are apart.
     pub to: SharedMut,
     pub at: usize,
+    pub apart: usize,
 }
 
-impl Kernel for Pack<'_> {
+impl<const PARTS: usize> Kernel for Pack<'_, PARTS> {
     #[inline(always)]
     unsafe fn run<S: Vector>(self) {
         let Factor { lines, line_stride, term_stride, .. } = self.factor;
@@ -52,8 +55,9 @@ impl Kernel for Pack<'_> {
                 let line = group * GROUP;
                 let lines = lines.saturating_sub(line).min(GROUP);
                 let at = self.at + (group * per_group + tile) * TILE;
-                // SAFETY: this tile, which is this task's.
-                let to = unsafe { self.to.slice(at, TILE) };
+                let parts = self.to.range(at, (PARTS - 1) * self.apart + TILE);
+                // SAFETY: tiles within the buffer.
+                let to = std::array::from_fn(|part| unsafe { parts.add(part * self.apart) });
                 let whole = lines == GROUP && terms == TERMS;
                 let from = if lines > 0 {
                     &self.factor.data[line * line_stride + first * term_stride..]
@@ -81,59 +85,81 @@ impl Kernel for Pack<'_> {
     }
 }
 
-impl Pack<'_> {
+impl<const PARTS: usize> Pack<'_, PARTS> {
     /// A whole tile of lines, `stride` apart, whose terms lie side by side.
     ///
     /// # Safety
-    /// The machine must have the instruction set of `S`.
+    /// The machine must have the instruction set of `S`; the tiles must be this task's.
     #[inline(always)]
-    unsafe fn by_lines<S: Vector>(&self, from: &[f32], stride: usize, to: &mut [f32]) {
-        assert!(from.len() >= (GROUP - 1) * stride + TERMS && to.len() >= TILE);
-        let mut block = [0.0_f32; TILE];
+    unsafe fn by_lines<S: Vector>(&self, from: &[f32], stride: usize, to: [*mut f32; PARTS]) {
+        assert!(from.len() >= (GROUP - 1) * stride + TERMS);
+        let mut block = [[0.0_f32; TILE]; PARTS];
         let turn = self.side == Side::Right;
-        let words = if turn { block.as_mut_ptr() } else { to.as_mut_ptr() };
         for line in 0..GROUP {
             for pair in (0..SIDE).step_by(S::LANES) {
-                // SAFETY: this function's contract; two vectors of the line, one of the tile's.
+                // SAFETY: this function's contract; two vectors of the line, one of the tiles'.
                 unsafe {
                     let from = from.as_ptr().add(line * stride + 2 * pair);
                     S::prefetch(from.wrapping_add(AHEAD * TERMS));
-                    let row = S::load(from).bf16_row(S::load(from.add(S::LANES)));
-                    row.store(words.add(line * SIDE + pair));
+                    let (mut a, mut b) = (S::load(from), S::load(from.add(S::LANES)));
+                    for part in 0..PARTS {
+                        let words = if turn { block[part].as_mut_ptr() } else { to[part] };
+                        let words = words.add(line * SIDE + pair);
+                        if PARTS == 1 {
+                            a.bf16_row(b).store(words);
+                            continue;
+                        }
+                        let (upper_a, upper_b) = (a.upper(), b.upper());
+                        upper_a.upper_row(upper_b).store(words);
+                        (a, b) = (a.minus(upper_a), b.minus(upper_b));
+                    }
                 }
             }
         }
         if turn {
-            // SAFETY: this function's contract.
-            unsafe { transpose::<S>(&block, to) }
+            for (block, to) in block.iter().zip(to) {
+                // SAFETY: this function's contract.
+                unsafe { transpose::<S>(block, to) }
+            }
         }
     }
 
     /// A whole tile of terms, `stride` apart, whose lines lie side by side.
     ///
     /// # Safety
-    /// The machine must have the instruction set of `S`.
+    /// As for [`Self::by_lines`].
     #[inline(always)]
-    unsafe fn by_terms<S: Vector>(&self, from: &[f32], stride: usize, to: &mut [f32]) {
-        assert!(from.len() >= (TERMS - 1) * stride + GROUP && to.len() >= TILE);
-        let mut block = [0.0_f32; TILE];
+    unsafe fn by_terms<S: Vector>(&self, from: &[f32], stride: usize, to: [*mut f32; PARTS]) {
+        assert!(from.len() >= (TERMS - 1) * stride + GROUP);
+        let mut block = [[0.0_f32; TILE]; PARTS];
         let turn = self.side == Side::Left;
-        let words = if turn { block.as_mut_ptr() } else { to.as_mut_ptr() };
         for pair in 0..SIDE {
             for line in (0..GROUP).step_by(S::LANES) {
-                // SAFETY: this function's contract; a vector of each term, one of the tile's.
+                // SAFETY: this function's contract; a vector of each term, one of the tiles'.
                 unsafe {
                     let from = from.as_ptr().add(2 * pair * stride + line);
                     S::prefetch(from.wrapping_add(AHEAD * TERMS * stride));
                     S::prefetch(from.wrapping_add((AHEAD * TERMS + 1) * stride));
-                    let row = S::load(from).bf16_pairs(S::load(from.add(stride)));
-                    row.store(words.add(pair * SIDE + line));
+                    let (mut a, mut b) = (S::load(from), S::load(from.add(stride)));
+                    for part in 0..PARTS {
+                        let words = if turn { block[part].as_mut_ptr() } else { to[part] };
+                        let words = words.add(pair * SIDE + line);
+                        if PARTS == 1 {
+                            a.bf16_pairs(b).store(words);
+                            continue;
+                        }
+                        let (upper_a, upper_b) = (a.upper(), b.upper());
+                        upper_a.upper_pairs(upper_b).store(words);
+                        (a, b) = (a.minus(upper_a), b.minus(upper_b));
+                    }
                 }
             }
         }
         if turn {
-            // SAFETY: this function's contract.
-            unsafe { transpose::<S>(&block, to) }
+            for (block, to) in block.iter().zip(to) {
+                // SAFETY: this function's contract.
+                unsafe { transpose::<S>(block, to) }
+            }
         }
     }
 }
@@ -141,17 +167,16 @@ impl Pack<'_> {
 /// Turns the words of a tile.
 ///
 /// # Safety
-/// The machine must have the instruction set of `S`.
+/// The machine must have the instruction set of `S`; `to` must be a tile.
 #[inline(always)]
-unsafe fn transpose<S: Vector>(from: &[f32; TILE], to: &mut [f32]) {
-    assert!(to.len() >= TILE);
+unsafe fn transpose<S: Vector>(from: &[f32; TILE], to: *mut f32) {
     for row in (0..SIDE).step_by(S::LANES) {
         for column in (0..SIDE).step_by(S::LANES) {
             // SAFETY: this function's contract; squares of `LANES`, of which there are whole ones
             // in a side.
             unsafe {
                 let from = from.as_ptr().add(row * SIDE + column);
-                S::transpose(from, SIDE, to.as_mut_ptr().add(column * SIDE + row), SIDE);
+                S::transpose(from, SIDE, to.add(column * SIDE + row), SIDE);
             }
         }
     }
