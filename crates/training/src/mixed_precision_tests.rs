@@ -1,5 +1,6 @@
 //! Training in half precision: in f16, which CPUs multiply, by the paths that every dtype
-//! without kernels takes. bf16 goes the same way on a GPU.
+//! without kernels takes. bf16 goes the same way on a GPU. And in f32 with products that are
+//! rounded, where the CPU has tiles.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -312,6 +313,19 @@ fn left(config: &impl RunConfig) -> Result<Left> {
 /// A run that was stopped is the one that was not, and hands out f32 weights.
 #[test]
 fn resumed_runs_are_uninterrupted_ones() -> Result<()> {
+    compare_resumed(HALF, Precision::F32)
+}
+
+#[test]
+fn resumed_runs_with_rounded_products_are_uninterrupted_ones() -> Result<()> {
+    if !Precision::Bf16.factors().are_rounded() {
+        eprintln!("skipped: this CPU does not multiply tiles of bf16");
+        return Ok(());
+    }
+    compare_resumed(DType::F32, Precision::Bf16)
+}
+
+fn compare_resumed(compute: DType, precision: Precision) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let data = dir.path().join("pictures");
     pictures(&data)?;
@@ -319,11 +333,11 @@ fn resumed_runs_are_uninterrupted_ones() -> Result<()> {
 
     let mut runs = Vec::new();
     for (name, stops) in [("whole", vec![whole]), ("parts", vec![parts, whole])] {
-        let mut config = vq_config()?;
+        let mut config = TrainConfig { precision, ..vq_config()? };
         (config.pictures.side, config.pictures.largest) = (8, 10);
         (config.data, config.run) = (data.clone(), dir.path().join(format!("vq-{name}")));
         for limits in stops {
-            train_vqgan_in(HALF, &config, &Device::Cpu, limits, &mut ())?;
+            train_vqgan_in(compute, &config, &Device::Cpu, limits, &mut ())?;
         }
         let weights = config.run.join("model/model.safetensors");
         let weights = candle_core::safetensors::load(weights, &Device::Cpu)?;
@@ -340,7 +354,7 @@ fn resumed_runs_are_uninterrupted_ones() -> Result<()> {
     write_model(&folder, &first, &CodecInput::Pictures, 0, &store.tensors(), None)?;
     let mut runs = Vec::new();
     for (name, stops) in [("whole", vec![whole]), ("parts", vec![parts, whole])] {
-        let mut config = TransformerTrainConfig::default();
+        let mut config = TransformerTrainConfig { precision, ..Default::default() };
         (config.steps, config.batch, config.accumulate) = (4, 2, 2);
         (config.pictures.side, config.pictures.largest) = (16, 18);
         (config.validation.every, config.validation.fraction) = (2, 0.3);
@@ -349,7 +363,7 @@ fn resumed_runs_are_uninterrupted_ones() -> Result<()> {
         (config.data, config.first_stage) = (data.clone(), folder.clone());
         config.run = dir.path().join(format!("transformer-{name}"));
         for limits in stops {
-            train_transformer_in(HALF, &config, &Device::Cpu, limits, &mut ())?;
+            train_transformer_in(compute, &config, &Device::Cpu, limits, &mut ())?;
         }
         runs.push(left(&config)?);
     }

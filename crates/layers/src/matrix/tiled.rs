@@ -28,7 +28,7 @@ use crate::vector::{self, Kernel, Vector};
 pub(crate) mod registers;
 pub(crate) mod tiles;
 
-/// Columns, and terms, of the right factor that are packed at a time: 16 MiB at most.
+/// Columns, and terms, of the right factor that are packed at a time: 24 MiB at most.
 const PACKED: usize = 2048;
 /// Tiles of terms of a range: 32 columns of all parts take 32 KiB.
 const RANGE: usize = 16;
