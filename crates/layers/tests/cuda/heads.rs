@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor, Var};
+use layers::Factors;
 use layers::sequence::{Dropout, Heads};
 
 use crate::harness::{Found, VIEWS, View, compare, noise, on_gpu, tolerance};
