@@ -15,7 +15,8 @@
 //! what the encoder makes becomes f32 before it is quantized, what the decoder makes before
 //! it is looked at, and gradients go back as they came. The discriminator is f32 whatever the
 //! autoencoder is: its batch statistics, power iterations and R1 live on small differences, its
-//! gradient is compared with that of the other losses (eq. 7), and it is small.
+//! gradient is compared with that of the other losses (eq. 7), and it is small. Where products
+//! alone are rounded ([`layers::Factors`], on a CPU) its own are, too: maps and statistics are not.
 
 mod adversary;
 mod cross_entropy;
