@@ -67,8 +67,8 @@ impl<const PARTS: usize> Kernel for Pack<'_, PARTS> {
                 // SAFETY: this function's contract.
                 unsafe {
                     match (line_stride, term_stride) {
-                        (_, 1) if whole => self.by_lines::<S>(from, line_stride, to),
-                        (1, _) if whole => self.by_terms::<S>(from, term_stride, to),
+                        (_, 1) if whole => self.tile::<S, true>(from, line_stride, to),
+                        (1, _) if whole => self.tile::<S, false>(from, term_stride, to),
                         _ => {
                             let mut some = [0.0; GROUP * TERMS];
                             for (l, some) in some.chunks_exact_mut(TERMS).take(lines).enumerate() {
@@ -76,7 +76,7 @@ impl<const PARTS: usize> Kernel for Pack<'_, PARTS> {
                                     *number = from[l * line_stride + t * term_stride];
                                 }
                             }
-                            self.by_lines::<S>(&some, TERMS, to);
+                            self.tile::<S, true>(&some, TERMS, to);
                         }
                     }
                 }
@@ -86,70 +86,48 @@ impl<const PARTS: usize> Kernel for Pack<'_, PARTS> {
 }
 
 impl<const PARTS: usize> Pack<'_, PARTS> {
-    /// A whole tile of lines, `stride` apart, whose terms lie side by side.
+    /// A whole tile of lines whose terms lie side by side, if it is `BY_LINES`; else of terms whose
+    /// lines do. Those are `stride` apart.
     ///
     /// # Safety
     /// The machine must have the instruction set of `S`; the tiles must be this task's.
     #[inline(always)]
-    unsafe fn by_lines<S: Vector>(&self, from: &[f32], stride: usize, to: [*mut f32; PARTS]) {
-        assert!(from.len() >= (GROUP - 1) * stride + TERMS);
+    unsafe fn tile<S: Vector, const BY_LINES: bool>(
+        &self,
+        from: &[f32],
+        stride: usize,
+        to: [*mut f32; PARTS],
+    ) {
+        // From one row of words to the next, from one word, from its first number to its second
+        // or from a vector of those to the next, and to the next tile.
+        let (row_step, word_step, second, ahead, needed) = if BY_LINES {
+            (stride, 2, S::LANES, AHEAD * TERMS, (GROUP - 1) * stride + TERMS)
+        } else {
+            (2 * stride, 1, stride, AHEAD * TERMS * stride, (TERMS - 1) * stride + GROUP)
+        };
+        assert!(from.len() >= needed);
         let mut block = [[0.0_f32; TILE]; PARTS];
-        let turn = self.side == Side::Right;
-        for line in 0..GROUP {
-            for pair in (0..SIDE).step_by(S::LANES) {
-                // SAFETY: this function's contract; two vectors of the line, one of the tiles'.
+        let turn = BY_LINES == (self.side == Side::Right);
+        for row in 0..SIDE {
+            for word in (0..SIDE).step_by(S::LANES) {
+                // SAFETY: this function's contract; two vectors of what there is (asserted), one
+                // of the tiles'.
                 unsafe {
-                    let from = from.as_ptr().add(line * stride + 2 * pair);
-                    S::prefetch(from.wrapping_add(AHEAD * TERMS));
-                    let (mut a, mut b) = (S::load(from), S::load(from.add(S::LANES)));
+                    let from = from.as_ptr().add(row * row_step + word * word_step);
+                    S::prefetch(from.wrapping_add(ahead));
+                    S::prefetch(from.wrapping_add(ahead + second));
+                    let (mut a, mut b) = (S::load(from), S::load(from.add(second)));
                     for part in 0..PARTS {
                         let words = if turn { block[part].as_mut_ptr() } else { to[part] };
-                        let words = words.add(line * SIDE + pair);
-                        if PARTS == 1 {
-                            a.bf16_row(b).store(words);
-                            continue;
-                        }
+                        let words = words.add(row * SIDE + word);
                         let (upper_a, upper_b) = (a.upper(), b.upper());
-                        upper_a.upper_row(upper_b).store(words);
-                        (a, b) = (a.minus(upper_a), b.minus(upper_b));
-                    }
-                }
-            }
-        }
-        if turn {
-            for (block, to) in block.iter().zip(to) {
-                // SAFETY: this function's contract.
-                unsafe { transpose::<S>(block, to) }
-            }
-        }
-    }
-
-    /// A whole tile of terms, `stride` apart, whose lines lie side by side.
-    ///
-    /// # Safety
-    /// As for [`Self::by_lines`].
-    #[inline(always)]
-    unsafe fn by_terms<S: Vector>(&self, from: &[f32], stride: usize, to: [*mut f32; PARTS]) {
-        assert!(from.len() >= (TERMS - 1) * stride + GROUP);
-        let mut block = [[0.0_f32; TILE]; PARTS];
-        let turn = self.side == Side::Left;
-        for pair in 0..SIDE {
-            for line in (0..GROUP).step_by(S::LANES) {
-                // SAFETY: this function's contract; a vector of each term, one of the tiles'.
-                unsafe {
-                    let from = from.as_ptr().add(2 * pair * stride + line);
-                    S::prefetch(from.wrapping_add(AHEAD * TERMS * stride));
-                    S::prefetch(from.wrapping_add((AHEAD * TERMS + 1) * stride));
-                    let (mut a, mut b) = (S::load(from), S::load(from.add(stride)));
-                    for part in 0..PARTS {
-                        let words = if turn { block[part].as_mut_ptr() } else { to[part] };
-                        let words = words.add(pair * SIDE + line);
-                        if PARTS == 1 {
-                            a.bf16_pairs(b).store(words);
-                            continue;
-                        }
-                        let (upper_a, upper_b) = (a.upper(), b.upper());
-                        upper_a.upper_pairs(upper_b).store(words);
+                        let made = match (PARTS, BY_LINES) {
+                            (1, true) => a.bf16_row(b),
+                            (1, false) => a.bf16_pairs(b),
+                            (_, true) => upper_a.upper_row(upper_b),
+                            (_, false) => upper_a.upper_pairs(upper_b),
+                        };
+                        made.store(words);
                         (a, b) = (a.minus(upper_a), b.minus(upper_b));
                     }
                 }
