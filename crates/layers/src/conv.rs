@@ -16,12 +16,13 @@ mod halved;
 mod kernels;
 mod narrow;
 mod panels;
+mod patches;
 pub mod plain;
 mod pointwise;
-mod rounded;
 mod square;
 mod strided;
 mod taped;
+mod tiled;
 mod weight;
 mod winograd;
 
@@ -98,13 +99,18 @@ pub struct Conv2d {
     weight: Tensor,
     bias: Option<Tensor>,
     config: Conv2dConfig,
-    packed: halved::Packed,
+    rounded: tiled::Packed<1>,
+    split: tiled::Packed<3>,
 }
 
 impl Conv2d {
     /// A convolution with the given weight `[out, in, kh, kw]` and bias `[out]`.
+    ///
+    /// Without gradients, as of weights that were loaded, kernels may keep a weight as they take it:
+    /// a tensor that is no variable is expected to stay as it is.
     pub fn new(weight: Tensor, bias: Option<Tensor>, config: Conv2dConfig) -> Self {
-        Self { weight, bias, config, packed: halved::Packed::default() }
+        let (rounded, split) = (tiled::Packed::default(), tiled::Packed::default());
+        Self { weight, bias, config, rounded, split }
     }
 
     /// `residual + self.forward(x)`, `residual` of the output's shape: in one pass
@@ -174,6 +180,9 @@ impl Module for Conv2d {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if halved::takes(self, x) {
             return halved::forward(self, x, None, None);
+        }
+        if let Some(y) = fused::alone(self, x)? {
+            return Ok(y);
         }
         let tensors = [x, &self.weight, self.bias.as_ref().unwrap_or(&self.weight)];
         if crate::device::has_kernels(&tensors) {

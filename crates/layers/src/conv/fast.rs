@@ -6,10 +6,12 @@ use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::geometry::Geometry;
+use super::tiled::Tiled;
 use super::weight::Weight;
 use super::winograd::Extras;
 use super::{
-    Conv2d, Conv2dConfig, Padding, kernels, narrow, panels, pointwise, rounded, strided, winograd,
+    Conv2d, Conv2dConfig, Padding, kernels, narrow, panels, patches, pointwise, strided, tiled,
+    winograd,
 };
 use crate::cpu;
 use crate::factors::Factors;
@@ -136,6 +138,12 @@ pub(super) fn input_gradient(
     if let Some(plus) = plus.filter(|plus| !plus.dims4().is_ok_and(|dims| dims == shape)) {
         candle_core::bail!("conv2d: a gradient {:?} of an input {shape:?}", plus.shape())
     }
+    if patches::suits(g) {
+        let dx = cpu::with_slices([weight, grad], |[weight, grad]| {
+            patches::input_gradient(g, weight, grad, factors)
+        })?;
+        return sum(Tensor::from_vec(dx, shape, grad.device())?, plus);
+    }
     // With stride 1 it is a convolution of the gradient with the flipped kernel.
     let transposed = full_padding(g).map(|padding| {
         let kernel = Shape::from((g.in_channels, g.out_channels, g.kh, g.kw));
@@ -170,7 +178,8 @@ pub(super) fn weight_gradient(
         return super::cuda::weight_gradient(g, x, grad);
     }
     let dw = cpu::with_slices([x, grad], |[x, grad]| match Isa::detect() {
-        _ if rounded::takes(g, factors) => rounded::weight_gradient(g, x, grad),
+        _ if patches::suits(g) => patches::weight_gradient(g, x, grad, factors),
+        _ if tiled::rounds(g, factors) => tiled::weight_gradient(g, x, grad),
         _ if g.is_pointwise() => pointwise::weight_gradient(g, x, grad),
         isa if winograd::suits(g) => winograd::weight_gradient(isa, g, x, grad),
         isa if narrow::suits_gradient(g) && g.in_channels >= TRANSFORMED => {
@@ -208,10 +217,14 @@ pub(super) fn convolve(
 ) -> Vec<f32> {
     let isa = Isa::detect();
     let thin = g.in_channels.min(g.out_channels) < TRANSFORMED;
-    if winograd::suits(g) && !(trains && thin) {
+    if tiled::splits_once(g) {
+        tiled::forward(g, x, &Tiled::<3>::new(isa, g, weight), extras)
+    } else if winograd::suits(g) && !(trains && thin) {
         winograd::forward(isa, g, x, weight, extras)
     } else if narrow::suits(g) && !(trains && g.in_channels < TRANSFORMED) {
         narrow::forward(isa, g, x, weight, extras)
+    } else if patches::suits(g) && !weight.flipped {
+        patches::forward(g, x, weight.data, extras, Factors::F32)
     } else if g.is_pointwise() && g.batch > 0 {
         pointwise::forward(isa, g, x, weight, extras)
     } else {
@@ -227,8 +240,10 @@ fn convolve_trained(
     extras: Extras,
     factors: Factors,
 ) -> Vec<f32> {
-    if rounded::takes(g, factors) {
-        rounded::forward(g, x, weight, extras)
+    if patches::suits(g) && !weight.flipped {
+        patches::forward(g, x, weight.data, extras, factors)
+    } else if tiled::rounds(g, factors) {
+        tiled::forward(g, x, &Tiled::<1>::new(Isa::detect(), g, weight), extras)
     } else {
         convolve(g, x, weight, extras, true)
     }

@@ -6,11 +6,13 @@ use candle_core::{Result, Shape, Tensor};
 
 use super::Conv2d;
 use super::geometry::Geometry;
+use super::tiled::{self, Tiled};
 use super::weight::Weight;
 use super::winograd::{self, Extras};
 use super::{fast, halved};
 use crate::cpu;
 use crate::group_norm::NormSilu;
+use crate::isa::Isa;
 
 /// `conv(x)` of what is to be normed first, with `residual` added.
 pub(super) fn normed(
@@ -43,6 +45,19 @@ pub(super) fn normed(
         convolve(conv, &g, x, Extras { residual, norm: Some(&channels), ..Extras::default() })
     };
     cpu::with_slices([input, residual.unwrap_or(input)], run)?.map(Some)
+}
+
+/// `conv(x)` where it is done with a weight that is packed once.
+pub(super) fn alone(conv: &Conv2d, x: &Tensor) -> Result<Option<Tensor>> {
+    if !is_plain(conv, x) {
+        return Ok(None);
+    }
+    let g = Geometry::new(x.shape(), conv.weight.shape(), conv.config)?;
+    // What does not fit is an error of the slow way.
+    if !tiled::splits(&g) || conv.bias.as_ref().is_some_and(|b| b.dims() != [g.out_channels]) {
+        return Ok(None);
+    }
+    cpu::with_slices([x], |[x]| convolve(conv, &g, x, Extras::default()))?.map(Some)
 }
 
 /// `residual + conv(x)`.
@@ -108,7 +123,12 @@ fn is_plain(conv: &Conv2d, x: &Tensor) -> bool {
 fn convolve(conv: &Conv2d, g: &Geometry, x: &[f32], extras: Extras) -> Result<Tensor> {
     let run = |[weight, bias]: [&[f32]; 2]| {
         let extras = Extras { bias: conv.bias.is_some().then_some(bias), ..extras };
-        fast::convolve(g, x, Weight::plain(weight), extras, false)
+        let weight = Weight::plain(weight);
+        if tiled::splits(g) {
+            let packed = conv.split.get_or_init(|| Tiled::new(Isa::detect(), g, weight));
+            return tiled::forward(g, x, packed, extras);
+        }
+        fast::convolve(g, x, weight, extras, false)
     };
     let y = cpu::with_slices([&conv.weight, conv.bias.as_ref().unwrap_or(&conv.weight)], run)?;
     Tensor::from_vec(y, (g.batch, g.out_channels, g.oh, g.ow), conv.weight.device())

@@ -91,17 +91,18 @@ impl Geometry {
     }
 
     /// Writes the patches of the output pixels `pixels`, for the input channels
-    /// `channels` of one picture, to `columns` `[channels * kh * kw, pixels]`.
-    #[cfg(test)]
+    /// `channels` of one picture, to `columns` `[channels * kh * kw, pixels]`, whose rows are
+    /// `pitch` apart.
     pub fn gather(
         &self,
         image: &[f32],
         channels: Range<usize>,
         pixels: Range<usize>,
         columns: &mut [f32],
+        pitch: usize,
     ) {
-        let (stride, width) = (self.config.stride, pixels.len());
-        let mut rows = columns.chunks_exact_mut(width);
+        let stride = self.config.stride;
+        let mut rows = columns.chunks_mut(pitch);
         for channel in channels {
             let plane = &image[channel * self.in_pixels()..][..self.in_pixels()];
             for ky in 0..self.kh {
@@ -133,12 +134,13 @@ impl Geometry {
     pub fn scatter(
         &self,
         columns: &[f32],
+        pitch: usize,
         channels: usize,
         pixels: Range<usize>,
         planes: &mut [f32],
     ) {
-        let (stride, width) = (self.config.stride, pixels.len());
-        let mut rows = columns.chunks_exact(width);
+        let stride = self.config.stride;
+        let mut rows = columns.chunks(pitch);
         for plane in planes.chunks_exact_mut(self.in_pixels()).take(channels) {
             for ky in 0..self.kh {
                 for kx in 0..self.kw {

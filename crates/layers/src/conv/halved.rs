@@ -4,29 +4,19 @@
 //! is read is rounded to bf16 and summed in f32. Else the weights become f32 again, which
 //! loses nothing, and everything is as with weights of f32.
 
-mod maps;
-pub(super) mod product;
-pub(super) mod weights;
+mod numbers;
 
 use candle_core::{CpuStorage, DType, Result, Shape, Storage, Tensor};
-use simd::tiles::Native;
 
-pub(super) use self::weights::Packed;
-
-use self::weights::Numbers;
+use self::numbers::Numbers;
 use super::geometry::Geometry;
+use super::tiled::{Tiled, suits};
 use super::weight::Weight;
 use super::winograd::Extras;
-use super::{Conv2d, fast, winograd};
+use super::{Conv2d, fast, tiled, winograd};
 use crate::cpu;
 use crate::group_norm::Channels;
-use crate::isa::Isa;
 use crate::scratch::with_scratch;
-
-/// Input channels from which on a tile is mostly full.
-const MIN_INPUTS: usize = 32;
-/// Output channels likewise.
-const MIN_OUTPUTS: usize = 16;
 
 /// Whether `conv` has weights of half precision on a CPU, and takes `x` of f32.
 pub(super) fn takes(conv: &Conv2d, x: &Tensor) -> bool {
@@ -97,9 +87,8 @@ fn convolve(conv: &Conv2d, g: &Geometry, x: &[f32], extras: Extras) -> Result<Ve
         && has_tiles(DType::BF16)
         && suits(g)
     {
-        let weights = conv.packed.get_or_init(|| weights::Tiled::new(g, weight));
-        // SAFETY: the machine has the registers.
-        return Ok(unsafe { product::forward::<Native>(Isa::detect(), g, x, weights, extras) });
+        let weights = conv.rounded.get_or_init(|| Tiled::of_bf16(g, weight));
+        return Ok(tiled::forward(g, x, weights, extras));
     }
     Ok(with_scratch(numbers.len(), |wide| {
         numbers.widen(wide);
@@ -110,11 +99,6 @@ fn convolve(conv: &Conv2d, g: &Geometry, x: &[f32], extras: Extras) -> Result<Ve
 /// Whether the machine multiplies tiles of weights of `dtype`.
 fn has_tiles(dtype: DType) -> bool {
     dtype == DType::BF16 && simd::tiles::are_available()
-}
-
-/// Whether tiles are full enough.
-pub(super) fn suits(g: &Geometry) -> bool {
-    g.batch > 0 && g.in_channels >= MIN_INPUTS && g.out_channels >= MIN_OUTPUTS
 }
 
 #[cfg(test)]

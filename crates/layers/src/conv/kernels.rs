@@ -71,7 +71,7 @@ pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], extras: Extras) -
             }
         };
         with_scratch(depth * n, |columns| {
-            g.gather(image, 0..g.in_channels, range, columns);
+            g.gather(image, 0..g.in_channels, range, columns, n);
             multiply((columns, n, 1));
         });
     });
@@ -110,7 +110,7 @@ pub(super) fn input_gradient(g: &Geometry, weight: &[f32], grad: &[f32]) -> Vec<
                     let target = columns.as_mut_ptr();
                     add_product((rows, n, g.out_channels), target, n, left, right);
                 }
-                g.scatter(columns, channels, range, planes);
+                g.scatter(columns, n, channels, range, planes);
             });
         }
     });
@@ -138,7 +138,7 @@ pub(super) fn weight_gradient(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32>
                 let range = start..(start + tile).min(pixels);
                 let n = range.len();
                 with_scratch(rows * n, |columns| {
-                    g.gather(image, channels.clone(), range, columns);
+                    g.gather(image, channels.clone(), range, columns, n);
                     let left = (&grad[start..], pixels, 1);
                     // SAFETY: these columns of every row of `dw`; no other task has them.
                     unsafe {

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::geometry::Geometry;
 use super::weight::{Taps, Weight};
 use super::winograd::Extras;
-use super::{Conv2dConfig, Padding, panels, rounded};
+use super::{Conv2dConfig, Padding, panels, tiled};
 use crate::factors::Factors;
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
@@ -130,8 +130,10 @@ fn phase_gradient(
     let extras = Extras::default();
     // SAFETY: as many numbers as the phase has, which nothing else uses.
     unsafe {
-        if rounded::takes(&of_phase, factors) {
-            rounded::forward_into(&of_phase, grad, weight, extras, to);
+        if tiled::rounds(&of_phase, factors) {
+            tiled::forward_into::<1>(&of_phase, grad, weight, extras, to);
+        } else if tiled::splits_once(&of_phase) {
+            tiled::forward_into::<3>(&of_phase, grad, weight, extras, to);
         } else {
             panels::forward_into(isa, &of_phase, grad, weight, extras, to);
         }

@@ -11,7 +11,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use rayon::prelude::*;
-use simd::tiles::Tiles;
+use simd::tiles::{SIDE, Tiles};
 
 use self::registers::{BLOCK, SUMS, Words};
 use self::tiles::{GROUP, Pack, Side, TERMS, TILE};
@@ -267,9 +267,11 @@ impl<T: Tiles, const PARTS: usize> Kernel for Task<'_, T, PARTS> {
                         let sums = goes_on.then_some(&*sums);
                         registers::begin(&mut registers, sums);
                         let first = self.words.as_ptr().add(2 * block * apart + at);
-                        let left = Words { first, group: apart, part: self.apart };
+                        let tiles = [first, first.add(apart)];
+                        let left = Words { tiles, part: self.apart, row: SIDE };
                         let first = panel.as_ptr().add(at);
-                        let right = Words { first, group: apart, part: of_panels };
+                        let tiles = [first, first.add(apart)];
+                        let right = Words { tiles, part: of_panels, row: SIDE };
                         let count = range.len();
                         registers::add::<T, PARTS>(&mut registers, left, right, count, &mut unread);
                     }

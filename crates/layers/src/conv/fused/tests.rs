@@ -121,3 +121,25 @@ fn nan_is_normed_to_nan() -> Result<()> {
     assert!(y.flatten_all()?.to_vec1::<f32>()?.into_iter().all(f32::is_nan));
     Ok(())
 }
+
+/// A weight that is loaded is packed once; one that is learned is read anew.
+#[test]
+fn a_weight_that_changes_is_seen() -> Result<()> {
+    let (x, first) = (tensor(&[1, 32, 24, 24], 1.0)?, tensor(&[48, 32, 3, 3], 2.0)?);
+    let config = Conv2dConfig { stride: 2, ..Conv2dConfig::same(3) };
+    let var = Var::from_tensor(&first)?;
+    let learned = Conv2d::new(var.as_tensor().clone(), None, config);
+    let loaded = Conv2d::new(first.clone(), None, config);
+    let near = |a: &Tensor, b: &Tensor| -> Result<bool> {
+        Ok((a - b)?.abs()?.max_all()?.to_scalar::<f32>()? < 1e-4)
+    };
+    let before = loaded.forward(&x)?;
+    assert!(near(&learned.forward(&x)?, &before)?);
+    var.set(&(&first * 2.0)?)?;
+    assert!(near(&learned.forward(&x)?, &(&before * 2.0)?)?);
+    assert!(near(&loaded.clone().forward(&x)?, &before)?);
+    // Inputs of other sizes share it.
+    let wide = Tensor::cat(&[&x, &x], 3)?;
+    assert!(near(&loaded.forward(&wide)?.narrow(3, 0, 11)?, &before.narrow(3, 0, 11)?)?);
+    Ok(())
+}

@@ -37,23 +37,75 @@ pub unsafe fn begin<T: Tiles>(registers: &mut T, sums: Option<&[f32]>) {
     }
 }
 
-/// Tiles of a factor: where the first is, and how far groups and parts are apart.
+/// Tiles of two groups of a factor's lines, and how far parts and the rows of a tile are apart.
 #[derive(Clone, Copy)]
 pub struct Words {
-    pub first: *const f32,
-    pub group: usize,
+    pub tiles: [*const f32; 2],
     pub part: usize,
+    pub row: usize,
+}
+
+impl Words {
+    /// Those `words` further on.
+    #[inline(always)]
+    pub fn after(self, words: usize) -> Self {
+        Self { tiles: self.tiles.map(|tile| tile.wrapping_add(words)), ..self }
+    }
 }
 
 /// Of parts of left and right factors the pairs whose products are added: those that a sum of f32
 /// would notice. Neighbours share a part.
 const PAIRS: [(usize, usize); 6] = [(1, 1), (0, 1), (0, 2), (0, 0), (1, 0), (2, 0)];
 
-/// Adds `count` tiles of terms of two groups of each factor, in `PARTS` parts, to the registers of
-/// sums.
+/// The same of factors in `PARTS` parts.
+#[inline(always)]
+fn pairs<const PARTS: usize>() -> &'static [(usize, usize)] {
+    if PARTS == 1 { &[(0, 0)] } else { &PAIRS }
+}
+
+/// How many tiles are multiplied by [`add_tile`].
+#[inline(always)]
+pub fn products<const PARTS: usize>() -> usize {
+    4 * pairs::<PARTS>().len()
+}
+
+/// Adds a tile of terms of two groups of each factor, in `PARTS` parts, to the registers of sums.
 ///
 /// # Safety
 /// These tiles must be readable; the machine must have the registers.
+#[inline(always)]
+pub unsafe fn add_tile<T: Tiles, const PARTS: usize>(registers: &mut T, left: Words, right: Words) {
+    let mut before = (PARTS, PARTS);
+    for &(i, j) in pairs::<PARTS>() {
+        let [a, b] = left.after(i * left.part).tiles;
+        let [c, d] = right.after(j * right.part).tiles;
+        // SAFETY: this function's contract.
+        unsafe {
+            if i != before.0 {
+                registers.load::<4>(a, left.row);
+            }
+            if j != before.1 {
+                registers.load::<6>(c, right.row);
+            }
+            registers.multiply::<0, 4, 6>();
+            if j != before.1 {
+                registers.load::<7>(d, right.row);
+            }
+            registers.multiply::<1, 4, 7>();
+            if i != before.0 {
+                registers.load::<5>(b, left.row);
+            }
+            registers.multiply::<2, 5, 6>();
+            registers.multiply::<3, 5, 7>();
+        }
+        before = (i, j);
+    }
+}
+
+/// [`add_tile`] of `count` tiles of terms, one after the other.
+///
+/// # Safety
+/// As there.
 #[inline(always)]
 pub unsafe fn add<T: Tiles, const PARTS: usize>(
     registers: &mut T,
@@ -62,34 +114,12 @@ pub unsafe fn add<T: Tiles, const PARTS: usize>(
     count: usize,
     unread: &mut [f32; TILE],
 ) {
-    let pairs = if PARTS == 1 { &[(0, 0)][..] } else { &PAIRS };
-    let often = AWAKE.div_ceil(4 * pairs.len());
+    let often = AWAKE.div_ceil(products::<PARTS>());
     for tile in 0..count {
         // SAFETY: this function's contract; `unread` has room for a tile.
         unsafe {
-            let (left_first, right_first) =
-                (left.first.add(tile * TILE), right.first.add(tile * TILE));
-            let mut before = (PARTS, PARTS);
-            for &(i, j) in pairs {
-                let (a, b) = (left_first.add(i * left.part), right_first.add(j * right.part));
-                if i != before.0 {
-                    registers.load::<4>(a, SIDE);
-                }
-                if j != before.1 {
-                    registers.load::<6>(b, SIDE);
-                }
-                registers.multiply::<0, 4, 6>();
-                if j != before.1 {
-                    registers.load::<7>(b.add(right.group), SIDE);
-                }
-                registers.multiply::<1, 4, 7>();
-                if i != before.0 {
-                    registers.load::<5>(a.add(left.group), SIDE);
-                }
-                registers.multiply::<2, 5, 6>();
-                registers.multiply::<3, 5, 7>();
-                before = (i, j);
-            }
+            let (left, right) = (left.after(tile * TILE), right.after(tile * TILE));
+            add_tile::<T, PARTS>(registers, left, right);
             if (tile + 1).is_multiple_of(often) {
                 registers.store::<5>(unread.as_mut_ptr(), SIDE);
             }

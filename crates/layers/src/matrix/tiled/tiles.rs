@@ -159,3 +159,26 @@ unsafe fn transpose<S: Vector>(from: &[f32; TILE], to: *mut f32) {
         }
     }
 }
+
+/// Words of a number of `first` and one of `second`, in `PARTS` parts.
+///
+/// # Safety
+/// The machine must have the instruction set of `S`.
+#[inline(always)]
+pub unsafe fn pairs<S: Vector, const PARTS: usize>(first: S, second: S) -> [S; PARTS] {
+    // SAFETY: this function's contract.
+    unsafe {
+        if PARTS == 1 {
+            return [first.bf16_pairs(second); PARTS];
+        }
+        let (mut a, mut b) = (first, second);
+        // No closure around vectors: it would be compiled without the instruction set.
+        let mut words = [a; PARTS];
+        for words in &mut words {
+            let (upper_a, upper_b) = (a.upper(), b.upper());
+            *words = upper_a.upper_pairs(upper_b);
+            (a, b) = (a.minus(upper_a), b.minus(upper_b));
+        }
+        words
+    }
+}

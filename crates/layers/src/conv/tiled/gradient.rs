@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use rayon::prelude::*;
-use simd::tiles::{Native, Tiles};
+use simd::tiles::{Native, SIDE, Tiles};
 
 use super::super::geometry::Geometry;
 use crate::isa::Isa;
@@ -28,9 +28,10 @@ const CHUNK: usize = 2 << 20;
 /// Tiles of terms of a range, which the first-level cache keeps for one tap after the other.
 const RANGE: usize = 16;
 
-/// `[out, in, kh, kw]`, of a convolution that is done this way.
+/// `[out, in, kh, kw]`, of rounded factors, on a machine that has tiles.
 pub fn weight_gradient(g: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
-    // SAFETY: the machine has the registers (`takes`).
+    assert!(simd::tiles::are_available());
+    // SAFETY: the machine has the registers.
     unsafe { with::<Native>(Isa::detect(), g, x, grad) }
 }
 
@@ -299,10 +300,12 @@ impl<T: Tiles> Kernel for Multiply<'_, T> {
                     // SAFETY: so many tiles of two groups are there (asserted).
                     unsafe {
                         registers::begin(&mut registers, goes_on.then_some(&*sums));
-                        let (first, group) = (left.as_ptr(), of_gradient * TILE);
-                        let left = Words { first, group, part: 0 };
-                        let (first, group) = (right.as_ptr(), of_plane * TILE);
-                        let right = Words { first, group, part: 0 };
+                        let first = left.as_ptr();
+                        let tiles_of_gradient = [first, first.add(of_gradient * TILE)];
+                        let left = Words { tiles: tiles_of_gradient, part: 0, row: SIDE };
+                        let first = right.as_ptr();
+                        let tiles_of_plane = [first, first.add(of_plane * TILE)];
+                        let right = Words { tiles: tiles_of_plane, part: 0, row: SIDE };
                         registers::add::<T, 1>(&mut registers, left, right, tiles, &mut unread);
                         registers::end(&registers, sums);
                     }
@@ -311,3 +314,6 @@ impl<T: Tiles> Kernel for Multiply<'_, T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,14 +4,10 @@ use candle_core::{Result, Shape};
 use half::bf16;
 use simd::tiles::{Emulated, Native, are_available};
 
-use super::super::geometry::Geometry;
-use super::super::halved::product;
-use super::super::halved::weights::Tiled;
-use super::super::tests::{assert_close, noise};
-use super::super::weight::{Taps, Weight};
-use super::super::winograd::Extras;
-use super::super::{Conv2dConfig, Padding, panels};
-use super::gradient;
+use super::super::super::geometry::Geometry;
+use super::super::super::tests::{assert_close, noise};
+use super::super::super::{Conv2dConfig, Padding, panels};
+use super::with;
 use crate::isa::Isa;
 
 fn rounded(numbers: &[f32]) -> Vec<f32> {
@@ -56,11 +52,11 @@ fn gradients_to_weights_are_those_of_rounded_numbers() -> Result<()> {
         let large = x.len() > 1 << 18;
         for isa in instruction_sets().into_iter().filter(|isa| !large || *isa == Isa::detect()) {
             // SAFETY: emulated registers are always there.
-            let dw = unsafe { gradient::with::<Emulated>(isa, &g, &x, &grad) };
+            let dw = unsafe { with::<Emulated>(isa, &g, &x, &grad) };
             assert_close(&format!("{case:?} {isa:?}"), &dw, &expected);
             if are_available() {
                 // SAFETY: the machine has them.
-                let dw = unsafe { gradient::with::<Native>(isa, &g, &x, &grad) };
+                let dw = unsafe { with::<Native>(isa, &g, &x, &grad) };
                 assert_close(&format!("{case:?} {isa:?}, tiles"), &dw, &expected);
             }
         }
@@ -77,8 +73,7 @@ fn gradients_to_weights_do_not_depend_on_threads() -> anyhow::Result<()> {
     for threads in [1, 2, 5] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
         // SAFETY: emulated registers are always there.
-        let found =
-            pool.install(|| unsafe { gradient::with::<Emulated>(Isa::detect(), &g, &x, &grad) });
+        let found = pool.install(|| unsafe { with::<Emulated>(Isa::detect(), &g, &x, &grad) });
         all.push(found);
     }
     assert!(all[0] == all[1] && all[0] == all[2]);
@@ -93,37 +88,10 @@ fn what_is_not_a_number_stays_in_its_channel() -> Result<()> {
     x[5 * g.in_pixels() + 40] = f32::NAN;
     grad[8 * g.out_pixels() + 40] = f32::INFINITY;
     // SAFETY: emulated registers are always there.
-    let dw = unsafe { gradient::with::<Emulated>(Isa::detect(), &g, &x, &grad) };
+    let dw = unsafe { with::<Emulated>(Isa::detect(), &g, &x, &grad) };
     for (i, dw) in dw.iter().enumerate() {
         let (output, input) = (i / g.depth(), i / g.taps() % g.in_channels);
         assert_eq!(dw.is_finite(), output != 8 && input != 5, "{output}, {input}");
-    }
-    Ok(())
-}
-
-/// The gradient to an input is a convolution with the kernel the other way round, or with some
-/// of its taps.
-#[test]
-fn weights_are_turned_and_rounded() -> Result<()> {
-    let g = geometry(([2, 33, 9, 17], 20, (2, 3), 1, Padding::same(1)))?;
-    let x = noise(g.batch * g.in_channels * g.in_pixels(), 1.0);
-    let taps = [7, 2, 5, 0, 11, 3];
-    let some = Taps { taps: &taps, of: 12 };
-    let weight = noise(g.in_channels * g.out_channels * some.of, 3.0);
-    let part = &weight[..g.out_channels * g.depth()];
-    let (exact, exact_part) = (rounded(&weight), rounded(part));
-    for (name, given, exact) in [
-        ("plain", Weight::plain(part), Weight::plain(&exact_part)),
-        ("flipped", Weight::flipped(part), Weight::flipped(&exact_part)),
-        ("some", Weight::some_flipped(&weight, some), Weight::some_flipped(&exact, some)),
-    ] {
-        let expected = panels::forward(Isa::detect(), &g, &rounded(&x), exact, Extras::default());
-        for isa in instruction_sets() {
-            let tiled = Tiled::rounded(isa, &g, given);
-            // SAFETY: emulated registers are always there.
-            let y = unsafe { product::forward::<Emulated>(isa, &g, &x, &tiled, Extras::default()) };
-            assert_close(name, &y, &expected);
-        }
     }
     Ok(())
 }
