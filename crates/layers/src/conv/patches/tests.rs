@@ -14,11 +14,11 @@ use crate::factors::Factors;
 fn products_equal_those_of_tiles_of_pixels() -> Result<()> {
     let uneven = Padding { top: 2, bottom: 0, left: 1, right: 3 };
     let cases = [
-        (1, 16, 30, (5, 6), (4, 4), 1, Padding::same(1)),
-        (3, 17, 33, (8, 7), (4, 4), 2, Padding::same(1)),
-        (2, 40, 64, (3, 3), (3, 3), 1, Padding::ZERO),
-        (2, 19, 40, (9, 10), (2, 5), 3, uneven),
-        (0, 16, 30, (5, 6), (4, 4), 1, Padding::same(1)),
+        (1, 64, 256, (5, 6), (4, 4), 1, Padding::same(1)),
+        (3, 65, 257, (8, 7), (4, 4), 2, Padding::same(1)),
+        (2, 210, 140, (3, 3), (3, 3), 1, Padding::ZERO),
+        (2, 120, 230, (9, 10), (2, 5), 3, uneven),
+        (0, 64, 256, (5, 6), (4, 4), 1, Padding::same(1)),
     ];
     for (batch, inputs, outputs, (h, w), (kh, kw), stride, padding) in cases {
         let x = Shape::from((batch, inputs, h, w));
@@ -58,7 +58,7 @@ fn products_equal_those_of_tiles_of_pixels() -> Result<()> {
 
 #[test]
 fn pictures_are_done_some_at_a_time() -> Result<()> {
-    let (batch, inputs, side) = (11, 300, 15);
+    let (batch, inputs, side) = (27, 300, 8);
     let x = Shape::from((batch, inputs, side, side));
     let weight = Shape::from((256, inputs, 4, 3));
     let g = Geometry::new(&x, &weight, Conv2dConfig { stride: 1, padding: Padding::same(1) })?;
