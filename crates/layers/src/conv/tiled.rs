@@ -23,6 +23,8 @@ use crate::shared_mut::SharedMut;
 const MIN_INPUTS: usize = 32;
 /// Output channels likewise.
 const MIN_OUTPUTS: usize = 16;
+/// Channels from which on tiles of parts that are packed each time gain on transforms.
+const MIN_SPLIT: usize = 64;
 
 /// Whether tiles are full enough.
 pub(super) fn suits(g: &Geometry) -> bool {
@@ -41,9 +43,10 @@ pub(super) fn splits(g: &Geometry) -> bool {
     suits(g) && !transformed && !g.is_pointwise() && simd::tiles::are_available()
 }
 
-/// Whether that is so with packing the weights each time.
+/// Whether that is so with packing the weights each time. (Of few channels transforms are as fast.)
 pub(super) fn splits_once(g: &Geometry) -> bool {
-    splits(g) && g.out_pixels() > g.out_channels
+    let thin = g.in_channels.min(g.out_channels) < MIN_SPLIT;
+    splits(g) && g.out_pixels() > g.out_channels && !(thin && winograd::suits(g))
 }
 
 /// `[B, in, H, W]` to `[B, out, H', W']`, on a machine that has tiles.
