@@ -35,14 +35,14 @@ mod wide;
 // What the kernels here are made of.
 use simd::{elementary, isa, scratch, shared_mut, vector};
 
-pub use activation::{abs, leaky_relu, relu, silu};
+pub use activation::{abs, leaky_relu, relu, relu_taped, silu};
 pub use attention::{AttnBlock, KeysValues, attn_block};
 pub use batch_norm::{BatchNormLeaky, BatchStatistics};
 pub use conv::{Conv2d, Conv2dConfig, Padding, conv2d, conv2d_no_bias};
 pub use factors::Factors;
 pub use group_norm::{GroupNorm, Moments, NormSilu, group_norm};
 pub use resample::{
-    Downsample, Upsample, downsample, max_pool2x2, upsample, upsample_nearest2x,
+    Downsample, Upsample, downsample, max_pool2x2, max_pool2x2_taped, upsample, upsample_nearest2x,
     upsample_nearest2x_taped,
 };
 pub use tape::{Gradients, Tape, Taped};

@@ -4,12 +4,14 @@ use candle_core::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 
 use crate::conv::{Conv2d, Conv2dConfig, Padding, conv2d};
+use crate::cpu;
 use crate::tape::{Tape, Taped};
 
 #[cfg(feature = "cuda")]
 mod cuda;
 mod fast;
 pub mod plain;
+mod pool;
 
 /// Every pixel four times: `[B, C, H, W]` to `[B, C, 2H, 2W]`.
 ///
@@ -57,6 +59,31 @@ pub fn max_pool2x2(x: &Tensor) -> Result<Tensor> {
         .reshape((b, c, h, w, 4))?;
     let first = blocks.detach().argmax_keepdim(4)?;
     blocks.gather(&first, 4)?.squeeze(4)
+}
+
+/// [`max_pool2x2`] on a tape.
+///
+/// # Errors
+/// As there.
+pub fn max_pool2x2_taped(x: &Tensor, tape: &mut Tape) -> Result<Tensor> {
+    let (b, c, h, w) = x.dims4()?;
+    if !cpu::supports(x) || b * c == 0 || h < 2 || w < 2 {
+        return tape.record(x, max_pool2x2);
+    }
+    let (y, places) = cpu::with_slices([x], |[x]| pool::forward(x, (h, w)))?;
+    tape.push(move |dy, plus, _| {
+        let shape = (b, c, h, w);
+        if dy.dims() != [b, c, h / 2, w / 2] || plus.is_some_and(|plus| plus.dims() != [b, c, h, w])
+        {
+            candle_core::bail!("max_pool2x2: a gradient {:?} for an input {shape:?}", dy.shape())
+        }
+        // `dy` stands in for what is not there.
+        let dx = cpu::with_slices([dy, plus.unwrap_or(dy)], |[dy, other]| {
+            pool::gradient(dy, &places, (h, w), plus.is_some().then_some(other))
+        })?;
+        Tensor::from_vec(dx, shape, dy.device()).map(Some)
+    });
+    Tensor::from_vec(y, (b, c, h / 2, w / 2), x.device())
 }
 
 /// The reference's `Upsample`: nearest 2x, then a 3x3 convolution (key `conv`).

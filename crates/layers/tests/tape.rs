@@ -133,7 +133,33 @@ fn norms_and_activation() -> Result<()> {
         compare(&x, &[], &|x| Ok(leaky_relu(x, 0.2)?), &|x, tape| {
             Ok(layers::activation::leaky_relu_taped(x, 0.2, tape)?)
         })?;
+        compare(&x, &[], &|x| Ok(layers::relu(x)?), &|x, tape| {
+            // A copy, which may be overwritten.
+            Ok(layers::relu_taped(x.detach().copy()?, tape)?)
+        })?;
+        for shape in [[3, 8, 5, 7], [1, 2, 2, 2], [2, 1, 9, 4]] {
+            let x = noise(&shape, 2, dtype)?;
+            compare(&x, &[], &|x| Ok(layers::max_pool2x2(x)?), &|x, tape| {
+                Ok(layers::max_pool2x2_taped(x, tape)?)
+            })?;
+        }
     }
+    Ok(())
+}
+
+#[test]
+fn pooling_knows_ties_nan_and_misfits() -> Result<()> {
+    let x = Tensor::new(&[[[[1_f32, 1.0, f32::NAN, 5.0], [1.0, 1.0, 7.0, 3.0]]]], &Device::Cpu)?;
+    let (mut tape, mut found) = (Tape::default(), Gradients::default());
+    let y = layers::max_pool2x2_taped(&x, &mut tape)?.flatten_all()?.to_vec1::<f32>()?;
+    assert!(y[0] == 1.0 && y[1].is_nan(), "{y:?}");
+    let dy = Tensor::new(&[[[[2_f32, 3.0]]]], &Device::Cpu)?;
+    let dx = tape.backward(&dy, &mut found)?.context("no gradient")?;
+    assert_eq!(dx.flatten_all()?.to_vec1::<f32>()?, [2.0, 0.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+    let mut tape = Tape::default();
+    layers::max_pool2x2_taped(&x, &mut tape)?;
+    assert!(tape.backward(&x, &mut found).is_err());
+    assert!(layers::max_pool2x2_taped(&x.narrow(2, 0, 1)?, &mut Tape::default()).is_err());
     Ok(())
 }
 

@@ -9,7 +9,7 @@
 //! | [`substitute`] | what to learn from where LPIPS has no weights |
 //!
 //! PSNR and SSIM measure 8-bit pictures ([`Rgb8`]) and tensors, on the host, in
-//! f64. LPIPS is a training loss as well as a metric: a candle graph.
+//! f64. LPIPS is a training loss as well as a metric: a candle graph, or on a CPU one op of it.
 
 pub mod lpips;
 pub mod psnr;
@@ -18,6 +18,7 @@ pub mod ssim;
 pub mod substitute;
 pub mod vgg;
 
+mod distance;
 mod planes;
 
 pub use lpips::{Lpips, LpipsConfig};

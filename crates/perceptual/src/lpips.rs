@@ -9,12 +9,12 @@
 
 use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
+use layers::Factors;
 use serde::{Deserialize, Serialize};
 
+use crate::distance::EPS;
 use crate::vgg::{SLICES, Vgg16};
 
-/// Added to the norm of a feature vector.
-const EPS: f64 = 1e-10;
 /// ImageNet's mean per channel, for images in `[-1, 1]`.
 const SHIFT: [f32; 3] = [-0.030, -0.088, -0.188];
 /// ImageNet's standard deviation per channel, for images in `[-1, 1]`.
@@ -63,6 +63,7 @@ pub struct Lpips {
     net: Vgg16,
     /// `[C]` each.
     lins: Vec<Tensor>,
+    factors: Factors,
 }
 
 impl Lpips {
@@ -81,7 +82,13 @@ impl Lpips {
             scale: constant("scale", SCALE, &vb)?,
             net: Vgg16::new(&config.channels, vb.pp("net"))?,
             lins,
+            factors: Factors::default(),
         })
+    }
+
+    /// The same distance; on a CPU the factors of VGG's products may be rounded so.
+    pub fn with_factors(self, factors: Factors) -> Self {
+        Self { factors, ..self }
     }
 
     /// The VGG-16 below.
@@ -112,8 +119,16 @@ impl Lpips {
         if x.shape() != y.shape() {
             candle_core::bail!("lpips: images {:?} and {:?} differ in shape", x.shape(), y.shape())
         }
-        let x = self.net.features(&self.scaled(x)?)?;
-        let y = self.net.features(&self.scaled(y)?)?;
+        let (x, y) = (self.scaled(x)?, self.scaled(y)?);
+        if fast::suits(self, &x, &y) {
+            return fast::forward(self, &x, &y);
+        }
+        self.composed(&x, &y)
+    }
+
+    /// The distance of scaled images, from candle's ops.
+    fn composed(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+        let (x, y) = (self.net.features(x)?, self.net.features(y)?);
         let mut sum: Option<Tensor> = None;
         for ((x, y), lin) in x.iter().zip(&y).zip(&self.lins) {
             let distance = slice_distance(x, y, lin)?;
@@ -166,5 +181,6 @@ fn lin_key(i: usize) -> String {
     format!("lin{i}.model.1.weight")
 }
 
+mod fast;
 #[cfg(test)]
 mod tests;

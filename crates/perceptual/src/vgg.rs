@@ -3,7 +3,9 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
-use layers::{Conv2d, Conv2dConfig, conv2d, max_pool2x2, relu};
+use layers::{
+    Conv2d, Conv2dConfig, Tape, Taped, conv2d, max_pool2x2, max_pool2x2_taped, relu, relu_taped,
+};
 
 /// Outputs of the network: after relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3.
 pub const SLICES: usize = 5;
@@ -48,14 +50,7 @@ impl Vgg16 {
     /// # Errors
     /// When the images do not have 3 channels or a side is below 16 pixels.
     pub fn features(&self, images: &Tensor) -> Result<Vec<Tensor>> {
-        let (_, c, h, w) = images.dims4()?;
-        let min = 1 << (SLICES - 1);
-        if c != 3 || h < min || w < min {
-            candle_core::bail!(
-                "vgg16: images {:?} do not fit: 3 channels and sides of at least {min} pixels are needed",
-                images.shape()
-            )
-        }
+        check(images)?;
         let mut features: Vec<Tensor> = Vec::with_capacity(SLICES);
         for slice in &self.slices {
             let mut x = match features.last() {
@@ -69,6 +64,49 @@ impl Vgg16 {
         }
         Ok(features)
     }
+
+    /// [`features`](Self::features) without candle's graph, and the way back through each slice, whose
+    /// input is the map before it, if it is `kept`: layers are run on what `tape` makes.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn features_taped(
+        &self,
+        images: &Tensor,
+        tape: impl Fn() -> Tape,
+        kept: bool,
+    ) -> Result<(Vec<Tensor>, Vec<Tape>)> {
+        check(images)?;
+        let (mut features, mut tapes): (Vec<Tensor>, Vec<Tape>) = Default::default();
+        for slice in &self.slices {
+            let mut back = tape();
+            let mut x = match features.last() {
+                Some(last) => max_pool2x2_taped(last, &mut back)?,
+                None => images.detach(),
+            };
+            for conv in slice {
+                x = relu_taped(conv.forward_taped(&x, &mut back)?, &mut back)?;
+                if !kept {
+                    back = tape();
+                }
+            }
+            features.push(x);
+            tapes.push(back);
+        }
+        Ok((features, tapes))
+    }
+}
+
+fn check(images: &Tensor) -> Result<()> {
+    let (_, c, h, w) = images.dims4()?;
+    let min = 1 << (SLICES - 1);
+    if c != 3 || h < min || w < min {
+        candle_core::bail!(
+            "vgg16: images {:?} do not fit: 3 channels and sides of at least {min} pixels are needed",
+            images.shape()
+        )
+    }
+    Ok(())
 }
 
 fn frozen(conv: &Conv2d) -> Conv2d {

@@ -32,6 +32,12 @@ impl Isa {
         Vec::new()
     }
 
+    /// What kernels can be run with on this machine: every instruction set, and none (the portable
+    /// vectors). For tests, which should try all.
+    pub fn with_portable() -> impl Iterator<Item = Option<Self>> {
+        Self::available().into_iter().map(Some).chain([None])
+    }
+
     /// Floats of a vector.
     pub fn lanes(self) -> usize {
         match self {

@@ -20,7 +20,9 @@ pub fn reconstruction_loss(config: &TrainConfig, device: &Device) -> Result<Reco
         return Ok(ReconstructionLoss::new(loss.pixel, None));
     }
     let perceptual = match loss.perceptual {
-        PerceptualKind::Lpips => Perceptual::Lpips(lpips(loss, device)?),
+        PerceptualKind::Lpips => {
+            Perceptual::Lpips(lpips(loss, device)?.with_factors(config.precision.factors()))
+        }
         PerceptualKind::Substitute => Perceptual::Substitute(Substitute::new(DType::F32, device)?),
     };
     Ok(ReconstructionLoss::new(loss.pixel, Some((perceptual, loss.perceptual_weight))))

@@ -117,7 +117,12 @@ pub(super) fn forward_untracked(
         let bias = conv.bias.is_some().then_some(bias);
         let residual = residual.is_some().then_some(other);
         let extras = Extras { bias, residual, ..Extras::default() };
-        convolve_trained(g, x, Weight::plain(weight), extras, factors)
+        let weight = Weight::plain(weight);
+        if !conv.weight.track_op() && tiled::rounds(g, factors) {
+            let packed = conv.rounded.get_or_init(|| Tiled::new(Isa::detect(), g, weight));
+            return tiled::forward(g, x, packed, extras);
+        }
+        convolve_trained(g, x, weight, extras, factors)
     })?;
     Tensor::from_vec(y, (g.batch, g.out_channels, g.oh, g.ow), x.device())
 }

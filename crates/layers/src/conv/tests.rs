@@ -97,7 +97,7 @@ fn single_pixels_equal_patches_on_every_instruction_set() -> Result<()> {
         let both = Extras { bias: Some(&bias), residual: Some(&residual), ..Extras::default() };
         for extras in [Extras::default(), biased(&bias), both] {
             let expected = kernels::forward(&g, &x, &weight, extras);
-            for isa in Isa::available().into_iter().map(Some).chain([None]) {
+            for isa in Isa::with_portable() {
                 let y = pointwise::forward(isa, &g, &x, Weight::plain(&weight), extras);
                 assert_close(&format!("{isa:?} {name}"), &y, &expected);
             }
@@ -124,7 +124,7 @@ fn few_outputs_equal_patches_on_every_instruction_set() -> Result<()> {
         [Padding::ZERO, Padding::same(1), Padding { top: 2, bottom: 0, left: 3, right: 1 }];
     // Sizes around the edges of vectors and bands; channels around what the cache holds.
     let sizes = [(3, 3), (4, 31), (5, 32), (35, 33), (70, 65), (33, 259)];
-    for isa in Isa::available().into_iter().map(Some).chain([None]) {
+    for isa in Isa::with_portable() {
         for (case, (h, w)) in sizes.into_iter().enumerate() {
             for padding in paddings {
                 for (kh, kw) in [(3, 3), (2, 3), (4, 4), (1, 3)] {
@@ -185,7 +185,7 @@ const STRIDED: [(usize, usize, Padding, bool); 7] = [
 
 #[test]
 fn strided_gradients_equal_patches_on_every_instruction_set() -> Result<()> {
-    for isa in Isa::available().into_iter().map(Some).chain([None]) {
+    for isa in Isa::with_portable() {
         for (case, (h, w)) in [(5, 6), (8, 8), (7, 33), (32, 31)].into_iter().enumerate() {
             for (kernel, stride, padding, phases) in STRIDED {
                 let (in_channels, out_channels) = (16 + 5 * case, 1 + 17 * case);
@@ -230,7 +230,7 @@ fn gradients_to_weights_equal_patches_on_every_instruction_set() -> Result<()> {
             let x = noise(x.elem_count(), 1.0);
             let grad = noise(batch * out_channels * g.out_pixels(), 3.0);
             let expected = kernels::weight_gradient(&g, &x, &grad);
-            for isa in Isa::available().into_iter().map(Some).chain([None]) {
+            for isa in Isa::with_portable() {
                 let dw = panels::weight_gradient(isa, &g, &x, &grad);
                 assert_close(&format!("{isa:?} {name}"), &dw, &expected);
             }
@@ -288,7 +288,7 @@ fn exact(g: &Geometry, x: &[f32], weight: &[f32], bias: &[f32], at: usize) -> f6
 
 #[test]
 fn winograd_equals_the_sum_in_f64_on_every_instruction_set() -> Result<()> {
-    let isas = Isa::available().into_iter().map(Some).chain([None]);
+    let isas = Isa::with_portable();
     for isa in isas {
         // Few and many tiles; sizes and channels around the edges of tiles, rows of
         // tiles, vectors and blocks.

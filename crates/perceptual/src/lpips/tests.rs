@@ -146,3 +146,66 @@ fn stored_scaling_wins_over_the_constant() -> Result<()> {
     assert_eq!(red(&Lpips::new(&config, vb(&tensors))?)?, first);
     Ok(())
 }
+
+/// Wide enough for every kernel.
+fn wide(factors: Factors) -> Result<Lpips> {
+    let config = LpipsConfig { channels: [33, 40, 36, 34, 48] };
+    let vb = VarBuilder::from_tensors(weights(&config, 0.05)?, DType::F32, &Device::Cpu);
+    Ok(Lpips::new(&config, vb)?.with_factors(factors))
+}
+
+fn close(name: &str, a: &Tensor, b: &Tensor, within: f64) -> Result<()> {
+    let off = (a - b)?.abs()?.max_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+    let largest = b.abs()?.max_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+    anyhow::ensure!(off <= within * largest, "{name}: {off} off, of {largest}");
+    Ok(())
+}
+
+#[test]
+fn one_op_is_what_the_graph_computes() -> Result<()> {
+    let lpips = wide(Factors::F32)?;
+    for shape in [[1, 3, 16, 16], [3, 3, 37, 50]] {
+        let wave = |seed| Ok::<_, anyhow::Error>(wave(seed, &shape)?.to_dtype(DType::F32)?);
+        let (x, y) = (wave(1)?, Var::from_tensor(&wave(2)?)?);
+        // Each picture's distance counts differently.
+        let probe = Tensor::arange(1_f32, 1.0 + shape[0] as f32, &Device::Cpu)?;
+        let probe = probe.reshape(((), 1, 1, 1))?;
+        let (sx, sy) = (lpips.scaled(&x)?, lpips.scaled(&y)?);
+        assert!(fast::suits(&lpips, &sx, &sy) && !fast::suits(&lpips, &sy, &sx));
+        let gradient = |distance: &Tensor| -> Result<Tensor> {
+            let grads = (distance * &probe)?.sum_all()?.backward()?;
+            Ok(grads.get(&y).context("no gradient")?.clone())
+        };
+        let (fast, composed) = (lpips.forward(&x, &y)?, lpips.composed(&sx, &sy)?);
+        close("distance", &fast, &composed, 2e-6)?;
+        let expected = gradient(&composed)?;
+        close("gradient", &gradient(&fast)?, &expected, 2e-5)?;
+        // Asked for again, it is computed anew.
+        close("second gradient", &gradient(&fast)?, &expected, 2e-5)?;
+        // The same where nobody asks for a gradient.
+        close("alone", &lpips.forward(&x, &y.as_detached_tensor())?, &fast, 0.0)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn rounded_products_are_near() -> Result<()> {
+    let (exact, rounded) = (wide(Factors::F32)?, wide(Factors::Bf16)?);
+    let shape = [2, 3, 32, 32];
+    let x = wave(1, &shape)?.to_dtype(DType::F32)?;
+    let y = Var::from_tensor(&wave(2, &shape)?.to_dtype(DType::F32)?)?;
+    let run = |lpips: &Lpips| -> Result<(Tensor, Tensor)> {
+        let distance = lpips.forward(&x, &y)?;
+        let grads = distance.sum_all()?.backward()?;
+        Ok((distance, grads.get(&y).context("no gradient")?.clone()))
+    };
+    let ((distance, gradient), (near, nearly)) = (run(&exact)?, run(&rounded)?);
+    close("distance", &near, &distance, 0.02)?;
+    let norm = |t: &Tensor| Ok::<_, anyhow::Error>(t.sqr()?.sum_all()?.to_scalar::<f32>()?.sqrt());
+    let off = norm(&(&nearly - &gradient)?)? / norm(&gradient)?;
+    anyhow::ensure!(off < 0.1, "{off}");
+    if !Factors::Bf16.are_rounded() {
+        assert_eq!(off, 0.0);
+    }
+    Ok(())
+}

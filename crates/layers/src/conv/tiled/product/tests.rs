@@ -100,10 +100,6 @@ fn both<const PARTS: usize>(
     all
 }
 
-fn instruction_sets() -> Vec<Option<Isa>> {
-    Isa::available().into_iter().map(Some).chain([None]).collect()
-}
-
 #[test]
 fn tiles_equal_plain_sums() -> Result<()> {
     // Around tiles, groups and blocks; one picture and more; bands and output channels shared
@@ -119,7 +115,7 @@ fn tiles_equal_plain_sums() -> Result<()> {
         (8, 32, 16, (4, 5), (3, 3)),
         (2, 32, 50, (8, 8), (4, 4)),
     ];
-    for isa in instruction_sets() {
+    for isa in Isa::with_portable() {
         for (batch, inputs, outputs, (h, w), (kh, kw)) in cases {
             for stride in [1, 2, 3] {
                 for padding in [
@@ -193,7 +189,7 @@ fn nan_reaches_what_reads_it_and_nothing_else() -> Result<()> {
     // The last channel, which shares a tile with channels that are not there.
     x[32 * 240 + 3 * 40 + 20] = f32::NAN;
     let weight = noise(16 * 33 * 9, 2.0);
-    for isa in instruction_sets() {
+    for isa in Isa::with_portable() {
         let rounded = both::<1>(isa, &g, &x, &weight, Extras::default());
         let exact = both::<3>(isa, &g, &x, &weight, Extras::default());
         for y in rounded.iter().chain(&exact) {
@@ -226,7 +222,7 @@ fn weights_are_turned_and_rounded() -> Result<()> {
     ] {
         let expected = panels::forward(Isa::detect(), &g, &x_seen, exact, Extras::default());
         let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
-        for isa in instruction_sets() {
+        for isa in Isa::with_portable() {
             let tiled = Tiled::<1>::new(isa, &g, given);
             // SAFETY: emulated registers are always there.
             let y = unsafe { forward::<Emulated, 1>(isa, &g, &x, &tiled, Extras::default()) };
@@ -246,7 +242,7 @@ fn weights_of_bf16_are_packed_as_rounded_ones() -> Result<()> {
     let (x, weight) = (noise(35 * 72, 1.0), noise(18 * 35 * 6, 2.0));
     let bits: Vec<bf16> = weight.iter().map(|&w| bf16::from_f32(w)).collect();
     let (kept, extras) = (Tiled::of_bf16(&g, &bits), Extras::default());
-    for isa in instruction_sets() {
+    for isa in Isa::with_portable() {
         let made = Tiled::<1>::new(isa, &g, Weight::plain(&weight));
         // SAFETY: emulated registers are always there.
         let y = |tiled| {
