@@ -11,6 +11,8 @@ def prepare(case, tool):
         return None
     if "gpt" in case:
         return gpt_step(case, tool)
+    if "lpips" in case:
+        return lpips_step(case, tool)
     net = fill(Autoencoder(case["model"]))
     gan = case["discriminator"]
     critic = fill(

@@ -18,6 +18,7 @@ mod operations;
 mod pattern;
 mod peak;
 mod peer;
+mod perceptual;
 mod process;
 mod report;
 mod tool;
@@ -164,6 +165,7 @@ impl Subject {
                     _ => Precision::Bf16,
                 };
                 let mut cases = train::cases(precision)?;
+                cases.extend(perceptual::cases(precision));
                 cases.extend(transformer::cases(precision)?);
                 Ok(cases)
             }
@@ -180,7 +182,13 @@ impl Subject {
             Self::Codebook => &[include_str!("../peers/codebook.py")],
             Self::Vqgan => &[NETWORK, include_str!("../peers/vqgan.py")],
             Self::Train => {
-                &[NETWORK, include_str!("../peers/gpt.py"), include_str!("../peers/train.py")]
+                const LPIPS: &str = include_str!("../peers/lpips.py");
+                &[
+                    NETWORK,
+                    include_str!("../peers/gpt.py"),
+                    LPIPS,
+                    include_str!("../peers/train.py"),
+                ]
             }
             Self::Generate => &[
                 include_str!("../peers/mingpt.py"),
