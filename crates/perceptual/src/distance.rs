@@ -123,7 +123,8 @@ impl Maps<'_> {
             }
         });
         for (along, (norm, exact)) in along.iter_mut().zip(of_y.iter().zip(exact)) {
-            *along *= norm * norm * exact;
+            // In this order: of features of 1e-19 the factors alone are beyond f32.
+            *along = *along * norm * norm * exact;
         }
         let mut dy = Vec::with_capacity(self.weights.len() * pixels.1);
         self.channels(picture, pixels, |weight, x, y| {
@@ -133,5 +134,40 @@ impl Maps<'_> {
             }));
         });
         dy
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The gradient of one pixel by its formula, in f64.
+    fn formula(x: &[f32], y: &[f32], weights: &[f32]) -> Vec<f64> {
+        let wide = |v: &[f32]| v.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
+        let (x, y, weights) = (wide(x), wide(y), wide(weights));
+        let length = |v: &[f64]| v.iter().map(|v| v * v).sum::<f64>().sqrt();
+        let (of_x, exact) = (length(&x) + EPS, length(&y));
+        let of_y = exact + EPS;
+        let to_unit: Vec<f64> =
+            (0..x.len()).map(|c| -2.0 * weights[c] * (x[c] / of_x - y[c] / of_y)).collect();
+        let along: f64 = to_unit.iter().zip(&y).map(|(d, y)| d * y).sum();
+        let gradient = |c: usize| to_unit[c] / of_y - y[c] * along / (of_y * of_y * exact);
+        (0..x.len()).map(gradient).collect()
+    }
+
+    #[test]
+    fn features_of_any_size_have_the_formulas_gradient() {
+        let (x, y, weights) = ([1.0, 2.0, 0.5], [0.3, 0.0, 0.7], [0.5, 0.25, 2.0]);
+        for size in [1e-19_f32, 1e-12, 1e-10, 1e-6, 1.0, 1e6] {
+            let y = y.map(|y| y * size);
+            let maps = Maps { x: &x, y: &y, weights: &weights, pixels: 1 };
+            let (found, expected) = (maps.gradient(&[1.0]), formula(&x, &y, &weights));
+            let largest = expected.iter().fold(0.0_f64, |largest, d| largest.max(d.abs()));
+            for (a, b) in found.iter().zip(&expected) {
+                // Squares of the smallest have few bits left.
+                let within = if size < 1e-18 { 1e-4 } else { 1e-6 };
+                assert!((f64::from(*a) - b).abs() <= within * largest, "{size}: {a} is not {b}");
+            }
+        }
     }
 }

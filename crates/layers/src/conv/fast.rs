@@ -118,6 +118,7 @@ pub(super) fn forward_untracked(
         let residual = residual.is_some().then_some(other);
         let extras = Extras { bias, residual, ..Extras::default() };
         let weight = Weight::plain(weight);
+        // A weight that nobody learns, as of LPIPS, is packed once.
         if !conv.weight.track_op() && tiled::rounds(g, factors) {
             let packed = conv.rounded.get_or_init(|| Tiled::new(Isa::detect(), g, weight));
             return tiled::forward(g, x, packed, extras);
