@@ -101,11 +101,12 @@ impl Maps<'_> {
                 .into_par_iter()
                 .map(|pixels| (pixels, self.chunk_gradient(picture, pixels, scale)))
                 .collect();
-            for ((first, len), chunk) in made {
-                for (dy, made) in dy.chunks_exact_mut(self.pixels).zip(chunk.chunks_exact(len)) {
-                    dy[first..first + len].copy_from_slice(made);
+            let channels = dy.par_chunks_exact_mut(self.pixels).enumerate();
+            channels.for_each(|(channel, dy)| {
+                for ((first, len), chunk) in &made {
+                    dy[*first..first + len].copy_from_slice(&chunk[channel * len..][..*len]);
                 }
-            }
+            });
         }
         dy
     }
