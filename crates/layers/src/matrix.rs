@@ -4,8 +4,8 @@
 
 pub(crate) mod block;
 mod blocked;
-mod pack;
-mod place;
+pub(crate) mod pack;
+pub(crate) mod place;
 mod strips;
 #[cfg(test)]
 mod tests;

@@ -5,8 +5,10 @@
 use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
+use simd::tiles::Native;
+
 use super::geometry::Geometry;
-use super::tiled::Tiled;
+use super::tiled::{Tiled, few_inputs, few_outputs};
 use super::weight::Weight;
 use super::winograd::Extras;
 use super::{
@@ -223,11 +225,19 @@ pub(super) fn convolve(
 ) -> Vec<f32> {
     let isa = Isa::detect();
     let thin = g.in_channels.min(g.out_channels) < TRANSFORMED;
-    if tiled::splits_once(g) {
+    let tiles = simd::tiles::are_available();
+    if tiles && few_inputs::is_fastest(g) && extras.norm.is_none() {
+        // SAFETY: the machine has the registers.
+        unsafe { few_inputs::forward::<Native>(isa, g, x, weight, extras) }
+    } else if tiled::splits_once(g) {
         tiled::forward(g, x, &Tiled::<3>::new(isa, g, weight), extras)
     } else if winograd::suits(g) && !(trains && thin) {
         winograd::forward(isa, g, x, weight, extras)
     } else if narrow::suits(g) && !(trains && g.in_channels < TRANSFORMED) {
+        if tiles && few_outputs::suits(g) {
+            // SAFETY: the machine has the registers.
+            return unsafe { few_outputs::forward::<Native>(isa, g, x, weight, extras) };
+        }
         narrow::forward(isa, g, x, weight, extras)
     } else if patches::suits(g) && !weight.flipped {
         patches::forward(g, x, weight.data, extras, Factors::F32)

@@ -9,7 +9,7 @@
 //! picture's few channels, go straight to where they belong.
 
 mod gradient;
-mod planes;
+pub(super) mod planes;
 
 use std::ops::Range;
 

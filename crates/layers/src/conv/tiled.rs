@@ -2,6 +2,8 @@
 //! each, whose products add up to those of f32 (see [`crate::matrix::tiled`]). Maps, sums and
 //! gradients are f32. `PARTS` is one or three.
 
+pub(super) mod few_inputs;
+pub(super) mod few_outputs;
 mod gradient;
 mod maps;
 mod outputs;

@@ -48,6 +48,20 @@ impl<'a> Weight<'a> {
         Self { data, flipped: true, taps: Some(taps) }
     }
 
+    /// `[out, in, kh, kw]`, number by number: for small ones.
+    pub(super) fn in_order(self, g: &Geometry, to: &mut [f32]) {
+        let (inputs, channels, count) = (g.in_channels, g.out_channels, g.taps());
+        if !self.flipped {
+            return to.copy_from_slice(self.data);
+        }
+        let all: Vec<_> = (0..count).rev().collect();
+        let Taps { taps, of } = self.taps.unwrap_or(Taps { taps: &all, of: count });
+        for (i, to) in to.iter_mut().enumerate() {
+            let (channel, input, tap) = (i / g.depth(), i / count % inputs, i % count);
+            *to = self.data[(input * channels + channel) * of + taps[tap]];
+        }
+    }
+
     /// The `blocks` of outputs, each `[in, kh, kw, pitch]`: numbers that mean nothing behind
     /// the last output of a block. `pitch` is a vector at most.
     pub(super) fn pack(

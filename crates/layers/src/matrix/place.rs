@@ -85,7 +85,7 @@ impl Place<'_> {
 /// added readable, for so many rows and columns. Where it is streamed its rows must begin with
 /// lines of the cache.
 #[inline(always)]
-pub(super) unsafe fn write<S: Vector>(
+pub(crate) unsafe fn write<S: Vector>(
     (sums, apart): (&[f32], usize),
     out: Out,
     addends: Addends,

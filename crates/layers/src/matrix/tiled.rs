@@ -35,9 +35,9 @@ const RANGE: usize = 16;
 /// Rows and columns of a task: the first that makes enough of them.
 const TASKS: [(usize, usize); 5] = [(128, PACKED), (64, PACKED), (64, 512), (32, 512), (32, 128)];
 /// Bytes of a product that no cache keeps until it is read: it is written past them.
-const STREAMED_BYTES: usize = 16 << 20;
+pub(crate) const STREAMED_BYTES: usize = 16 << 20;
 /// Bytes of a cache line.
-const LINE_BYTES: usize = 64;
+pub(crate) const LINE_BYTES: usize = 64;
 /// What enough tasks are, for each thread.
 const ENOUGH: usize = 4;
 /// Tiles of terms that a task packs of the right factor.

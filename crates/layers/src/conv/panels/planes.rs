@@ -8,24 +8,24 @@ use crate::vector::Vector;
 
 /// Where the planes of a band have what.
 #[derive(Clone, Copy)]
-pub(super) struct Planes {
+pub(in crate::conv) struct Planes {
     /// Output rows of a band, at most.
-    pub(super) rows: usize,
+    pub(in crate::conv) rows: usize,
     /// Bands of a picture.
-    pub(super) bands: usize,
+    pub(in crate::conv) bands: usize,
     /// Floats from one remainder of columns to the next.
-    pub(super) phase: usize,
+    pub(in crate::conv) phase: usize,
     /// Floats from one input row to the next.
-    pub(super) pitch: usize,
+    pub(in crate::conv) pitch: usize,
     /// Floats from one channel to the next.
-    pub(super) plane: usize,
+    pub(in crate::conv) plane: usize,
     /// Whether the picture itself is such planes.
-    pub(super) is_picture: bool,
+    pub(in crate::conv) is_picture: bool,
 }
 
 impl Planes {
     /// Planes of so many rows that they stay in a cache.
-    pub(super) fn new(g: &Geometry) -> Self {
+    pub(in crate::conv) fn new(g: &Geometry) -> Self {
         let stride = g.config.stride;
         let all = Self::whole(g);
         let cached = BAND_FLOATS / (all.pitch * g.in_channels).max(1);
@@ -42,7 +42,7 @@ impl Planes {
     }
 
     /// Planes of all rows.
-    pub(super) fn whole(g: &Geometry) -> Self {
+    pub(in crate::conv) fn whole(g: &Geometry) -> Self {
         let stride = g.config.stride;
         let p = g.config.padding;
         let phase = (g.w + p.left + p.right).div_ceil(stride);
@@ -54,12 +54,12 @@ impl Planes {
     }
 
     /// Output rows of band `index` of a picture.
-    pub(super) fn range(&self, g: &Geometry, index: usize) -> Range<usize> {
+    pub(in crate::conv) fn range(&self, g: &Geometry, index: usize) -> Range<usize> {
         index * self.rows..((index + 1) * self.rows).min(g.oh)
     }
 
     /// Where each (channel, tap) finds what the first output reads.
-    pub(super) fn taps(&self, g: &Geometry) -> Vec<usize> {
+    pub(in crate::conv) fn taps(&self, g: &Geometry) -> Vec<usize> {
         let stride = g.config.stride;
         let tap = |tap: usize| {
             let (ky, kx) = (tap / g.kw, tap % g.kw);
@@ -70,7 +70,7 @@ impl Planes {
     }
 
     /// Copies what the output rows `rows` read of one picture.
-    pub(super) fn fill(
+    pub(in crate::conv) fn fill(
         &self,
         g: &Geometry,
         image: &[f32],

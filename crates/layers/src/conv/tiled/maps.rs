@@ -217,16 +217,16 @@ pub struct Source<'a> {
     pub extras: Extras<'a>,
 }
 
-/// A row of up to 32 channels, `pixels` apart.
+/// A row of some channels, `pixels` apart.
 #[derive(Clone, Copy)]
-struct Row<'a> {
+pub struct Row<'a> {
     /// From the row's first pixel in the first channel on.
-    image: &'a [f32],
-    pixels: usize,
-    width: usize,
+    pub image: &'a [f32],
+    pub pixels: usize,
+    pub width: usize,
     /// The first channel, counted over all pictures.
-    first: usize,
-    norm: Option<&'a Channels>,
+    pub first: usize,
+    pub norm: Option<&'a Channels>,
 }
 
 impl Row<'_> {
@@ -244,8 +244,9 @@ impl Row<'_> {
                 let channel = 2 * (pair + i);
                 // SAFETY: this function's contract; a vector of each block.
                 unsafe {
-                    let a = self.vector::<S>(channel, first);
-                    let b = self.vector::<S>(channel + 1, first);
+                    // The next row is asked for: channels are too many for the machine to guess.
+                    let a = self.vector::<S>(channel, first, self.width);
+                    let b = self.vector::<S>(channel + 1, first, self.width);
                     let words = pairs::<S, PARTS>(a, b);
                     for (words, block) in words.iter().zip(&mut blocks) {
                         words.store(block[i * S::LANES..][..S::LANES].as_mut_ptr());
@@ -262,15 +263,16 @@ impl Row<'_> {
         }
     }
 
-    /// Pixels of a channel from `first` on, zeros where there are none.
+    /// Pixels of a channel from `first` on, zeros where there are none; those `ahead` floats
+    /// further on are asked for.
     ///
     /// # Safety
     /// The machine must have the instruction set of `S`.
     #[inline(always)]
-    unsafe fn vector<S: Vector>(self, channel: usize, first: usize) -> S {
+    pub unsafe fn vector<S: Vector>(self, channel: usize, first: usize, ahead: usize) -> S {
         let at = channel * self.pixels + first;
-        let len = S::LANES.min(self.width - first);
-        if at + len > self.image.len() {
+        let len = S::LANES.min(self.width.saturating_sub(first));
+        if len == 0 || at + len > self.image.len() {
             // SAFETY: this function's contract.
             return unsafe { S::splat(0.0) };
         }
@@ -278,18 +280,22 @@ impl Row<'_> {
         // SAFETY: this function's contract; pixels of the row, or `LANES` of `padded`.
         unsafe {
             let from = self.image.as_ptr().add(at);
-            // The next row, which is asked for: channels are too many for the machine to guess.
-            S::prefetch(from.wrapping_add(self.width));
+            S::prefetch(from.wrapping_add(ahead));
             let pixels = if len == S::LANES {
                 S::load(from)
             } else {
                 padded.as_mut_ptr().copy_from_nonoverlapping(from, len);
                 S::load(padded.as_ptr())
             };
-            match self.norm {
-                Some(norm) => norm.along(self.first + channel, pixels),
-                None => pixels,
+            let Some(norm) = self.norm else { return pixels };
+            let normed = norm.along(self.first + channel, pixels);
+            if len == S::LANES {
+                return normed;
             }
+            // Zeros of no pixels are none behind a norm.
+            normed.store(padded.as_mut_ptr());
+            padded[len..].fill(0.0);
+            S::load(padded.as_ptr())
         }
     }
 }

@@ -362,4 +362,4 @@ impl<const PARTS: usize> Part<'_, PARTS> {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -53,20 +53,26 @@ impl Words {
     }
 }
 
-/// Of parts of left and right factors the pairs whose products are added: those that a sum of f32
-/// would notice. Neighbours share a part.
-const PAIRS: [(usize, usize); 6] = [(1, 1), (0, 1), (0, 2), (0, 0), (1, 0), (2, 0)];
-
-/// The same of factors in `PARTS` parts.
-#[inline(always)]
-fn pairs<const PARTS: usize>() -> &'static [(usize, usize)] {
-    if PARTS == 1 { &[(0, 0)] } else { &PAIRS }
-}
-
 /// How many tiles are multiplied by [`add_tile`].
 #[inline(always)]
 pub fn products<const PARTS: usize>() -> usize {
-    4 * pairs::<PARTS>().len()
+    4 * if PARTS == 1 { 1 } else { 6 }
+}
+
+/// What is done between products, a share after each: the machine multiplies tiles and does other
+/// things at the same time as long as both are near each other.
+pub trait Beside {
+    /// The next share.
+    ///
+    /// # Safety
+    /// The machine must have the instruction set that this is made for.
+    unsafe fn step(&mut self);
+}
+
+/// Nothing.
+impl Beside for () {
+    #[inline(always)]
+    unsafe fn step(&mut self) {}
 }
 
 /// Adds a tile of terms of two groups of each factor, in `PARTS` parts, to the registers of sums.
@@ -75,30 +81,71 @@ pub fn products<const PARTS: usize>() -> usize {
 /// These tiles must be readable; the machine must have the registers.
 #[inline(always)]
 pub unsafe fn add_tile<T: Tiles, const PARTS: usize>(registers: &mut T, left: Words, right: Words) {
-    let mut before = (PARTS, PARTS);
-    for &(i, j) in pairs::<PARTS>() {
-        let [a, b] = left.after(i * left.part).tiles;
-        let [c, d] = right.after(j * right.part).tiles;
-        // SAFETY: this function's contract.
-        unsafe {
-            if i != before.0 {
-                registers.load::<4>(a, left.row);
-            }
-            if j != before.1 {
-                registers.load::<6>(c, right.row);
-            }
-            registers.multiply::<0, 4, 6>();
-            if j != before.1 {
-                registers.load::<7>(d, right.row);
-            }
-            registers.multiply::<1, 4, 7>();
-            if i != before.0 {
-                registers.load::<5>(b, left.row);
-            }
-            registers.multiply::<2, 5, 6>();
-            registers.multiply::<3, 5, 7>();
+    // SAFETY: this function's contract.
+    unsafe { add_tile_beside::<T, PARTS>(registers, left, right, &mut ()) }
+}
+
+/// [`add_tile`], and as many steps of something else as [`products`].
+///
+/// # Safety
+/// As there, and as [`Beside::step`] demands.
+#[inline(always)]
+pub unsafe fn add_tile_beside<T: Tiles, const PARTS: usize>(
+    registers: &mut T,
+    left: Words,
+    right: Words,
+    beside: &mut impl Beside,
+) {
+    // SAFETY: this function's contract.
+    unsafe {
+        if PARTS == 1 {
+            return add_parts::<T, true, true>(registers, (left, 0), (right, 0), beside);
         }
-        before = (i, j);
+        // Those pairs of parts whose products a sum of f32 would notice. Neighbours share a part.
+        add_parts::<T, true, true>(registers, (left, 1), (right, 1), beside);
+        add_parts::<T, true, false>(registers, (left, 0), (right, 1), beside);
+        add_parts::<T, false, true>(registers, (left, 0), (right, 2), beside);
+        add_parts::<T, false, true>(registers, (left, 0), (right, 0), beside);
+        add_parts::<T, true, false>(registers, (left, 1), (right, 0), beside);
+        add_parts::<T, true, false>(registers, (left, 2), (right, 0), beside);
+    }
+}
+
+/// Adds the products of one part of each factor; `LEFT` and `RIGHT`: which are not in registers yet.
+///
+/// # Safety
+/// As for [`add_tile_beside`].
+#[inline(always)]
+unsafe fn add_parts<T: Tiles, const LEFT: bool, const RIGHT: bool>(
+    registers: &mut T,
+    (left, i): (Words, usize),
+    (right, j): (Words, usize),
+    beside: &mut impl Beside,
+) {
+    let [a, b] = left.after(i * left.part).tiles;
+    let [c, d] = right.after(j * right.part).tiles;
+    // SAFETY: this function's contract.
+    unsafe {
+        if LEFT {
+            registers.load::<4>(a, left.row);
+        }
+        if RIGHT {
+            registers.load::<6>(c, right.row);
+        }
+        registers.multiply::<0, 4, 6>();
+        beside.step();
+        if RIGHT {
+            registers.load::<7>(d, right.row);
+        }
+        registers.multiply::<1, 4, 7>();
+        beside.step();
+        if LEFT {
+            registers.load::<5>(b, left.row);
+        }
+        registers.multiply::<2, 5, 6>();
+        beside.step();
+        registers.multiply::<3, 5, 7>();
+        beside.step();
     }
 }
 

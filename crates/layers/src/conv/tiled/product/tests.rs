@@ -21,12 +21,12 @@ fn seen<const PARTS: usize>(numbers: &[f32]) -> Vec<f32> {
 
 /// How far off a sum may be, as a share of the largest. Six times as many products of parts are
 /// rounded; where there are few, that would tell if one of them was missing.
-fn within<const PARTS: usize>(g: &Geometry) -> f64 {
+pub fn within<const PARTS: usize>(g: &Geometry) -> f64 {
     if PARTS == 1 { 2e-6 } else { 2e-7 + 6e-8 * (6.0 * g.depth() as f64).sqrt() }
 }
 
 /// The plain sum, in f64.
-fn expected<const PARTS: usize>(
+pub fn expected<const PARTS: usize>(
     g: &Geometry,
     x: &[f32],
     weight: &[f32],
@@ -58,7 +58,7 @@ fn expected<const PARTS: usize>(
     y
 }
 
-fn assert_close(name: &str, actual: &[f32], expected: &[f64], within: f64) {
+pub fn assert_close(name: &str, actual: &[f32], expected: &[f64], within: f64) {
     assert_eq!(actual.len(), expected.len(), "{name}");
     let largest = expected.iter().fold(1.0_f64, |largest, x| largest.max(x.abs()));
     for (i, (a, e)) in actual.iter().zip(expected).enumerate() {
