@@ -21,7 +21,7 @@ use super::geometry::Geometry;
 use super::weight::{Blocks, Weight};
 use super::winograd::Extras;
 use crate::isa::Isa;
-use crate::matrix::block::{Addend, Addends, Out, product};
+use crate::matrix::block::{self, Addend, Addends, Out, product};
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
 use crate::vector::{Kernel, Vector, lanes, pairs, run};
@@ -40,10 +40,6 @@ const MIN_TASKS: usize = 8;
 /// Floats of panels that have all terms of their outputs: half of a first-level cache. Rows of
 /// outputs of several panels are longer, which memory likes.
 const STRAIGHT_FLOATS: usize = 4 << 10;
-/// Bytes of an output that no cache keeps until it is read: it is written past them.
-const STREAMED_BYTES: usize = 16 << 20;
-/// Bytes of a cache line.
-const LINE_BYTES: usize = 64;
 
 /// `[B, in, H, W]` to `[B, out, H', W']`.
 pub(super) fn forward(
@@ -241,11 +237,9 @@ impl Band<'_> {
         let (g, width, depth) = (self.g, self.sizes.width, self.g.depth());
         let target = Target { g, extras: self.extras, picture, y: self.y };
         let (pixels, row) = (rows.len() * g.ow, g.out_pixels());
-        // Whole lines, each written at once.
-        let streams = size_of::<f32>() * g.batch * g.out_channels * row >= STREAMED_BYTES
-            && self.y.at(0).addr().is_multiple_of(LINE_BYTES)
-            && (size_of::<f32>() * g.ow).is_multiple_of(LINE_BYTES)
-            && (size_of::<f32>() * width).is_multiple_of(LINE_BYTES);
+        // Lines that a panel fills.
+        let streams = block::streams(g.batch * g.out_channels * row, g.ow, self.y)
+            && block::streams(g.batch * g.out_channels * row, width, self.y);
         let len = depth * width;
         let count = panel.len() / len;
         for start in (0..pixels).step_by(count * width) {

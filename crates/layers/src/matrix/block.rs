@@ -1,9 +1,23 @@
 //! A block of a product in registers, from packed factors.
 
+use crate::shared_mut::SharedMut;
 use crate::vector::Vector;
 
 /// Steps along the sum between two looks at the counter.
 const UNROLL: usize = 4;
+
+/// Bytes of an output that no cache keeps until it is read: it is written past them.
+pub(crate) const STREAMED_BYTES: usize = 16 << 20;
+/// Bytes of a cache line.
+const LINE_BYTES: usize = 64;
+
+/// Whether an output of so many floats, in rows of `row`, is written past the caches: a large one
+/// of whole lines, each of which is written at once.
+pub(crate) fn streams(floats: usize, row: usize, target: SharedMut) -> bool {
+    size_of::<f32>() * floats >= STREAMED_BYTES
+        && target.at(0).addr().is_multiple_of(LINE_BYTES)
+        && (size_of::<f32>() * row).is_multiple_of(LINE_BYTES)
+}
 
 /// Where a block of the product goes: rows `row` floats apart.
 #[derive(Clone, Copy)]

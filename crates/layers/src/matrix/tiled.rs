@@ -16,7 +16,7 @@ use simd::tiles::{SIDE, Tiles};
 use self::registers::{BLOCK, SUMS, Words};
 use self::tiles::{GROUP, Pack, Side, TERMS, TILE};
 use super::Start;
-use super::block::Out;
+use super::block::{self, Out};
 use super::blocked::ranges;
 use super::pack::Factor;
 use super::place::write;
@@ -34,10 +34,6 @@ const PACKED: usize = 2048;
 const RANGE: usize = 16;
 /// Rows and columns of a task: the first that makes enough of them.
 const TASKS: [(usize, usize); 5] = [(128, PACKED), (64, PACKED), (64, 512), (32, 512), (32, 128)];
-/// Bytes of a product that no cache keeps until it is read: it is written past them.
-pub(crate) const STREAMED_BYTES: usize = 16 << 20;
-/// Bytes of a cache line.
-pub(crate) const LINE_BYTES: usize = 64;
 /// What enough tasks are, for each thread.
 const ENOUGH: usize = 4;
 /// Tiles of terms that a task packs of the right factor.
@@ -68,12 +64,9 @@ pub(super) unsafe fn multiply<T: Tiles, const PARTS: usize>(
             let per_group = terms.div_ceil(TERMS);
             with_scratch(PARTS * count.div_ceil(BLOCK) * 2 * per_group * TILE, |panels| {
                 pack::<PARTS>(isa, right, Side::Right, terms, panels);
-                // Whole lines, each written once.
-                let streams = size_of::<f32>() * left.lines * stride >= STREAMED_BYTES
-                    && terms == all
-                    && matches!(start, Start::Sum { .. })
-                    && target.at(0).addr().is_multiple_of(LINE_BYTES)
-                    && (size_of::<f32>() * stride).is_multiple_of(LINE_BYTES);
+                // Each line is written once.
+                let once = terms == all && matches!(start, Start::Sum { .. });
+                let streams = once && block::streams(left.lines * stride, stride, target);
                 let part = Part::<T, PARTS> {
                     left: left.part(0..left.lines, some.start),
                     terms,

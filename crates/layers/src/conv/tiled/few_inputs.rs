@@ -14,12 +14,11 @@ use super::super::panels::planes::Planes;
 use super::super::weight::Weight;
 use super::super::winograd::Extras;
 use crate::isa::Isa;
-use crate::matrix::block::{Addend, Addends, Out};
+use crate::matrix::block::{self, Addend, Addends, Out, STREAMED_BYTES};
 use crate::matrix::pack::Factor;
 use crate::matrix::place::write;
 use crate::matrix::tiled::registers::{BLOCK, SUMS, Words, add_tile, begin, end};
 use crate::matrix::tiled::tiles::{Pack, Side, TERMS, TILE, pairs};
-use crate::matrix::tiled::{LINE_BYTES, STREAMED_BYTES};
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
 use crate::vector::{Kernel, MAX_LANES, Vector, run};
@@ -55,16 +54,13 @@ pub unsafe fn forward<T: Tiles>(
 ) -> Vec<f32> {
     assert!(suits(g) && !extras.upsample && extras.norm.is_none());
     let len = g.batch * g.out_channels * g.out_pixels();
-    let mut y: Vec<f32> = Vec::with_capacity(len);
+    let mut y = Vec::with_capacity(len);
     let target = SharedMut::new_spare(&mut y);
     let planes = Planes::new(g);
     let (depth, tiles) = (g.depth(), g.depth().div_ceil(TERMS));
     let groups = 2 * g.out_channels.div_ceil(BLOCK);
     let of_part = groups * tiles * TILE;
-    // Whole lines, each written at once.
-    let streams = size_of::<f32>() * len >= STREAMED_BYTES
-        && target.at(0).addr().is_multiple_of(LINE_BYTES)
-        && (size_of::<f32>() * g.ow).is_multiple_of(LINE_BYTES);
+    let streams = block::streams(len, g.ow, target);
     with_scratch(PARTS * of_part + g.out_channels * depth, |room| {
         let (words, ordered) = room.split_at_mut(PARTS * of_part);
         weight.in_order(g, ordered);

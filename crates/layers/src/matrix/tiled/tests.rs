@@ -213,7 +213,7 @@ fn is_added_to<const PARTS: usize>() {
 #[test]
 fn large_products_are_the_sum_of_small_ones() {
     let (m, n, k) = (2100, 2064, 40);
-    assert!(size_of::<f32>() * m * n >= STREAMED_BYTES);
+    assert!(size_of::<f32>() * m * n >= block::STREAMED_BYTES);
     let (a, b, row) = (numbers(m * k, 1), numbers(k * n, 2), numbers(n, 3));
     let start = Start::Sum { row: Some(&row), column: None, matrix: None };
     let isa = Isa::detect();
