@@ -28,11 +28,22 @@ pub const AWAKE: usize = 32;
 /// The tile registers of one thread, from when they are made until they are dropped. Nothing
 /// else on the thread may use them meanwhile.
 pub trait Tiles: Sized {
+    /// Registers of so many rows each, of 16 words, from 1 to 16. A product takes as long as its
+    /// left has rows.
+    ///
+    /// # Safety
+    /// The machine must have them.
+    unsafe fn with_rows(rows: [u8; REGISTERS]) -> Self;
+
     /// All registers set to 16 rows of 16 words.
     ///
     /// # Safety
     /// The machine must have them.
-    unsafe fn configure() -> Self;
+    #[inline(always)]
+    unsafe fn configure() -> Self {
+        // SAFETY: this function's contract.
+        unsafe { Self::with_rows([SIDE as u8; REGISTERS]) }
+    }
 
     /// Fills register `T` with zeros.
     ///
@@ -40,7 +51,8 @@ pub trait Tiles: Sized {
     /// `T` is less than [`REGISTERS`].
     unsafe fn zero<const T: usize>(&mut self);
 
-    /// Loads register `T`: 16 words from `from` on, and from every `stride` words behind.
+    /// Loads register `T`: 16 words from `from` on, and from every `stride` words behind, for
+    /// each row.
     ///
     /// # Safety
     /// As for [`Tiles::zero`], and all of these words must be readable.
@@ -56,7 +68,8 @@ pub trait Tiles: Sized {
     /// and `RIGHT`, rows of pairs. Subnormal numbers count as 0.
     ///
     /// # Safety
-    /// As for [`Tiles::zero`], for three different registers.
+    /// As for [`Tiles::zero`], for three different registers; `SUM` and `LEFT` have as many rows,
+    /// and `RIGHT` has 16.
     unsafe fn multiply<const SUM: usize, const LEFT: usize, const RIGHT: usize>(&mut self);
 }
 
@@ -140,11 +153,40 @@ mod tests {
         }
     }
 
+    /// Registers of fewer rows: what is beyond these is neither read nor written.
+    fn some_rows<T: Tiles>() {
+        let ones = [bf16_pair(1.0, 1.0); 256];
+        let start: Vec<f32> = (0..5 * 20).map(|i| i as f32).collect();
+        let mut sums = vec![-1.0; 256];
+        // SAFETY: the machine has these registers (the caller); buffers hold as many rows.
+        unsafe {
+            let mut tiles = T::with_rows([16, 16, 5, 5, 5, 16, 16, 16]);
+            tiles.load::<2>(start.as_ptr(), 20);
+            tiles.load::<4>(ones[..5 * 16].as_ptr(), 16);
+            tiles.load::<6>(ones.as_ptr(), 16);
+            tiles.multiply::<2, 4, 6>();
+            tiles.zero::<3>();
+            tiles.multiply::<3, 4, 6>();
+            tiles.store::<2>(sums.as_mut_ptr(), 16);
+            tiles.store::<3>(sums[5 * 16..].as_mut_ptr(), 16);
+        }
+        for (i, sum) in sums.iter().enumerate() {
+            let expected = match i / 16 {
+                row @ 0..5 => (row * 20 + i % 16) as f32 + 32.0,
+                5..10 => 32.0,
+                _ => -1.0,
+            };
+            assert_eq!(*sum, expected, "{i}");
+        }
+    }
+
     #[test]
     fn tiles_multiply() {
         product::<Emulated>();
+        some_rows::<Emulated>();
         if are_available() {
             product::<Native>();
+            some_rows::<Native>();
         } else {
             eprintln!("skipped: no AMX");
         }

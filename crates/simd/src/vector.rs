@@ -177,6 +177,12 @@ pub trait Vector: Copy {
         let _ = address;
     }
 
+    /// [`Vector::prefetch`] into the second-level cache alone, for what is read much later.
+    #[inline(always)]
+    fn prefetch_far(address: *const f32) {
+        let _ = address;
+    }
+
     /// Transposes the `LANES` x `LANES` floats at `from`, rows `from_stride`
     /// apart, to `to`, rows `to_stride` apart.
     ///

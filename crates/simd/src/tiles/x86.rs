@@ -4,7 +4,7 @@ use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::sync::OnceLock;
 
-use super::Tiles;
+use super::{REGISTERS, SIDE, Tiles};
 
 /// The tile registers of AMX.
 pub struct Amx(());
@@ -55,22 +55,22 @@ struct Shapes {
     rows: [u8; 16],
 }
 
-static SHAPES: Shapes = {
-    let (mut row_bytes, mut rows) = ([0; 16], [0; 16]);
-    let mut register = 0;
-    while register < 8 {
-        row_bytes[register] = 64;
-        rows[register] = 16;
-        register += 1;
+impl Shapes {
+    #[inline(always)]
+    fn new(of_registers: [u8; REGISTERS]) -> Self {
+        let (mut row_bytes, mut rows) = ([0; 16], [0; 16]);
+        row_bytes[..REGISTERS].fill((size_of::<f32>() * SIDE) as u16);
+        rows[..REGISTERS].copy_from_slice(&of_registers);
+        Self { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows }
     }
-    Shapes { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows }
-};
+}
 
 impl Tiles for Amx {
     #[inline(always)]
-    unsafe fn configure() -> Self {
+    unsafe fn with_rows(rows: [u8; REGISTERS]) -> Self {
+        let shapes = Shapes::new(rows);
         // SAFETY: the machine has tiles (contract).
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const SHAPES, options(nostack, readonly)) };
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const shapes, options(nostack, readonly)) };
         Self(())
     }
 

@@ -4,7 +4,11 @@
 //!
 //! There is little to multiply and much to read, and no patch of it. So numbers are read once, and
 //! taken apart between products: 32 channels of 32 pixels while those before are multiplied. Tiles
-//! of these two stay in the first-level cache beside the weights.
+//! of these two stay in the first-level cache beside the weights; sums come from the second level
+//! and go back.
+
+mod pixels;
+mod sums;
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -12,18 +16,17 @@ use std::ops::Range;
 use rayon::prelude::*;
 use simd::tiles::{AWAKE, SIDE, Tiles};
 
+use self::pixels::{Ahead, Picture, Run};
+use self::sums::{Shape, Sums};
 use super::super::geometry::Geometry;
 use super::super::narrow;
 use super::super::weight::{Blocks, Weight};
 use super::super::winograd::Extras;
 use super::MIN_INPUTS;
-use super::maps::Row;
 use crate::isa::Isa;
 use crate::matrix::pack::Factor;
-use crate::matrix::tiled::registers::{
-    BLOCK, Beside, SUMS, Words, add_tile_beside, begin, end, products,
-};
-use crate::matrix::tiled::tiles::{Pack, Side, TERMS, TILE, pairs};
+use crate::matrix::tiled::registers::{BLOCK, Words, add_tile, add_tile_beside, products};
+use crate::matrix::tiled::tiles::{Pack, Side, TERMS, TILE};
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
 use crate::vector::{Kernel, Vector, run};
@@ -31,8 +34,6 @@ use crate::vector::{Kernel, Vector, run};
 const PARTS: usize = 3;
 /// Words of 32 terms of 32 pixels.
 const PIXELS: usize = 2 * PARTS * TILE;
-/// Pairs of channels that are asked for ahead.
-const AHEAD: usize = 8;
 /// Tasks for each thread, and output rows of a task, at least: those around it are read twice.
 const TASKS: usize = 2;
 const MIN_ROWS: usize = 8;
@@ -61,18 +62,21 @@ pub unsafe fn forward<T: Tiles>(
     let len = g.batch * g.out_channels * g.out_pixels();
     let mut y = Vec::with_capacity(len);
     let target = SharedMut::new_spare(&mut y);
-    let lines = g.taps() * g.out_channels;
     let tiles = g.in_channels.div_ceil(TERMS);
     let of_part = 2 * tiles * TILE;
     let of_picture = (TASKS * rayon::current_num_threads()).div_ceil(g.batch);
     let rows = g.oh.div_ceil(of_picture).max(MIN_ROWS);
     let bands = g.oh.div_ceil(rows);
-    with_scratch(PARTS * of_part + lines * g.in_channels, |room| {
-        let (words, sorted) = room.split_at_mut(PARTS * of_part);
+    let shape = Shape::new(g);
+    let of_weights = g.taps() * g.out_channels * g.in_channels;
+    with_scratch(PARTS * of_part + of_weights + BLOCK * g.in_channels, |room| {
+        let (words, room) = room.split_at_mut(PARTS * of_part);
+        let (sorted, ordered) = room.split_at_mut(of_weights);
         // `[in, kh, kw, out]`.
         let all = Blocks { channels: g.out_channels, count: 1 };
         weight.pack(isa, g, all, g.out_channels, sorted);
-        let factor = Factor { data: sorted, lines, line_stride: 1, term_stride: lines };
+        order(g, &shape, sorted, ordered);
+        let factor = Factor { data: ordered, lines: BLOCK, line_stride: 1, term_stride: BLOCK };
         let pack = Pack::<PARTS> {
             factor,
             terms: g.in_channels,
@@ -88,11 +92,13 @@ pub unsafe fn forward<T: Tiles>(
         (0..g.batch * bands).into_par_iter().for_each(|task| {
             let (picture, first) = (task / bands, task % bands * rows);
             let rows = first..g.oh.min(first + rows);
-            let pitch = g.w.next_multiple_of(BLOCK) + g.kw - 1;
-            with_scratch(2 * PIXELS + SUMS + TILE + g.kh * g.out_channels * pitch, |scratch| {
-                let y = target;
-                let tiles = PhantomData::<T>;
-                run(isa, Band { g, x, words, extras, picture, rows, pitch, scratch, y, tiles });
+            let at = picture * g.out_channels * g.out_pixels();
+            let of_picture = g.in_channels * g.in_pixels();
+            let (image, first) = (&x[picture * of_picture..], picture * g.in_channels);
+            let picture = Picture { g, image: &image[..of_picture], first, norm: extras.norm };
+            with_scratch(2 * PIXELS + TILE + shape.floats(), |scratch| {
+                let (y, tiles) = (target, PhantomData::<T>);
+                run(isa, Band { picture, words, extras, rows, shape, scratch, y, at, tiles });
             });
         });
     });
@@ -101,34 +107,50 @@ pub unsafe fn forward<T: Tiles>(
     y
 }
 
+/// Weights `[in, kh, kw, out]` as lines of two registers, `[in, 32]`.
+fn order(g: &Geometry, shape: &Shape, sorted: &[f32], ordered: &mut [f32]) {
+    let lines = g.taps() * g.out_channels;
+    let (first, _) = halves(lines);
+    ordered.fill(0.0);
+    for (from, to) in sorted.chunks_exact(lines).zip(ordered.chunks_exact_mut(BLOCK)) {
+        for (i, weight) in from.iter().enumerate() {
+            let line = shape.line(i / g.out_channels, i % g.out_channels);
+            to[if line < first { line } else { SIDE + line - first }] = *weight;
+        }
+    }
+}
+
 /// Some output rows of one picture.
 struct Band<'a, T> {
-    g: &'a Geometry,
-    x: &'a [f32],
+    picture: Picture<'a>,
     /// The weights: two groups of lines.
     words: &'a [f32],
     extras: Extras<'a>,
-    picture: usize,
     rows: Range<usize>,
-    /// Floats of a row of sums: what 32 pixels at a time reach.
-    pitch: usize,
+    shape: Shape<'a>,
     scratch: &'a mut [f32],
+    /// The picture's outputs.
     y: SharedMut,
+    at: usize,
     tiles: PhantomData<T>,
 }
 
 impl<T: Tiles> Kernel for Band<'_, T> {
     #[inline(always)]
     unsafe fn run<S: Vector>(mut self) {
-        let g = self.g;
+        let (picture, g, pitch) = (self.picture, self.picture.g, self.shape.pitch);
         let scratch = std::mem::take(&mut self.scratch);
         let (pixels, scratch) = scratch.split_at_mut(2 * PIXELS);
         let (mut here, mut next) = pixels.split_at_mut(PIXELS);
-        let (sums, scratch) = scratch.split_at_mut(SUMS);
-        let (unread, ring) = scratch.split_at_mut(TILE);
-        ring.fill(0.0);
+        let (unread, scratch) = scratch.split_at_mut(TILE);
+        let mut sums = Sums::new(self.shape, scratch);
+        let lines = g.taps() * g.out_channels;
+        let (first, second) = halves(lines);
         // SAFETY: the machine has the registers (the contract of `forward`).
-        let mut registers = unsafe { T::configure() };
+        let mut registers = unsafe {
+            let (first, second, all) = (first as u8, second as u8, SIDE as u8);
+            T::with_rows([first, first, second, second, first, second, all, all])
+        };
         let (top, end_row) = (g.config.padding.top, self.rows.end + g.kh - 1);
         let rows = self.rows.start.saturating_sub(top)..g.h.min(end_row - top);
         let (count, of_part) = (g.in_channels.div_ceil(TERMS), self.words.len() / PARTS);
@@ -136,130 +158,94 @@ impl<T: Tiles> Kernel for Band<'_, T> {
         let left = Words { tiles, part: of_part, row: SIDE };
         let often = AWAKE.div_ceil(products::<PARTS>());
         let mut done = 0;
-        if !rows.is_empty() {
-            // SAFETY: this function's contract.
-            unsafe { self.split::<S>((rows.start, 0, 0), here).all() }
+        let mut ahead = Ahead::new(picture, rows.start);
+        for _ in 0..g.in_channels / 2 * g.w.div_ceil(BLOCK) {
+            ahead.step::<S>();
+        }
+        // SAFETY: this function's contract.
+        unsafe {
+            picture.split_edge::<S>(Run { row: rows.start, column: 0, tile: 0 }, here, &mut ahead)
         }
         for row in rows.clone() {
             // Among the padded rows that the band reads.
             let read = row + top - self.rows.start;
-            let targets = self.targets(read);
+            let window = sums.window(read);
+            ahead = Ahead::new(picture, (row + 1).min(rows.end - 1));
             for column in (0..g.w).step_by(BLOCK) {
-                // SAFETY: this function's contract; weights have `count` tiles, `here` has the
-                // parts of two, and all else is made for this.
+                let sums = &mut window[column..];
+                assert!(sums.len() >= (lines - 1) * pitch + BLOCK);
+                let [a, b] = [0, first * pitch].map(|line| sums[line..].as_mut_ptr());
+                // SAFETY: this function's contract; as many lines of 32 sums (asserted); weights
+                // have `count` tiles, `here` has the parts of two, and all else is made for this.
                 unsafe {
-                    begin(&mut registers, None);
+                    registers.load::<0>(a, pitch);
+                    registers.load::<1>(a.add(SIDE), pitch);
+                    registers.load::<2>(b, pitch);
+                    registers.load::<3>(b.add(SIDE), pitch);
                     for tile in 0..count {
                         let after = if tile + 1 < count {
-                            (row, column, tile + 1)
+                            Run { row, column, tile: tile + 1 }
                         } else if column + BLOCK < g.w {
-                            (row, column + BLOCK, 0)
+                            Run { row, column: column + BLOCK, tile: 0 }
                         } else {
                             // Of the last row once more, for nothing.
-                            ((row + 1).min(rows.end - 1), 0, 0)
+                            Run { row: (row + 1).min(rows.end - 1), column: 0, tile: 0 }
                         };
                         let first = here.as_ptr();
                         let tiles = [first, first.add(PARTS * TILE)];
                         let right = Words { tiles, part: TILE, row: SIDE };
                         let left = left.after(tile * TILE);
-                        let mut split = self.split::<S>(after, next);
-                        add_tile_beside::<T, PARTS>(&mut registers, left, right, &mut split);
-                        split.all();
+                        let r = &mut registers;
+                        if !picture.has(after) {
+                            picture.split_edge::<S>(after, next, &mut ahead);
+                            add_tile::<T, PARTS>(r, left, right);
+                        } else if picture.norm.is_none() {
+                            let mut split = picture.split::<S, false>(after, next, &mut ahead);
+                            add_tile_beside::<T, PARTS>(r, left, right, &mut split);
+                            split.all();
+                        } else {
+                            let mut split = picture.split::<S, true>(after, next, &mut ahead);
+                            add_tile_beside::<T, PARTS>(r, left, right, &mut split);
+                            split.all();
+                        }
                         if (tile + 1).is_multiple_of(often) {
                             registers.store::<5>(unread.as_mut_ptr(), SIDE);
                         }
                         std::mem::swap(&mut here, &mut next);
                     }
-                    end(&registers, sums);
-                    Self::add::<S>(sums, &targets, column, ring);
+                    registers.store::<0>(a, pitch);
+                    registers.store::<1>(a.add(SIDE), pitch);
+                    registers.store::<2>(b, pitch);
+                    registers.store::<3>(b.add(SIDE), pitch);
                 }
             }
             while done + g.kh <= read + 1 {
-                // SAFETY: rows of this task's.
-                unsafe { self.write(done, ring) }
+                // SAFETY: this function's contract; rows of this task's.
+                unsafe { self.write::<S>(done, &mut sums) }
                 done += 1;
             }
         }
         for row in done..self.rows.len() {
             // SAFETY: as above.
-            unsafe { self.write(row, ring) }
+            unsafe { self.write::<S>(row, &mut sums) }
         }
     }
 }
 
 impl<T> Band<'_, T> {
-    /// The parts of a tile of channels of 32 pixels of a row, `(row, column, tile)`, to be made.
-    #[inline(always)]
-    fn split<'a, S>(
-        &'a self,
-        (row, column, tile): (usize, usize, usize),
-        to: &'a mut [f32],
-    ) -> Split<'a, S> {
-        let (g, pixels) = (self.g, self.g.in_pixels());
-        let image = &self.x[self.picture * g.in_channels * pixels..][..g.in_channels * pixels];
-        let first = self.picture * g.in_channels;
-        let image = &image[row * g.w..];
-        let row = Row { image, pixels, width: g.w, first, norm: self.extras.norm };
-        let channel = tile * TERMS;
-        let last = (channel + TERMS - 1) * pixels + column + BLOCK;
-        let plain = row.norm.is_none() && column + BLOCK <= g.w && last <= image.len();
-        assert!(to.len() >= PIXELS);
-        Split { row, column, channel, plain, to, calls: 0, done: 0, vectors: PhantomData }
-    }
-
-    /// Where in the ring what each tap made of the first pixel of a padded row belongs, if to an
-    /// output of the band.
-    fn targets(&self, read: usize) -> [Option<usize>; BLOCK] {
-        let (g, pitch) = (self.g, self.pitch);
-        std::array::from_fn(|line| {
-            let (tap, channel) = (line / g.out_channels, line % g.out_channels);
-            let (ky, kx) = (tap / g.kw, tap % g.kw);
-            let row = read.checked_sub(ky).filter(|&row| ky < g.kh && row < self.rows.len())?;
-            Some((row % g.kh * g.out_channels + channel) * pitch + g.kw - 1 - kx)
-        })
-    }
-
-    /// Adds what the taps made of 32 pixels of a padded row to the outputs that read it.
+    /// Writes output row `row` of the band.
     ///
     /// # Safety
-    /// The machine must have the instruction set of `S`.
+    /// The machine must have the instruction set of `S`; the row must be this task's.
     #[inline(always)]
-    unsafe fn add<S: Vector>(
-        sums: &[f32],
-        targets: &[Option<usize>; BLOCK],
-        column: usize,
-        ring: &mut [f32],
-    ) {
-        for (sums, target) in sums.as_chunks::<BLOCK>().0.iter().zip(targets) {
-            let Some(target) = target else { continue };
-            let to = ring[target + column..][..BLOCK].as_mut_ptr();
-            for lane in (0..BLOCK).step_by(S::LANES) {
-                // SAFETY: this function's contract; vectors of 32 floats of both.
-                unsafe {
-                    let to = to.add(lane);
-                    S::load(to).plus(S::load(sums.as_ptr().add(lane))).store(to);
-                }
-            }
-        }
-    }
-
-    /// Writes output row `row` of the band, and clears its place in the ring.
-    ///
-    /// # Safety
-    /// The row must be this task's.
-    #[inline(always)]
-    unsafe fn write(&self, row: usize, ring: &mut [f32]) {
-        let (g, pitch) = (self.g, self.pitch);
-        let of_row = g.out_channels * pitch;
-        let sums = &mut ring[row % g.kh * of_row..][..of_row];
-        for (channel, sums) in sums.chunks_exact(pitch).enumerate() {
+    unsafe fn write<S: Vector>(&self, row: usize, sums: &mut Sums) {
+        let g = self.picture.g;
+        for channel in 0..g.out_channels {
             let bias = self.extras.bias.map_or(0.0, |bias| bias[channel]);
-            let channel = self.picture * g.out_channels + channel;
-            let at = (channel * g.oh + self.rows.start + row) * g.ow;
-            let sums = &sums[g.kw - 1 - g.config.padding.left..][..g.ow];
-            let sums = sums.iter().map(|sum| sum + bias);
+            let at = self.at + (channel * g.oh + self.rows.start + row) * g.ow;
             // SAFETY: this function's contract.
             unsafe {
+                let sums = sums.finish::<S>(row, channel).iter().map(|sum| sum + bias);
                 match self.extras.residual {
                     None => self.y.write(at, g.ow, sums),
                     Some(residual) => {
@@ -269,83 +255,13 @@ impl<T> Band<'_, T> {
                 }
             }
         }
-        sums.fill(0.0);
     }
 }
 
-/// Takes numbers apart: 32 channels of 32 pixels to tiles of a right factor, those of the first 16
-/// pixels before the others.
-struct Split<'a, S> {
-    row: Row<'a>,
-    column: usize,
-    channel: usize,
-    /// Whether all channels and pixels are there, and none is normed.
-    plain: bool,
-    to: &'a mut [f32],
-    /// Of [`Beside::step`].
-    calls: usize,
-    /// Pairs of channels.
-    done: usize,
-    vectors: PhantomData<S>,
-}
-
-impl<S: Vector> Split<'_, S> {
-    /// Takes the next pair of channels apart.
-    ///
-    /// # Safety
-    /// The machine must have the instruction set of `S`; there must be a next pair.
-    #[inline(always)]
-    unsafe fn pair(&mut self) {
-        let Self { row, plain, done, .. } = *self;
-        let (channel, ahead) = (self.channel + 2 * done, 2 * AHEAD * row.pixels);
-        for lane in (0..BLOCK).step_by(S::LANES) {
-            let column = self.column + lane;
-            let at = (lane / SIDE * PARTS * SIDE + done) * SIDE + lane % SIDE;
-            // SAFETY: this function's contract; pixels that are there, or are looked for; a vector
-            // of each part's tile, as `to` has room for (see `Band::split`).
-            unsafe {
-                let (a, b) = if plain {
-                    let from = row.image.as_ptr().add(channel * row.pixels + column);
-                    S::prefetch(from.wrapping_add(ahead));
-                    S::prefetch(from.wrapping_add(ahead + row.pixels));
-                    (S::load(from), S::load(from.add(row.pixels)))
-                } else {
-                    let a = row.vector::<S>(channel, column, ahead);
-                    (a, row.vector::<S>(channel + 1, column, ahead))
-                };
-                let to = self.to.as_mut_ptr().add(at);
-                let [first, second, third] = pairs::<S, PARTS>(a, b);
-                first.store(to);
-                second.store(to.add(TILE));
-                third.store(to.add(2 * TILE));
-            }
-        }
-        self.done += 1;
-    }
-
-    /// All pairs that are left.
-    ///
-    /// # Safety
-    /// The machine must have the instruction set of `S`.
-    #[inline(always)]
-    unsafe fn all(&mut self) {
-        while self.done < SIDE {
-            // SAFETY: this function's contract.
-            unsafe { self.pair() }
-        }
-    }
-}
-
-impl<S: Vector> Beside for Split<'_, S> {
-    #[inline(always)]
-    unsafe fn step(&mut self) {
-        // Of 24 steps 16, evenly.
-        if self.calls % 3 < 2 && self.done < SIDE {
-            // SAFETY: this function's contract.
-            unsafe { self.pair() }
-        }
-        self.calls += 1;
-    }
+/// Lines of either register.
+fn halves(lines: usize) -> (usize, usize) {
+    let first = lines.div_ceil(2);
+    (first, lines - first)
 }
 
 #[cfg(test)]

@@ -245,8 +245,12 @@ impl Row<'_> {
                 // SAFETY: this function's contract; a vector of each block.
                 unsafe {
                     // The next row is asked for: channels are too many for the machine to guess.
-                    let a = self.vector::<S>(channel, first, self.width);
-                    let b = self.vector::<S>(channel + 1, first, self.width);
+                    for channel in [channel, channel + 1] {
+                        let at = channel * self.pixels + first + self.width;
+                        S::prefetch(self.image.as_ptr().wrapping_add(at));
+                    }
+                    let a = self.vector::<S>(channel, first);
+                    let b = self.vector::<S>(channel + 1, first);
                     let words = pairs::<S, PARTS>(a, b);
                     for (words, block) in words.iter().zip(&mut blocks) {
                         words.store(block[i * S::LANES..][..S::LANES].as_mut_ptr());
@@ -263,13 +267,12 @@ impl Row<'_> {
         }
     }
 
-    /// Pixels of a channel from `first` on, zeros where there are none; those `ahead` floats
-    /// further on are asked for.
+    /// Pixels of a channel from `first` on, zeros where there are none.
     ///
     /// # Safety
     /// The machine must have the instruction set of `S`.
     #[inline(always)]
-    pub unsafe fn vector<S: Vector>(self, channel: usize, first: usize, ahead: usize) -> S {
+    pub unsafe fn vector<S: Vector>(self, channel: usize, first: usize) -> S {
         let at = channel * self.pixels + first;
         let len = S::LANES.min(self.width.saturating_sub(first));
         if len == 0 || at + len > self.image.len() {
@@ -280,7 +283,6 @@ impl Row<'_> {
         // SAFETY: this function's contract; pixels of the row, or `LANES` of `padded`.
         unsafe {
             let from = self.image.as_ptr().add(at);
-            S::prefetch(from.wrapping_add(ahead));
             let pixels = if len == S::LANES {
                 S::load(from)
             } else {

@@ -197,6 +197,12 @@ impl Vector for __m256 {
     }
 
     #[inline(always)]
+    fn prefetch_far(address: *const f32) {
+        // SAFETY: a hint, which reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
         // SAFETY: as above; all rows are readable and writable by contract. The same
         // scheme as with 16 lanes.

@@ -201,6 +201,12 @@ impl Vector for __m512 {
     }
 
     #[inline(always)]
+    fn prefetch_far(address: *const f32) {
+        // SAFETY: a hint, which reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
         // SAFETY: as above; all rows are readable and writable by contract. Four rows
         // become 4x4 blocks within 128-bit lanes, then the lanes change places.

@@ -42,6 +42,8 @@ fn taps_add_up_to_plain_sums() -> Result<()> {
         ((1, 130, 3), (67, 20), (3, 3), Padding::ZERO),
         ((1, 40, 4), (19, 70), (1, 5), Padding::same(0)),
         ((1, 64, 3), (17, 45), (5, 2), uneven),
+        // Wide: sums of few rows at a time, which move.
+        ((1, 32, 3), (19, 800), (3, 3), uneven),
     ];
     for (channels, size, kernel, padding) in cases {
         let g = geometry(channels, size, kernel, padding)?;
