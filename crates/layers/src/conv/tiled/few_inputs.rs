@@ -3,12 +3,14 @@
 //! needed. There is little to multiply and much to write: sums go straight past the caches, while
 //! the tiles of the next are multiplied.
 
+mod beside;
+
 use std::marker::PhantomData;
-use std::ops::Range;
 
 use rayon::prelude::*;
 use simd::tiles::{SIDE, Tiles};
 
+use self::beside::{Both, Gather, Stream};
 use super::super::geometry::Geometry;
 use super::super::panels::planes::Planes;
 use super::super::weight::Weight;
@@ -17,11 +19,11 @@ use crate::isa::Isa;
 use crate::matrix::block::{self, Addend, Addends, Out, STREAMED_BYTES};
 use crate::matrix::pack::Factor;
 use crate::matrix::place::write;
-use crate::matrix::tiled::registers::{BLOCK, SUMS, Words, add_tile, begin, end};
-use crate::matrix::tiled::tiles::{Pack, Side, TERMS, TILE, pairs};
+use crate::matrix::tiled::registers::{BLOCK, SUMS, Words, add_tile, add_tile_beside, begin, end};
+use crate::matrix::tiled::tiles::{Pack, Side, TERMS, TILE};
 use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
-use crate::vector::{Kernel, MAX_LANES, Vector, run};
+use crate::vector::{Kernel, Vector, run};
 
 const PARTS: usize = 3;
 /// Tiles of terms, at most: a patch stays in the first-level cache.
@@ -77,11 +79,18 @@ pub unsafe fn forward<T: Tiles>(
             apart: of_part,
         };
         run(isa, pack);
-        let (words, taps) = (&*words, &*planes.taps(g));
+        let words = &*words;
+        let mut taps = planes.taps(g);
+        if !depth.is_multiple_of(2) {
+            // A term with the last that counts for nothing: its weight is 0.
+            taps.extend(taps.last().copied());
+        }
+        let none = vec![0.0; g.out_channels];
+        let (taps, bias) = (&*taps, extras.bias.unwrap_or(&none));
         let of_planes = if planes.is_picture { 0 } else { g.in_channels * planes.plane };
         (0..g.batch * planes.bands).into_par_iter().for_each(|task| {
-            with_scratch(PARTS * 2 * tiles * TILE + 2 * SUMS + of_planes, |scratch| {
-                let job = Job { g, planes, taps, words, extras, y: target, streams };
+            with_scratch(2 * PARTS * 2 * tiles * TILE + 2 * SUMS + of_planes, |scratch| {
+                let job = Job { g, planes, taps, words, extras, bias, y: target, streams };
                 run(isa, Band { job, x, task, scratch, tiles: PhantomData::<T> });
             });
         });
@@ -95,10 +104,12 @@ pub unsafe fn forward<T: Tiles>(
 struct Job<'a> {
     g: &'a Geometry,
     planes: Planes,
-    /// See [`Planes::taps`].
+    /// See [`Planes::taps`]; an even number.
     taps: &'a [usize],
     words: &'a [f32],
     extras: Extras<'a>,
+    /// Of every channel, 0 where there is none.
+    bias: &'a [f32],
     y: SharedMut,
     /// Whether it is written past the caches.
     streams: bool,
@@ -117,13 +128,13 @@ struct Band<'a, T> {
 impl<T: Tiles> Kernel for Band<'_, T> {
     #[inline(always)]
     unsafe fn run<S: Vector>(self) {
-        let Job { g, planes, words, streams, .. } = self.job;
+        let Job { g, planes, words, taps, streams, .. } = self.job;
         let (picture, band) = (self.task / planes.bands, self.task % planes.bands);
         let rows = planes.range(g, band);
         let image = &self.x[picture * g.in_channels * g.in_pixels()..];
         let image = &image[..g.in_channels * g.in_pixels()];
         let tiles = g.depth().div_ceil(TERMS);
-        let (patches, scratch) = self.scratch.split_at_mut(PARTS * 2 * tiles * TILE);
+        let (patches, scratch) = self.scratch.split_at_mut(2 * PARTS * 2 * tiles * TILE);
         let (sums, data) = scratch.split_at_mut(2 * SUMS);
         let (mut sums, mut others) = sums.split_at_mut(SUMS);
         let data = if planes.is_picture {
@@ -134,46 +145,72 @@ impl<T: Tiles> Kernel for Band<'_, T> {
         };
         // Terms that are not there stay so.
         patches.fill(0.0);
+        let (mut here, mut next) = patches.split_at_mut(PARTS * 2 * tiles * TILE);
         let of_part = words.len() / PARTS;
+        let furthest = taps.iter().fold(0, |furthest, tap| furthest.max(*tap));
+        let from = |(row, column): (usize, usize)| {
+            ((&data[row * planes.pitch + column..], furthest), BLOCK.min(g.ow - column))
+        };
         // SAFETY: the machine has the registers (the contract of `forward`).
         let mut registers = unsafe { T::configure() };
         let mut before: Option<Block> = None;
+        let (first, columns) = from((0, 0));
+        // SAFETY: this function's contract.
+        unsafe { Gather::<S>::new(first, taps, columns, here).all() }
         for row in 0..rows.len() {
             for column in (0..g.ow).step_by(BLOCK) {
-                let columns = BLOCK.min(g.ow - column);
-                // SAFETY: this function's contract.
-                unsafe { self.job.gather::<S>(data, row, column..column + columns, patches) }
+                let after = if column + BLOCK < g.ow {
+                    (row, column + BLOCK)
+                } else {
+                    // Of the last row once more, for nothing.
+                    ((row + 1).min(rows.len() - 1), 0)
+                };
+                let (first, columns) = from(after);
+                let mut gather = Gather::<S>::new(first, taps, columns, next);
                 for channel in (0..g.out_channels).step_by(BLOCK) {
                     let first = words[channel / SIDE * tiles * TILE..].as_ptr();
                     let left = [first, first.wrapping_add(tiles * TILE)];
                     let left = Words { tiles: left, part: of_part, row: SIDE };
-                    let first = patches.as_ptr();
+                    let first = here.as_ptr();
                     let right = [first, first.wrapping_add(PARTS * tiles * TILE)];
                     let right = Words { tiles: right, part: TILE, row: SIDE };
+                    let of = |tile| (left.after(tile * TILE), right.after(tile * PARTS * TILE));
+                    let stream = before.as_ref().filter(|_| gather.is_whole());
                     // SAFETY: weights and patches have these tiles, all parts of them; what is
                     // written is this task's.
                     unsafe {
+                        let stream = stream.and_then(|b| self.job.stream::<S>(b, others));
                         begin(&mut registers, None);
-                        for tile in 0..tiles {
-                            let (left, right) =
-                                (left.after(tile * TILE), right.after(tile * PARTS * TILE));
-                            add_tile::<T, PARTS>(&mut registers, left, right);
-                        }
-                        // While tiles are multiplied: what comes next waits for them.
-                        if let Some(before) = before.take() {
-                            self.job.write::<S>(before, others);
+                        if let Some(stream) = stream {
+                            let mut both = Both { stream, gather: &mut gather, calls: 0 };
+                            for (left, right) in (0..tiles).map(of) {
+                                let r = &mut registers;
+                                add_tile_beside::<T, PARTS>(r, left, right, &mut both);
+                            }
+                            both.stream.all();
+                        } else {
+                            for (left, right) in (0..tiles).map(of) {
+                                add_tile::<T, PARTS>(&mut registers, left, right);
+                            }
+                            if let Some(before) = &before {
+                                self.job.write::<S>(before, others);
+                            }
                         }
                         end(&registers, sums);
                     }
+                    let columns = BLOCK.min(g.ow - column);
                     before =
                         Some(Block { picture, channel, row: rows.start + row, column, columns });
                     std::mem::swap(&mut sums, &mut others);
                 }
+                // SAFETY: this function's contract.
+                unsafe { gather.all() }
+                std::mem::swap(&mut here, &mut next);
             }
         }
         if let Some(last) = before {
             // SAFETY: as above.
-            unsafe { self.job.write::<S>(last, others) }
+            unsafe { self.job.write::<S>(&last, others) }
         }
         if streams {
             S::fence();
@@ -182,6 +219,7 @@ impl<T: Tiles> Kernel for Band<'_, T> {
 }
 
 /// 32 channels of up to 32 outputs of a row.
+#[derive(Clone, Copy)]
 struct Block {
     picture: usize,
     channel: usize,
@@ -190,51 +228,42 @@ struct Block {
     columns: usize,
 }
 
+impl Block {
+    /// Its first output.
+    #[inline(always)]
+    fn at(&self, g: &Geometry) -> usize {
+        let first = (self.picture * g.out_channels + self.channel) * g.out_pixels();
+        first + self.row * g.ow + self.column
+    }
+}
+
 impl Job<'_> {
-    /// Makes the patches of up to 32 outputs of a row of the band: tiles of a right factor, those
-    /// of the first 16 before the others, `[tiles, parts]` of each.
+    /// A block to be written past the caches, if it may be and is whole.
     ///
     /// # Safety
-    /// The machine must have the instruction set of `S`.
+    /// The block must be this task's.
     #[inline(always)]
-    unsafe fn gather<S: Vector>(
-        &self,
-        data: &[f32],
-        row: usize,
-        columns: Range<usize>,
-        patches: &mut [f32],
-    ) {
-        let tiles = self.g.depth().div_ceil(TERMS);
-        assert!(patches.len() >= 2 * tiles * PARTS * TILE && columns.len() <= BLOCK);
-        let start = row * self.planes.pitch + columns.start;
-        let furthest = self.taps.iter().fold(0, |furthest, tap| furthest.max(*tap));
-        let whole = columns.len() == BLOCK;
-        assert!(!whole || furthest + start + BLOCK <= data.len());
-        for (pair, taps) in self.taps.chunks(2).enumerate() {
-            let (tile, of_tile) = (pair / SIDE, pair % SIDE);
-            for lane in (0..BLOCK).step_by(S::LANES) {
-                let count = columns.len().saturating_sub(lane).min(S::LANES);
-                let at = (lane / SIDE * tiles + tile) * PARTS * TILE + of_tile * SIDE + lane % SIDE;
-                // SAFETY: this function's contract; what all of 32 outputs read is there
-                // (asserted), and a vector of each part's tile.
-                unsafe {
-                    let of = |tap: usize| (tap + start + lane, count);
-                    let (a, b) = match *taps {
-                        [a, b] if whole => {
-                            let from = data.as_ptr().add(start + lane);
-                            (S::load(from.add(a)), S::load(from.add(b)))
-                        }
-                        [a, b] => (vector::<S>(data, of(a)), vector::<S>(data, of(b))),
-                        _ => (vector::<S>(data, of(taps[0])), S::splat(0.0)),
-                    };
-                    let to = patches.as_mut_ptr().add(at);
-                    let [first, second, third] = pairs::<S, PARTS>(a, b);
-                    first.store(to);
-                    second.store(to.add(TILE));
-                    third.store(to.add(2 * TILE));
-                }
-            }
+    unsafe fn stream<'a, S: Vector>(
+        &'a self,
+        block: &Block,
+        sums: &'a [f32],
+    ) -> Option<Stream<'a, S>> {
+        let (to, rows, apart) = self.place(block);
+        let whole = self.extras.residual.is_none() && block.columns == BLOCK;
+        if !self.streams || !whole {
+            return None;
         }
+        let bias = &self.bias[block.channel..block.channel + rows];
+        // SAFETY: this function's contract; rows of whole lines (see `block::streams`).
+        Some(unsafe { Stream::new(sums, bias, to, apart) })
+    }
+
+    /// Where a block goes, how many rows it has and how far they are apart.
+    #[inline(always)]
+    fn place(&self, block: &Block) -> (*mut f32, usize, usize) {
+        let g = self.g;
+        let (rows, apart) = (BLOCK.min(g.out_channels - block.channel), g.out_pixels());
+        (self.y.range(block.at(g), (rows - 1) * apart + block.columns), rows, apart)
     }
 
     /// Writes a block of sums with what is added to it.
@@ -242,26 +271,10 @@ impl Job<'_> {
     /// # Safety
     /// The machine must have the instruction set of `S`; the block must be this task's.
     #[inline(always)]
-    unsafe fn write<S: Vector>(&self, block: Block, sums: &[f32]) {
-        let (g, Extras { bias, residual, .. }) = (self.g, self.extras);
-        let Block { picture, channel, row, column, columns } = block;
-        let (rows, apart) = (BLOCK.min(g.out_channels - channel), g.out_pixels());
-        let at = (picture * g.out_channels + channel) * apart + row * g.ow + column;
-        let all = (rows - 1) * apart + columns;
-        let to = self.y.range(at, all);
-        if self.streams && residual.is_none() && columns == BLOCK {
-            for (r, sums) in sums.as_chunks::<BLOCK>().0.iter().enumerate().take(rows) {
-                // SAFETY: this function's contract; whole lines of a row of the block.
-                unsafe {
-                    let bias = S::splat(bias.map_or(0.0, |bias| bias[channel + r]));
-                    for lane in (0..BLOCK).step_by(S::LANES) {
-                        let sum = S::load(sums.as_ptr().add(lane)).plus(bias);
-                        sum.stream(to.add(r * apart + lane));
-                    }
-                }
-            }
-            return;
-        }
+    unsafe fn write<S: Vector>(&self, block: &Block, sums: &[f32]) {
+        let ((to, rows, apart), Block { channel, columns, .. }) = (self.place(block), *block);
+        let (at, all) = (block.at(self.g), (rows - 1) * apart + columns);
+        let Extras { bias, residual, .. } = self.extras;
         let residual = residual.map(|residual| residual[at..at + all].as_ptr());
         let residual = residual.map(|data| Addend { data, row: apart });
         let column = bias.map(|bias| bias[channel..channel + rows].as_ptr());
@@ -270,25 +283,6 @@ impl Job<'_> {
         // SAFETY: this function's contract; as many rows and columns of all, and where they are
         // streamed 32 columns from a multiple of 32 on in rows of whole lines.
         unsafe { write::<S>((sums, BLOCK), out, addends, (rows, columns)) }
-    }
-}
-
-/// `count` numbers from `first` on, and zeros.
-///
-/// # Safety
-/// The machine must have the instruction set of `S`.
-#[inline(always)]
-unsafe fn vector<S: Vector>(numbers: &[f32], (first, count): (usize, usize)) -> S {
-    // SAFETY: this function's contract; a vector of both.
-    unsafe {
-        if count == S::LANES {
-            return S::load(numbers[first..first + count].as_ptr());
-        }
-        let mut padded = [0.0_f32; MAX_LANES];
-        if count > 0 {
-            padded[..count].copy_from_slice(&numbers[first..first + count]);
-        }
-        S::load(padded.as_ptr())
     }
 }
 
