@@ -132,6 +132,7 @@ impl Maps {
         let (width, pixels) = (g.w >> shift, g.in_pixels() >> (2 * shift));
         assert!(PARTS == self.parts);
         let count = (rows.len() - 1) * stride + g.kh;
+        let mut room = Room::NEW;
         for (group, words) in groups.zip(words.chunks_exact_mut(self.group())) {
             let image = &image[group * GROUP * pixels..];
             let image = &image[..image.len().min(GROUP * pixels)];
@@ -149,7 +150,7 @@ impl Maps {
                 let image = &image[(row >> shift) * width..];
                 let source = Row { image, pixels, width, first, norm };
                 // SAFETY: this function's contract.
-                unsafe { self.fill_row::<S, PARTS>(g, source, upsample, words, to) }
+                unsafe { self.fill_row::<S, PARTS>(g, source, upsample, (words, to), &mut room) }
             }
         }
     }
@@ -171,9 +172,10 @@ impl Maps {
         g: &Geometry,
         source: Row,
         doubled: bool,
-        words: &mut [f32],
-        to: usize,
+        (words, to): (&mut [f32], usize),
+        room: &mut Room<PARTS>,
     ) {
+        let Room { lines, blocks } = room;
         let (stride, left, len) = (g.config.stride, g.config.padding.left, self.line_words());
         for phase in 0..self.across {
             // Columns of the plane that the picture has.
@@ -188,13 +190,12 @@ impl Maps {
             if stride == 1 && !doubled && count == S::LANES && column + count <= self.pitch {
                 let to = &mut words[(to + column) * len..][..count * len];
                 // SAFETY: this function's contract.
-                unsafe { source.lines::<S, PARTS>(first, to) }
+                unsafe { source.lines::<S, PARTS>(first, to, blocks) }
                 continue;
             }
-            let mut lines = [[0.0_f32; MAX_LANES * SIDE]; PARTS];
             let lines = lines.as_flattened_mut();
             // SAFETY: this function's contract.
-            unsafe { source.lines::<S, PARTS>(first, lines) }
+            unsafe { source.lines::<S, PARTS>(first, lines, blocks) }
             for (i, line) in lines.chunks_exact(len).take(count).enumerate() {
                 let column = left + ((first + i) << usize::from(doubled));
                 for column in column..=column + usize::from(doubled) {
@@ -217,6 +218,20 @@ pub struct Source<'a> {
     pub extras: Extras<'a>,
 }
 
+/// Where lines are made that do not lie side by side, and blocks of words that are to be turned:
+/// once for all, as to clear it takes longer than to fill it.
+struct Room<const PARTS: usize> {
+    lines: [[f32; MAX_LANES * SIDE]; PARTS],
+    blocks: [[f32; MAX_LANES * MAX_LANES]; PARTS],
+}
+
+impl<const PARTS: usize> Room<PARTS> {
+    const NEW: Self = Self {
+        lines: [[0.0; MAX_LANES * SIDE]; PARTS],
+        blocks: [[0.0; MAX_LANES * MAX_LANES]; PARTS],
+    };
+}
+
 /// A row of some channels, `pixels` apart.
 #[derive(Clone, Copy)]
 pub struct Row<'a> {
@@ -236,10 +251,14 @@ impl Row<'_> {
     /// # Safety
     /// The machine must have the instruction set of `S`.
     #[inline(always)]
-    unsafe fn lines<S: Vector, const PARTS: usize>(self, first: usize, target: &mut [f32]) {
+    unsafe fn lines<S: Vector, const PARTS: usize>(
+        self,
+        first: usize,
+        target: &mut [f32],
+        blocks: &mut [[f32; MAX_LANES * MAX_LANES]; PARTS],
+    ) {
         assert!(target.len() >= S::LANES * PARTS * SIDE);
         for pair in (0..SIDE).step_by(S::LANES) {
-            let mut blocks = [[0.0_f32; MAX_LANES * MAX_LANES]; PARTS];
             for i in 0..S::LANES {
                 let channel = 2 * (pair + i);
                 // SAFETY: this function's contract; a vector of each block.
@@ -252,7 +271,7 @@ impl Row<'_> {
                     let a = self.vector::<S>(channel, first);
                     let b = self.vector::<S>(channel + 1, first);
                     let words = pairs::<S, PARTS>(a, b);
-                    for (words, block) in words.iter().zip(&mut blocks) {
+                    for (words, block) in words.iter().zip(&mut *blocks) {
                         words.store(block[i * S::LANES..][..S::LANES].as_mut_ptr());
                     }
                 }
