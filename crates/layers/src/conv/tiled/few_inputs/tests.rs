@@ -85,11 +85,12 @@ fn weights_are_turned() -> Result<()> {
 
 #[test]
 fn what_no_cache_keeps_is_written_past_them() -> Result<()> {
-    // 17 MB in rows of whole lines, and the same in others.
-    for width in [272, 264] {
-        let g = geometry((1, 3, 64), (256, width), (3, 3), Padding::same(1))?;
-        let (x, weight) = (noise(3 * g.in_pixels(), 1.0), noise(64 * g.depth(), 2.0));
-        let extras = Extras::default();
+    // 17 MB in rows of whole lines, the same in others, and a block of some channels.
+    for (channels, width) in [(64, 272), (64, 264), (40, 432)] {
+        let g = geometry((1, 3, channels), (256, width), (3, 3), Padding::same(1))?;
+        let x = noise(3 * g.in_pixels(), 1.0);
+        let (weight, bias) = (noise(channels * g.depth(), 2.0), noise(channels, 3.0));
+        let extras = Extras { bias: Some(&bias), ..Extras::default() };
         let plain = panels::forward(Isa::detect(), &g, &x, Weight::plain(&weight), extras);
         let plain: Vec<f64> = plain.into_iter().map(f64::from).collect();
         for y in both(Isa::detect(), &g, &x, Weight::plain(&weight), extras) {
