@@ -45,10 +45,10 @@ pub struct Maps {
 }
 
 impl Maps {
-    /// For planes that are made when weights meet them.
-    pub fn new(g: &Geometry, parts: usize) -> Self {
+    /// For planes that are made when weights meet them, in as many bands as `tasks` or more.
+    pub fn new(g: &Geometry, parts: usize, tasks: usize) -> Self {
         let mut groups = g.in_channels.div_ceil(GROUP);
-        let most = g.oh.div_ceil(TASKS.div_ceil(g.batch));
+        let most = g.oh.div_ceil(tasks.div_ceil(g.batch));
         loop {
             let one = Self::of(g, parts, groups, 1);
             let (row, further) = (one.pitch * one.planes, (g.kh - 1) / g.config.stride);

@@ -56,12 +56,10 @@ pub unsafe fn forward_into<T: Tiles, const PARTS: usize>(
     y: SharedMut,
 ) {
     let (all, groups) = (weights.blocks(), weights.groups());
-    let (maps, whole) = (Maps::new(g, PARTS), Maps::whole(g, PARTS));
-    let (bands, words) = (g.batch * maps.bands, whole.words(groups));
-    // What moves between caches: all weights for each band, or all planes for each task.
-    let apart = bands * all * weights.block_words();
-    let shared = all * weights.block_words() + TASKS * g.batch * words;
-    if bands >= 2 * TASKS || apart <= shared && bands >= TASKS {
+    let whole = Maps::whole(g, PARTS);
+    let words = whole.words(groups);
+    if let Some(maps) = bands(g, weights, words) {
+        let bands = g.batch * maps.bands;
         let taps = maps.taps(g);
         let job = Job { g, maps, taps: &taps, x, weights, extras, y };
         (0..bands).into_par_iter().for_each(|band| {
@@ -93,6 +91,24 @@ pub unsafe fn forward_into<T: Tiles, const PARTS: usize>(
             });
         });
     });
+}
+
+/// Bands that make planes of their own, if that is faster than to share those of whole pictures, of
+/// so many words.
+fn bands<const PARTS: usize>(g: &Geometry, weights: &Tiled<PARTS>, words: usize) -> Option<Maps> {
+    let of_weights = weights.blocks() * weights.block_words();
+    // What moves between caches: all weights for each band, or all planes for each task.
+    let moves_less = |bands| bands * of_weights <= of_weights + TASKS * g.batch * words;
+    let maps = Maps::new(g, PARTS, TASKS);
+    let count = g.batch * maps.bands;
+    if count >= 2 * TASKS || count >= TASKS && moves_less(count) {
+        return Some(maps);
+    }
+    // One for each thread: planes that one has made take long to reach another.
+    let threads = rayon::current_num_threads();
+    let maps = Maps::new(g, PARTS, threads);
+    let count = g.batch * maps.bands;
+    (count.is_multiple_of(threads) && moves_less(count)).then_some(maps)
 }
 
 /// One convolution under way.
