@@ -163,6 +163,31 @@ fn many_bands_and_wide_maps() -> Result<()> {
     Ok(())
 }
 
+/// One thread has a band, two have one each, more share planes; pictures are bands, too.
+fn the_same_on_threads<const PARTS: usize>() -> Result<()> {
+    for batch in [1, 3] {
+        let g = geometry((batch, 64, 32), (8, 8), (3, 3), Padding::same(1))?;
+        let x = noise(batch * 64 * 64, 1.0);
+        let weight = noise(32 * g.depth(), 2.0);
+        let mut before: Option<Vec<Vec<f32>>> = None;
+        for threads in [1, 2, 3, 16] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            let y = pool
+                .map_err(candle_core::Error::wrap)?
+                .install(|| both::<PARTS>(Isa::detect(), &g, &x, &weight, Extras::default()));
+            assert!(before.is_none_or(|before| before == y), "{threads} threads, batch {batch}");
+            before = Some(y);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn threads_change_no_sum() -> Result<()> {
+    the_same_on_threads::<1>()?;
+    the_same_on_threads::<3>()
+}
+
 #[test]
 fn pixels_are_doubled_on_the_way() -> Result<()> {
     let (inputs, channels, h, w) = (35, 32, 9, 21);
