@@ -4,6 +4,7 @@ mod assets;
 mod bench;
 mod export;
 mod interrupt;
+mod judge;
 mod nearest;
 mod plot;
 mod progress;
@@ -47,6 +48,8 @@ enum Chore {
     Questions(questions::Questions),
     /// Make a set of captioned pictures in which things have other colours, too
     Recolour(recolour::Recolour),
+    /// Say whether samples of a recoloured set have the colour asked for, and the outline
+    Judge(judge::Judge),
     /// Render the example pictures in assets/pictures
     Assets(assets::Assets),
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Chore::Nearest(nearest) => nearest.run().map(|()| ExitCode::SUCCESS),
         Chore::Questions(questions) => questions.run().map(|()| ExitCode::SUCCESS),
         Chore::Recolour(recolour) => recolour.run().map(|()| ExitCode::SUCCESS),
+        Chore::Judge(judge) => judge.run().map(|()| ExitCode::SUCCESS),
         Chore::Assets(assets) => assets.run().map(|()| ExitCode::SUCCESS),
     };
     match done {

@@ -97,7 +97,7 @@ impl Nearest {
 }
 
 /// `path` itself, or the PNG files in it by name.
-fn files(path: &Path) -> Result<Vec<PathBuf>> {
+pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_path_buf()]);
     }

@@ -5,7 +5,7 @@
 //! word of its own is learnt apart from things: "blue banana" can be drawn by whoever saw
 //! bananas and blue things. Some pairs of thing and colour are held out, to see whether it is.
 
-mod hue;
+pub mod hue;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,32 +22,34 @@ const CAPTIONS: &str = "captions.jsonl";
 /// Fields of a line that say what a picture shows.
 const FIELDS: [&str; 4] = ["caption", "captions", "text", "name"];
 /// Words of things that have a colour of their own in their names: these stay as they are.
-const COLOURED: [&str; 13] = [
-    "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white",
-    "gray", "grey", "tone",
+const COLOURED: [&str; 14] = [
+    "red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "brown", "black",
+    "white", "gray", "grey", "tone",
 ];
 /// Mean chroma (Oklab) of a picture whose colours another hue changes visibly.
 const LEAST_CHROMA: f64 = 0.02;
 /// Of so many things one colour is held out.
 const HELD_OUT_EVERY: usize = 2;
+/// One of the first so many colours; the others are shown of everything.
+const HELD_OUT_AMONG: usize = 5;
 
 #[derive(Args)]
 pub struct Recolour {
     /// Pictures with a captions.jsonl
     #[arg(long, value_name = "FOLDER")]
-    data: PathBuf,
+    pub data: PathBuf,
     /// The new set; must not exist
     #[arg(long, short, value_name = "FOLDER")]
-    output: PathBuf,
+    pub output: PathBuf,
 }
 
 /// A picture of the set.
-struct Picture {
+pub struct Picture {
     /// Its path within the set.
-    file: String,
+    pub file: String,
     /// Its line.
     line: Map<String, Value>,
-    held_out: bool,
+    pub held_out: bool,
 }
 
 /// What was made of one picture: its line, and whether it is held out.
@@ -88,7 +90,7 @@ impl Recolour {
 }
 
 /// The pictures of a set, in the order of its captions.
-fn pictures(data: &Path) -> Result<Vec<Picture>> {
+pub fn pictures(data: &Path) -> Result<Vec<Picture>> {
     let path = data.join(CAPTIONS);
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let catalog = Catalog::open(data, &CatalogConfig::default())?;
@@ -122,7 +124,7 @@ impl Picture {
             return Ok(made);
         }
         let holds_one = i.is_multiple_of(HELD_OUT_EVERY);
-        let withheld = holds_one.then_some(i / HELD_OUT_EVERY % COLOURS.len());
+        let withheld = holds_one.then_some(i / HELD_OUT_EVERY % HELD_OUT_AMONG);
         for (j, colour) in COLOURS.iter().enumerate() {
             let file = within(&self.file, colour.name);
             let to = set.join(&file);
@@ -134,9 +136,20 @@ impl Picture {
         Ok(made)
     }
 
-    fn has_colour(&self) -> bool {
+    /// What it shows.
+    pub fn name(&self) -> &str {
         let name = self.line.get("name").or_else(|| self.line.get("caption"));
-        let name = name.and_then(Value::as_str).unwrap_or_default().to_lowercase();
+        name.and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// What it was painted in, if it was.
+    pub fn colour(&self) -> Option<&'static str> {
+        let folder = Path::new(&self.file).parent()?.file_name()?;
+        COLOURS.iter().map(|colour| colour.name).find(|name| folder == *name)
+    }
+
+    fn has_colour(&self) -> bool {
+        let name = self.name().to_lowercase();
         name.split(|c: char| !c.is_alphanumeric()).any(|word| COLOURED.contains(&word))
     }
 

@@ -6,6 +6,8 @@ use palette::{FromColor, LinSrgb, OklabHue, Oklch, Srgb};
 
 /// Halvings of the chroma that a screen can show.
 const HALVINGS: usize = 12;
+/// Mean chroma of what is called gray, at most.
+const GRAY: f32 = 0.045;
 /// How far a channel may lie outside of 0 to 1: what rounding makes of white.
 const SLACK: f32 = 1e-5;
 
@@ -17,14 +19,17 @@ pub struct Colour {
     hue: Option<f32>,
 }
 
-/// What pictures are painted in: hues that light and dark things are called alike in. (Dark
-/// yellow is olive, dark orange brown.)
-pub const COLOURS: [Colour; 5] = [
+/// What pictures are painted in: hues that light and dark things are mostly called alike in.
+/// (Dark yellow is olive.)
+pub const COLOURS: [Colour; 8] = [
     Colour { name: "red", hue: Some(27.0) },
     Colour { name: "green", hue: Some(145.0) },
     Colour { name: "blue", hue: Some(255.0) },
     Colour { name: "purple", hue: Some(310.0) },
     Colour { name: "gray", hue: None },
+    Colour { name: "orange", hue: Some(55.0) },
+    Colour { name: "teal", hue: Some(195.0) },
+    Colour { name: "pink", hue: Some(355.0) },
 ];
 
 fn oklch(&Rgb(pixel): &Rgb<u8>) -> Oklch {
@@ -34,6 +39,29 @@ fn oklch(&Rgb(pixel): &Rgb<u8>) -> Oklch {
 fn is_shown(colour: LinSrgb) -> bool {
     let inside = |channel: f32| (-SLACK..=1.0 + SLACK).contains(&channel);
     inside(colour.red) && inside(colour.green) && inside(colour.blue)
+}
+
+/// What the colour of some pixels is called, all together; none of no pixels.
+pub fn called<'a>(pixels: impl Iterator<Item = &'a Rgb<u8>>) -> Option<&'static str> {
+    let (mut count, mut chroma, mut sum) = (0_usize, 0.0, [0.0; 2]);
+    for pixel in pixels {
+        let pixel = oklch(pixel);
+        let (sin, cos) = pixel.hue.into_radians().sin_cos();
+        sum = [sum[0] + pixel.chroma * cos, sum[1] + pixel.chroma * sin];
+        chroma += pixel.chroma;
+        count += 1;
+    }
+    if count == 0 {
+        return None;
+    }
+    let is_gray = chroma / (count as f32) < GRAY;
+    let hue = OklabHue::from_radians(sum[1].atan2(sum[0]));
+    let away = |colour: &Colour| {
+        let off = |of: f32| (hue - OklabHue::new(of)).into_degrees().abs();
+        // Every hue is as far from gray as may be, and gray from every hue.
+        colour.hue.map_or(if is_gray { 0.0 } else { 360.0 }, |of| off(of) + 1.0)
+    };
+    COLOURS.iter().min_by(|a, b| away(a).total_cmp(&away(b))).map(|colour| colour.name)
 }
 
 /// Mean chroma of a picture: 0 for grays, about 0.25 for the purest red.
