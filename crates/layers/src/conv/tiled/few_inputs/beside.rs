@@ -174,10 +174,10 @@ impl<S: Vector> Beside for Both<'_, '_, S> {
         // of channels need for 32 terms.
         unsafe {
             self.stream.row();
-            if self.calls % 3 == 0 {
+            if self.calls.is_multiple_of(3) {
                 self.stream.row();
             }
-            if self.calls % 6 == 0 {
+            if self.calls.is_multiple_of(6) {
                 self.gather.pair::<true>();
             }
         }
