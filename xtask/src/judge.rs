@@ -54,8 +54,7 @@ impl Judge {
             .filter(|picture| picture.colour().is_some())
             .map(|picture| (picture.name(), picture))
             .collect();
-        let mut files = self.samples.iter().map(|path| files(path)).collect::<Result<Vec<_>>>()?;
-        files.iter_mut().for_each(|files| files.sort());
+        let files = self.samples.iter().map(|path| files(path)).collect::<Result<Vec<_>>>()?;
         let pairs: Vec<Option<Pair>> = files
             .concat()
             .par_iter()
@@ -108,14 +107,11 @@ fn pair(file: &Path, data: &Path, painted: &HashMap<&str, &Picture>) -> Result<O
     let drawn = load_rgb(file, &Limits::default())?;
     let own = load_rgb(&data.join(&picture.file), &Limits::default())?;
     let own = resize(&own, drawn.width(), drawn.height(), FilterType::Triangle);
-    let outline = outline(&drawn);
-    let inside = drawn.pixels().zip(&outline).filter(|(_, inside)| **inside).map(|(p, _)| p);
-    Ok(Some(Pair {
-        held_out: picture.held_out,
-        is_in_colour: called(inside) == picture.colour(),
-        own: self::outline(&own),
-        drawn: outline,
-    }))
+    let outlines = [outline(&drawn), outline(&own)];
+    let inside = drawn.pixels().zip(&outlines[0]).filter(|(_, inside)| **inside).map(|(p, _)| p);
+    let is_in_colour = called(inside) == picture.colour();
+    let [drawn, own] = outlines;
+    Ok(Some(Pair { held_out: picture.held_out, is_in_colour, drawn, own }))
 }
 
 fn outline(picture: &RgbImage) -> Vec<bool> {

@@ -160,6 +160,22 @@ unsafe fn transpose<S: Vector>(from: &[f32; TILE], to: *mut f32) {
     }
 }
 
+/// Writes [`pairs`] in three parts, a vector of each to tiles that follow one another.
+///
+/// # Safety
+/// The machine must have the instruction set of `S`; `to` must be a vector of the first of three
+/// tiles.
+#[inline(always)]
+pub unsafe fn store_pairs<S: Vector>(first: S, second: S, to: *mut f32) {
+    // SAFETY: this function's contract.
+    unsafe {
+        let [one, two, three] = pairs::<S, 3>(first, second);
+        one.store(to);
+        two.store(to.add(TILE));
+        three.store(to.add(2 * TILE));
+    }
+}
+
 /// Words of a number of `first` and one of `second`, in `PARTS` parts.
 ///
 /// # Safety

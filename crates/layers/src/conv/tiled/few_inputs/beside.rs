@@ -7,7 +7,7 @@ use simd::tiles::SIDE;
 
 use super::PARTS;
 use crate::matrix::tiled::registers::{BLOCK, Beside};
-use crate::matrix::tiled::tiles::{TERMS, TILE, pairs};
+use crate::matrix::tiled::tiles::{TERMS, TILE, store_pairs};
 use crate::vector::{MAX_LANES, Vector};
 
 /// Makes the patches of up to 32 outputs of a row: tiles of a right factor, those of the first 16
@@ -68,11 +68,7 @@ impl<'a, S: Vector> Gather<'a, S> {
                     let count = self.columns.saturating_sub(lane).min(S::LANES);
                     [some(self.data, a + lane, count), some(self.data, b + lane, count)]
                 };
-                let to = self.to.as_mut_ptr().add(at);
-                let [first, second, third] = pairs::<S, PARTS>(a, b);
-                first.store(to);
-                second.store(to.add(TILE));
-                third.store(to.add(2 * TILE));
+                store_pairs(a, b, self.to.as_mut_ptr().add(at));
             }
         }
         self.done += 1;

@@ -9,7 +9,7 @@ use super::super::maps::Row;
 use super::{BLOCK, PARTS, PIXELS};
 use crate::group_norm::Channels;
 use crate::matrix::tiled::registers::Beside;
-use crate::matrix::tiled::tiles::{TERMS, TILE, pairs};
+use crate::matrix::tiled::tiles::{TERMS, store_pairs};
 use crate::vector::Vector;
 
 /// One picture, whose rows are read.
@@ -89,10 +89,7 @@ unsafe fn store<S: Vector>(a: S, b: S, pair: usize, lane: usize, to: *mut f32) {
     // SAFETY: this function's contract.
     unsafe {
         let to = to.add((lane / SIDE * PARTS * SIDE + pair) * SIDE + lane % SIDE);
-        let [first, second, third] = pairs::<S, PARTS>(a, b);
-        first.store(to);
-        second.store(to.add(TILE));
-        third.store(to.add(2 * TILE));
+        store_pairs(a, b, to);
     }
 }
 
