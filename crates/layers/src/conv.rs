@@ -99,6 +99,8 @@ pub struct Conv2d {
     weight: Tensor,
     bias: Option<Tensor>,
     config: Conv2dConfig,
+    /// See [`Conv2d::allow_pairs`].
+    pairs: bool,
     rounded: tiled::Packed<1>,
     split: tiled::Packed<3>,
 }
@@ -109,8 +111,24 @@ impl Conv2d {
     /// Without gradients, as of weights that were loaded, kernels may keep a weight as they take it:
     /// a tensor that is no variable is expected to stay as it is.
     pub fn new(weight: Tensor, bias: Option<Tensor>, config: Conv2dConfig) -> Self {
-        let (rounded, split) = (tiled::Packed::default(), tiled::Packed::default());
-        Self { weight, bias, config, rounded, split }
+        Self {
+            weight,
+            bias,
+            config,
+            pairs: false,
+            rounded: tiled::Packed::default(),
+            split: tiled::Packed::default(),
+        }
+    }
+
+    /// Lets factors be the sums of two numbers of bf16, in f32 without gradients, where the layer has
+    /// few output channels and the CPU multiplies tiles of these (AMX): that is faster.
+    ///
+    /// 2^-17 of a number is left out, at most, and the product of the smaller numbers: some 4e-6 of
+    /// the largest output, where plain sums are off by 2e-7 and transforms by 2e-6. That does for
+    /// pixels. It would not for what other layers go on with, one after the other.
+    pub fn allow_pairs(&mut self) {
+        self.pairs = true;
     }
 
     /// `residual + self.forward(x)`, `residual` of the output's shape: in one pass

@@ -159,6 +159,14 @@ pub trait Vector: Copy {
     /// As for [`Vector::splat`].
     unsafe fn upper(self) -> Self;
 
+    /// Each lane as the nearest number of bf16, of two the one further from 0: half a unit is
+    /// added to the bits, and the lower half cut off. What is larger than all of bf16 becomes
+    /// infinite, and some NaN become 0 (but not what is left of them).
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`].
+    unsafe fn nearest_upper(self) -> Self;
+
     /// [`Vector::bf16_pairs`] of numbers of bf16.
     ///
     /// # Safety

@@ -63,7 +63,10 @@ impl Decoder {
             up,
             norm_out: Named::new(vb.pp("norm_out"), |vb| group_norm(in_ch, vb))?,
             conv_out: Named::new(vb.pp("conv_out"), |vb| {
-                conv2d(in_ch, config.out_channels, 3, same, vb)
+                let mut conv = conv2d(in_ch, config.out_channels, 3, same, vb)?;
+                // What comes out is seen, and nothing is computed from it.
+                conv.allow_pairs();
+                Ok(conv)
             })?,
         })
     }

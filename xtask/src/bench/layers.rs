@@ -94,7 +94,7 @@ impl Inputs {
 
 /// Our forward pass.
 fn forward(layer: &Layer, inputs: &Inputs) -> Result<Work> {
-    let (x, built) = (inputs.x.clone(), Built::new(&layer.op, &inputs.parameters)?);
+    let (x, built) = (inputs.x.clone(), Built::new(layer, &inputs.parameters)?);
     Ok(Box::new(move || Ok(vec![built.forward(&x)?])))
 }
 
@@ -102,7 +102,7 @@ fn forward(layer: &Layer, inputs: &Inputs) -> Result<Work> {
 fn taped(layer: &Layer, inputs: &Inputs) -> Result<Work> {
     let (x, dy) = (inputs.x.clone(), inputs.upstream()?);
     let parameters: Vec<_> = inputs.parameters.values().cloned().collect();
-    let built = Built::new(&layer.op, &inputs.parameters)?;
+    let built = Built::new(layer, &inputs.parameters)?;
     Ok(Box::new(move || {
         let (mut tape, mut found) = (Tape::default(), Gradients::default());
         built.forward_taped(&x, &mut tape)?;
@@ -137,14 +137,18 @@ enum Built {
 }
 
 impl Built {
-    fn new(op: &Op, p: &BTreeMap<&'static str, Tensor>) -> Result<Self> {
+    fn new(layer: &Layer, p: &BTreeMap<&'static str, Tensor>) -> Result<Self> {
         let named = || {
             let named = p.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
             VarBuilder::from_tensors(named, candle_core::DType::F32, &Device::Cpu)
         };
-        Ok(match *op {
+        Ok(match layer.op {
             Op::Conv { config, .. } => {
-                Self::Conv(Conv2d::new(p["weight"].clone(), Some(p["bias"].clone()), config))
+                let mut conv = Conv2d::new(p["weight"].clone(), Some(p["bias"].clone()), config);
+                if layer.pairs {
+                    conv.allow_pairs();
+                }
+                Self::Conv(conv)
             }
             Op::GroupNormSilu => {
                 let (weight, bias) = (p["weight"].clone(), p["bias"].clone());

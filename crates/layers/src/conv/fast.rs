@@ -236,7 +236,7 @@ pub(super) fn convolve(
     } else if narrow::suits(g) && !(trains && g.in_channels < TRANSFORMED) {
         if tiles && few_outputs::suits(g) {
             // SAFETY: the machine has the registers.
-            return unsafe { few_outputs::forward::<Native>(isa, g, x, weight, extras) };
+            return unsafe { few_outputs::forward::<Native, 3>(isa, g, x, weight, extras) };
         }
         narrow::forward(isa, g, x, weight, extras)
     } else if patches::suits(g) && !weight.flipped {

@@ -3,10 +3,11 @@
 //! one after the other.
 
 use candle_core::{Result, Shape, Tensor};
+use simd::tiles::Native;
 
 use super::Conv2d;
 use super::geometry::Geometry;
-use super::tiled::{self, Tiled};
+use super::tiled::{self, Tiled, few_outputs};
 use super::weight::Weight;
 use super::winograd::{self, Extras};
 use super::{fast, halved};
@@ -47,14 +48,15 @@ pub(super) fn normed(
     cpu::with_slices([input, residual.unwrap_or(input)], run)?.map(Some)
 }
 
-/// `conv(x)` where it is done with a weight that is packed once.
+/// `conv(x)` where it is not done as with gradients: with a weight that is packed once, or pairs.
 pub(super) fn alone(conv: &Conv2d, x: &Tensor) -> Result<Option<Tensor>> {
     if !is_plain(conv, x) {
         return Ok(None);
     }
     let g = Geometry::new(x.shape(), conv.weight.shape(), conv.config)?;
     // What does not fit is an error of the slow way.
-    if !tiled::splits(&g) || conv.bias.as_ref().is_some_and(|b| b.dims() != [g.out_channels]) {
+    let differs = takes_pairs(conv, &g) || tiled::splits(&g);
+    if !differs || conv.bias.as_ref().is_some_and(|b| b.dims() != [g.out_channels]) {
         return Ok(None);
     }
     cpu::with_slices([x], |[x]| convolve(conv, &g, x, Extras::default()))?.map(Some)
@@ -114,6 +116,11 @@ fn geometry(conv: &Conv2d, x: &Tensor, shape: &Shape) -> Result<Option<Geometry>
     Ok(Some(g).filter(winograd::suits))
 }
 
+/// Whether factors may be pairs, and the layer gains by it.
+fn takes_pairs(conv: &Conv2d, g: &Geometry) -> bool {
+    conv.pairs && few_outputs::suits(g) && simd::tiles::are_available()
+}
+
 /// Whether all is f32 on a CPU, and no gradient is asked for.
 fn is_plain(conv: &Conv2d, x: &Tensor) -> bool {
     let tensors = [Some(x), Some(&conv.weight), conv.bias.as_ref()];
@@ -124,6 +131,12 @@ fn convolve(conv: &Conv2d, g: &Geometry, x: &[f32], extras: Extras) -> Result<Te
     let run = |[weight, bias]: [&[f32]; 2]| {
         let extras = Extras { bias: conv.bias.is_some().then_some(bias), ..extras };
         let weight = Weight::plain(weight);
+        if takes_pairs(conv, g) {
+            // SAFETY: the machine has the registers.
+            return unsafe {
+                few_outputs::forward::<Native, 2>(Isa::detect(), g, x, weight, extras)
+            };
+        }
         if tiled::splits(g) {
             let packed = conv.split.get_or_init(|| Tiled::new(Isa::detect(), g, weight));
             return tiled::forward(g, x, packed, extras);

@@ -1,6 +1,6 @@
 //! Convolutions in tiles of bf16 ([`simd::tiles`]): of factors that are rounded, or of three parts
 //! each, whose products add up to those of f32 (see [`crate::matrix::tiled`]). Maps, sums and
-//! gradients are f32. `PARTS` is one or three.
+//! gradients are f32. `PARTS` is one or three; to few channels, as pictures have, also two.
 
 pub(super) mod few_inputs;
 pub(super) mod few_outputs;

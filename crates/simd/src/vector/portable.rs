@@ -96,6 +96,11 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    unsafe fn nearest_upper(self) -> Self {
+        Self(self.0.map(nearest_upper))
+    }
+
+    #[inline(always)]
     unsafe fn upper_pairs(self, second: Self) -> Self {
         Self(std::array::from_fn(|i| upper_pair(self.0[i], second.0[i])))
     }
@@ -151,4 +156,10 @@ impl Vector for Portable {
 #[inline(always)]
 fn upper_pair(first: f32, second: f32) -> f32 {
     f32::from_bits(first.to_bits() >> 16 | second.to_bits() & 0xffff_0000)
+}
+
+/// See [`Vector::nearest_upper`].
+#[inline(always)]
+fn nearest_upper(x: f32) -> f32 {
+    f32::from_bits(x.to_bits().wrapping_add(0x8000) & 0xffff_0000)
 }

@@ -38,6 +38,7 @@ impl Kernel for Read<'_> {
                 keep(first);
                 keep(first.upper_pairs(second));
                 keep(first.upper_row(second));
+                keep(numbers.nearest_upper());
             }
         }
     }
@@ -88,7 +89,42 @@ fn numbers_are_read_alike_by_all() {
             check(&|i| upper(float(i)), at);
             check(&|i| pair(float(i), float(i) * 3.0), at);
             check(&|i| pair(row(2 * (i - at)), row(2 * (i - at) + 1)), at);
+            check(&|i| upper(f32::from_bits(float(i).to_bits().wrapping_add(0x8000))), at);
         }
+    }
+}
+
+struct Nearest<'a>(&'a [f32; COUNT], &'a mut [f32; COUNT]);
+
+impl Kernel for Nearest<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Vector>(self) {
+        for at in (0..COUNT).step_by(S::LANES) {
+            // SAFETY: the machine has the instruction set (contract); whole vectors.
+            unsafe {
+                S::load(self.0.as_ptr().add(at)).nearest_upper().store(self.1[at..].as_mut_ptr());
+            }
+        }
+    }
+}
+
+#[test]
+fn nearest_numbers_are_those_of_half_but_for_ties() {
+    // Ties, which `half` breaks to even, are odd here, or go up both ways.
+    let mut numbers = [1.0 + 3.0 / 256.0; COUNT];
+    for (i, number) in numbers.iter_mut().enumerate().skip(1) {
+        *number = (i as f32 - 31.3) * 1.234_567 * 10_f32.powi(i as i32 % 7 - 3);
+    }
+    for isa in Isa::with_portable() {
+        let mut found = [0.0; COUNT];
+        run(isa, Nearest(&numbers, &mut found));
+        for (x, found) in numbers.iter().zip(found) {
+            assert_eq!(found, half::bf16::from_f32(*x).to_f32(), "{isa:?}: {x}");
+        }
+        run(isa, Nearest(&[f32::from_bits(0x3f80_8000); COUNT], &mut found));
+        assert_eq!(found, [1.0 + 1.0 / 128.0; COUNT], "{isa:?}");
+        run(isa, Nearest(&[f32::NAN; COUNT], &mut found));
+        assert!(found.iter().all(|x| x.is_nan()), "{isa:?}");
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Layer {
     pub side: usize,
     /// With the gradients to input and parameters.
     pub train: bool,
+    /// A convolution as at the end of decoders: see [`layers::Conv2d::allow_pairs`].
+    pub pairs: bool,
 }
 
 /// What a layer does.
@@ -57,7 +59,7 @@ const fn conv(
     config: Conv2dConfig,
     side: usize,
 ) -> Layer {
-    Layer { op: Op::Conv { out, kernel, config }, batch: 1, channels, side, train: false }
+    other(Op::Conv { out, kernel, config }, channels, side)
 }
 
 const fn same(channels: usize, out: usize, kernel: usize, side: usize) -> Layer {
@@ -65,7 +67,7 @@ const fn same(channels: usize, out: usize, kernel: usize, side: usize) -> Layer 
 }
 
 const fn other(op: Op, channels: usize, side: usize) -> Layer {
-    Layer { op, batch: 1, channels, side, train: false }
+    Layer { op, batch: 1, channels, side, train: false, pairs: false }
 }
 
 const fn trained(layer: Layer) -> Layer {
@@ -89,6 +91,7 @@ pub fn forward() -> Vec<Layer> {
         same(512, 512, 3, 16),
         same(512, 256, 3, 16),
         same(128, 3, 3, 256),
+        Layer { pairs: true, ..same(128, 3, 3, 256) },
         conv(128, 128, 3, DOWN, 256),
         conv(128, 128, 3, DOWN, 128),
         conv(256, 256, 3, DOWN, 64),
@@ -200,6 +203,7 @@ impl Layer {
             Op::Attention { .. } => format!("attention {c} @{side}"),
         };
         match (self.batch, self.train) {
+            (1, false) if self.pairs => format!("{what}, as in a decoder"),
             (1, false) => what,
             (batch, false) => format!("{what} batch {batch}"),
             (batch, true) => format!("{what} batch {batch}, with gradients"),

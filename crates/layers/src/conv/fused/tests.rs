@@ -54,11 +54,16 @@ fn a_norm_is_done_while_the_convolution_reads() -> Result<()> {
         (2, 8, 24, (9, 9), 1),
         (1, 64, 33, (16, 16), 2),
     ];
-    for dtype in [DType::F32, DType::F16, DType::BF16] {
+    for (dtype, pairs) in
+        [(DType::F32, false), (DType::F32, true), (DType::F16, false), (DType::BF16, false)]
+    {
         for (batch, inputs, outputs, (h, w), stride) in cases {
-            let name = format!("{dtype:?} {batch} {inputs} {outputs} {h} {w} {stride}");
-            let (conv, x) =
+            let name = format!("{dtype:?} {pairs} {batch} {inputs} {outputs} {h} {w} {stride}");
+            let (mut conv, x) =
                 (conv(inputs, outputs, stride, dtype)?, tensor(&[batch, inputs, h, w], 1.0)?);
+            if pairs {
+                conv.allow_pairs();
+            }
             let norm = norm(inputs, 4)?;
             compare(&name, &conv, &norm.silu_of(&x, None))?;
             let given = norm.moments(&tensor(&[1, inputs, 7, 3], 4.0)?)?;
@@ -141,5 +146,24 @@ fn a_weight_that_changes_is_seen() -> Result<()> {
     // Inputs of other sizes share it.
     let wide = Tensor::cat(&[&x, &x], 3)?;
     assert!(near(&loaded.forward(&wide)?.narrow(3, 0, 11)?, &before.narrow(3, 0, 11)?)?);
+    Ok(())
+}
+
+#[test]
+fn pairs_are_for_what_has_no_gradient() -> Result<()> {
+    let (plain, x) = (conv(64, 3, 1, DType::F32)?, tensor(&[2, 64, 12, 17], 1.0)?);
+    let mut paired = plain.clone();
+    paired.allow_pairs();
+    let (exact, near) = (plain.forward(&x)?, paired.forward(&x)?);
+    let all = |y: &Tensor| y.flatten_all()?.to_vec1::<f32>();
+    assert_close("pairs", &all(&near)?, &all(&exact)?);
+    // Where there are tiles the two are not the same.
+    assert_eq!(numbers(&near)? != numbers(&exact)?, simd::tiles::are_available());
+    let doubled = crate::upsample_nearest2x(&x)?;
+    let (fused, apart) = (paired.forward_upsampled(&x)?, paired.forward(&doubled)?);
+    assert_eq!(numbers(&fused)?, numbers(&apart)?);
+
+    let x = Var::from_tensor(&x)?.into_inner();
+    assert_eq!(numbers(&paired.forward(&x)?)?, numbers(&plain.forward(&x)?)?);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Convolution of stride 1 to a few output channels, f32 in three parts: a product of pixels, as
+//! Convolution of stride 1 to a few output channels, in two or three parts: a product of pixels, as
 //! they lie, with up to 32 rows, one for each tap of each output channel. An output is the sum of
 //! what its taps made of their pixels.
 //!
@@ -31,9 +31,10 @@ use crate::scratch::with_scratch;
 use crate::shared_mut::SharedMut;
 use crate::vector::{Kernel, Vector, run};
 
-const PARTS: usize = 3;
 /// Words of 32 terms of 32 pixels.
-const PIXELS: usize = 2 * PARTS * TILE;
+const fn pixels(parts: usize) -> usize {
+    2 * parts * TILE
+}
 /// Tasks for each thread, and output rows of a task, at least: those around it are read twice.
 const TASKS: usize = 2;
 const MIN_ROWS: usize = 8;
@@ -51,7 +52,7 @@ pub fn suits(g: &Geometry) -> bool {
 ///
 /// # Safety
 /// The machine must have the registers of `T`.
-pub unsafe fn forward<T: Tiles>(
+pub unsafe fn forward<T: Tiles, const PARTS: usize>(
     isa: Option<Isa>,
     g: &Geometry,
     x: &[f32],
@@ -96,9 +97,10 @@ pub unsafe fn forward<T: Tiles>(
             let of_picture = g.in_channels * g.in_pixels();
             let (image, first) = (&x[picture * of_picture..], picture * g.in_channels);
             let picture = Picture { g, image: &image[..of_picture], first, norm: extras.norm };
-            with_scratch(2 * PIXELS + TILE + shape.floats(), |scratch| {
+            with_scratch(2 * pixels(PARTS) + TILE + shape.floats(), |scratch| {
                 let (y, tiles) = (target, PhantomData::<T>);
-                run(isa, Band { picture, words, extras, rows, shape, scratch, y, at, tiles });
+                let band = Band { picture, words, extras, rows, shape, scratch, y, at, tiles };
+                run(isa, band as Band<T, PARTS>);
             });
         });
     });
@@ -121,7 +123,7 @@ fn order(g: &Geometry, shape: &Shape, sorted: &[f32], ordered: &mut [f32]) {
 }
 
 /// Some output rows of one picture.
-struct Band<'a, T> {
+struct Band<'a, T, const PARTS: usize> {
     picture: Picture<'a>,
     /// The weights: two groups of lines.
     words: &'a [f32],
@@ -135,13 +137,13 @@ struct Band<'a, T> {
     tiles: PhantomData<T>,
 }
 
-impl<T: Tiles> Kernel for Band<'_, T> {
+impl<T: Tiles, const PARTS: usize> Kernel for Band<'_, T, PARTS> {
     #[inline(always)]
     unsafe fn run<S: Vector>(mut self) {
         let (picture, g, pitch) = (self.picture, self.picture.g, self.shape.pitch);
         let scratch = std::mem::take(&mut self.scratch);
-        let (pixels, scratch) = scratch.split_at_mut(2 * PIXELS);
-        let (mut here, mut next) = pixels.split_at_mut(PIXELS);
+        let (parts, scratch) = scratch.split_at_mut(2 * pixels(PARTS));
+        let (mut here, mut next) = parts.split_at_mut(pixels(PARTS));
         let (unread, scratch) = scratch.split_at_mut(TILE);
         let mut sums = Sums::new(self.shape, scratch);
         let lines = g.taps() * g.out_channels;
@@ -164,7 +166,11 @@ impl<T: Tiles> Kernel for Band<'_, T> {
         }
         // SAFETY: this function's contract.
         unsafe {
-            picture.split_edge::<S>(Run { row: rows.start, column: 0, tile: 0 }, here, &mut ahead)
+            picture.split_edge::<S, PARTS>(
+                Run { row: rows.start, column: 0, tile: 0 },
+                here,
+                &mut ahead,
+            )
         }
         for row in rows.clone() {
             // Among the padded rows that the band reads.
@@ -197,14 +203,16 @@ impl<T: Tiles> Kernel for Band<'_, T> {
                         let left = left.after(tile * TILE);
                         let r = &mut registers;
                         if !picture.has(after) {
-                            picture.split_edge::<S>(after, next, &mut ahead);
+                            picture.split_edge::<S, PARTS>(after, next, &mut ahead);
                             add_tile::<T, PARTS>(r, left, right);
                         } else if picture.norm.is_none() {
-                            let mut split = picture.split::<S, false>(after, next, &mut ahead);
+                            let mut split =
+                                picture.split::<S, PARTS, false>(after, next, &mut ahead);
                             add_tile_beside::<T, PARTS>(r, left, right, &mut split);
                             split.all();
                         } else {
-                            let mut split = picture.split::<S, true>(after, next, &mut ahead);
+                            let mut split =
+                                picture.split::<S, PARTS, true>(after, next, &mut ahead);
                             add_tile_beside::<T, PARTS>(r, left, right, &mut split);
                             split.all();
                         }
@@ -232,7 +240,7 @@ impl<T: Tiles> Kernel for Band<'_, T> {
     }
 }
 
-impl<T> Band<'_, T> {
+impl<T, const PARTS: usize> Band<'_, T, PARTS> {
     /// Writes output row `row` of the band.
     ///
     /// # Safety

@@ -55,8 +55,8 @@ impl Words {
 
 /// How many tiles are multiplied by [`add_tile`].
 #[inline(always)]
-pub fn products<const PARTS: usize>() -> usize {
-    4 * if PARTS == 1 { 1 } else { 6 }
+pub const fn products<const PARTS: usize>() -> usize {
+    4 * PARTS * (PARTS + 1) / 2
 }
 
 /// What is done between products, a share after each: the machine multiplies tiles and does other
@@ -101,7 +101,14 @@ pub unsafe fn add_tile_beside<T: Tiles, const PARTS: usize>(
         if PARTS == 1 {
             return add_parts::<T, true, true>(registers, (left, 0), (right, 0), beside);
         }
-        // Those pairs of parts whose products a sum of f32 would notice. Neighbours share a part.
+        // All pairs of parts but the smallest. Neighbours share a part.
+        if PARTS == 2 {
+            add_parts::<T, true, true>(registers, (left, 0), (right, 1), beside);
+            add_parts::<T, false, true>(registers, (left, 0), (right, 0), beside);
+            add_parts::<T, true, false>(registers, (left, 1), (right, 0), beside);
+            return;
+        }
+        // Those whose products a sum of f32 would notice.
         add_parts::<T, true, true>(registers, (left, 1), (right, 1), beside);
         add_parts::<T, true, false>(registers, (left, 0), (right, 1), beside);
         add_parts::<T, false, true>(registers, (left, 0), (right, 2), beside);

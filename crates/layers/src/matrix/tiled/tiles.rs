@@ -1,6 +1,7 @@
-//! Factors as tiles of bf16: numbers that are rounded, or in three parts. A number of f32 is the
-//! sum of three of bf16, the upper half of its bits, that of what is left, and what is left then,
-//! and nothing is lost. (Infinite ones are NaN then.)
+//! Factors as tiles of bf16: numbers that are rounded, or in two or three parts. A number of f32
+//! is the sum of three of bf16, the upper half of its bits, that of what is left, and what is left
+//! then, and nothing is lost. Of two, the nearest one and the nearest to what is left, it is the sum
+//! but for 2^-17 of it, at most. (Infinite ones are NaN then.)
 
 use std::ops::Range;
 
@@ -29,7 +30,7 @@ pub enum Side {
 }
 
 /// Packs some groups of the lines of a factor, and some tiles of their terms, in `PARTS` parts,
-/// one or three: each `[groups, tiles]`, zeros where there are no lines or terms.
+/// up to three: each `[groups, tiles]`, zeros where there are no lines or terms.
 pub struct Pack<'a, const PARTS: usize> {
     pub factor: Factor<'a>,
     /// How many terms it has.
@@ -120,7 +121,8 @@ impl<const PARTS: usize> Pack<'_, PARTS> {
                     for part in 0..PARTS {
                         let words = if turn { block[part].as_mut_ptr() } else { to[part] };
                         let words = words.add(row * SIDE + word);
-                        let (upper_a, upper_b) = (a.upper(), b.upper());
+                        let upper_a = first_part::<S, PARTS>(a);
+                        let upper_b = first_part::<S, PARTS>(b);
                         let made = match (PARTS, BY_LINES) {
                             (1, true) => a.bf16_row(b),
                             (1, false) => a.bf16_pairs(b),
@@ -160,19 +162,18 @@ unsafe fn transpose<S: Vector>(from: &[f32; TILE], to: *mut f32) {
     }
 }
 
-/// Writes [`pairs`] in three parts, a vector of each to tiles that follow one another.
+/// Writes [`pairs`], a vector of each part to tiles that follow one another.
 ///
 /// # Safety
-/// The machine must have the instruction set of `S`; `to` must be a vector of the first of three
+/// The machine must have the instruction set of `S`; `to` must be a vector of the first of `PARTS`
 /// tiles.
 #[inline(always)]
-pub unsafe fn store_pairs<S: Vector>(first: S, second: S, to: *mut f32) {
+pub unsafe fn store_pairs<S: Vector, const PARTS: usize>(first: S, second: S, to: *mut f32) {
     // SAFETY: this function's contract.
     unsafe {
-        let [one, two, three] = pairs::<S, 3>(first, second);
-        one.store(to);
-        two.store(to.add(TILE));
-        three.store(to.add(2 * TILE));
+        for (part, words) in pairs::<S, PARTS>(first, second).into_iter().enumerate() {
+            words.store(to.add(part * TILE));
+        }
     }
 }
 
@@ -191,10 +192,21 @@ pub unsafe fn pairs<S: Vector, const PARTS: usize>(first: S, second: S) -> [S; P
         // No closure around vectors: it would be compiled without the instruction set.
         let mut words = [a; PARTS];
         for words in &mut words {
-            let (upper_a, upper_b) = (a.upper(), b.upper());
+            let upper_a = first_part::<S, PARTS>(a);
+            let upper_b = first_part::<S, PARTS>(b);
             *words = upper_a.upper_pairs(upper_b);
             (a, b) = (a.minus(upper_a), b.minus(upper_b));
         }
         words
     }
+}
+
+/// The first of the parts of each number, or of what others have left.
+///
+/// # Safety
+/// The machine must have the instruction set of `S`.
+#[inline(always)]
+unsafe fn first_part<S: Vector, const PARTS: usize>(numbers: S) -> S {
+    // SAFETY: this function's contract.
+    unsafe { if PARTS == 2 { numbers.nearest_upper() } else { numbers.upper() } }
 }

@@ -120,6 +120,15 @@ impl Vector for __m256 {
     }
 
     #[inline(always)]
+    unsafe fn nearest_upper(self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let sum = _mm256_add_epi32(_mm256_castps_si256(self), _mm256_set1_epi32(0x8000));
+            _mm256_castsi256_ps(sum).upper()
+        }
+    }
+
+    #[inline(always)]
     unsafe fn upper_pairs(self, second: Self) -> Self {
         // SAFETY: as above.
         unsafe {

@@ -125,6 +125,15 @@ impl Vector for __m512 {
     }
 
     #[inline(always)]
+    unsafe fn nearest_upper(self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let sum = _mm512_add_epi32(_mm512_castps_si512(self), _mm512_set1_epi32(0x8000));
+            _mm512_castsi512_ps(sum).upper()
+        }
+    }
+
+    #[inline(always)]
     unsafe fn upper_pairs(self, second: Self) -> Self {
         // SAFETY: as above.
         unsafe {

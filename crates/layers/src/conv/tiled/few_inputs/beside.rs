@@ -68,7 +68,7 @@ impl<'a, S: Vector> Gather<'a, S> {
                     let count = self.columns.saturating_sub(lane).min(S::LANES);
                     [some(self.data, a + lane, count), some(self.data, b + lane, count)]
                 };
-                store_pairs(a, b, self.to.as_mut_ptr().add(at));
+                store_pairs::<S, PARTS>(a, b, self.to.as_mut_ptr().add(at));
             }
         }
         self.done += 1;

@@ -6,9 +6,9 @@ use simd::tiles::SIDE;
 
 use super::super::super::geometry::Geometry;
 use super::super::maps::Row;
-use super::{BLOCK, PARTS, PIXELS};
+use super::{BLOCK, pixels};
 use crate::group_norm::Channels;
-use crate::matrix::tiled::registers::Beside;
+use crate::matrix::tiled::registers::{Beside, products};
 use crate::matrix::tiled::tiles::{TERMS, store_pairs};
 use crate::vector::Vector;
 
@@ -40,18 +40,18 @@ impl<'a> Picture<'a> {
 
     /// The parts of what is all there, to be made; `NORMED`: whether there is a norm.
     #[inline(always)]
-    pub fn split<S, const NORMED: bool>(
+    pub fn split<S, const PARTS: usize, const NORMED: bool>(
         self,
         run: Run,
         to: &'a mut [f32],
         ahead: &'a mut Ahead,
-    ) -> Split<'a, S, NORMED> {
-        let pixels = self.g.in_pixels();
-        let at = run.tile * TERMS * pixels + run.row * self.g.w + run.column;
-        let from = &self.image[at..][..(TERMS - 1) * pixels + BLOCK];
+    ) -> Split<'a, S, PARTS, NORMED> {
+        let plane = self.g.in_pixels();
+        let at = run.tile * TERMS * plane + run.row * self.g.w + run.column;
+        let from = &self.image[at..][..(TERMS - 1) * plane + BLOCK];
         let norm = self.norm.map(|norm| (norm, self.first + run.tile * TERMS));
-        assert!(to.len() >= PIXELS && NORMED == norm.is_some());
-        Split { from, pixels, norm, to, ahead, calls: 0, done: 0, vectors: PhantomData }
+        assert!(to.len() >= pixels(PARTS) && NORMED == norm.is_some());
+        Split { from, pixels: plane, norm, to, ahead, calls: 0, done: 0, vectors: PhantomData }
     }
 
     /// Makes the parts, with zeros for what is not there.
@@ -59,11 +59,16 @@ impl<'a> Picture<'a> {
     /// # Safety
     /// The machine must have the instruction set of `S`.
     #[inline(always)]
-    pub unsafe fn split_edge<S: Vector>(self, run: Run, to: &mut [f32], ahead: &mut Ahead) {
+    pub unsafe fn split_edge<S: Vector, const PARTS: usize>(
+        self,
+        run: Run,
+        to: &mut [f32],
+        ahead: &mut Ahead,
+    ) {
         let Self { g, image, first, norm } = self;
         let image = &image[run.row * g.w..];
         let row = Row { image, pixels: g.in_pixels(), width: g.w, first, norm };
-        assert!(to.len() >= PIXELS);
+        assert!(to.len() >= pixels(PARTS));
         for pair in 0..SIDE {
             let channel = run.tile * TERMS + 2 * pair;
             for lane in (0..BLOCK).step_by(S::LANES) {
@@ -72,7 +77,7 @@ impl<'a> Picture<'a> {
                 unsafe {
                     let (a, b) =
                         (row.vector::<S>(channel, column), row.vector::<S>(channel + 1, column));
-                    store(a, b, pair, lane, to.as_mut_ptr());
+                    store::<S, PARTS>(a, b, pair, lane, to.as_mut_ptr());
                 }
             }
             ahead.step::<S>();
@@ -85,11 +90,11 @@ impl<'a> Picture<'a> {
 /// # Safety
 /// The machine must have the instruction set of `S`; `to` must have room for 16 pairs.
 #[inline(always)]
-unsafe fn store<S: Vector>(a: S, b: S, pair: usize, lane: usize, to: *mut f32) {
+unsafe fn store<S: Vector, const PARTS: usize>(a: S, b: S, pair: usize, lane: usize, to: *mut f32) {
     // SAFETY: this function's contract.
     unsafe {
         let to = to.add((lane / SIDE * PARTS * SIDE + pair) * SIDE + lane % SIDE);
-        store_pairs(a, b, to);
+        store_pairs::<S, PARTS>(a, b, to);
     }
 }
 
@@ -132,7 +137,7 @@ impl Ahead {
 
 /// Takes numbers apart: 32 channels of 32 pixels to tiles of a right factor, those of the first 16
 /// pixels before the others.
-pub struct Split<'a, S, const NORMED: bool> {
+pub struct Split<'a, S, const PARTS: usize, const NORMED: bool> {
     /// From the first pixel of the first channel on.
     from: &'a [f32],
     /// From a channel to the next.
@@ -148,7 +153,7 @@ pub struct Split<'a, S, const NORMED: bool> {
     vectors: PhantomData<S>,
 }
 
-impl<S: Vector, const NORMED: bool> Split<'_, S, NORMED> {
+impl<S: Vector, const PARTS: usize, const NORMED: bool> Split<'_, S, PARTS, NORMED> {
     /// Takes the next pair of channels apart.
     ///
     /// # Safety
@@ -166,7 +171,7 @@ impl<S: Vector, const NORMED: bool> Split<'_, S, NORMED> {
                     a = norm.along(first + 2 * pair, a);
                     b = norm.along(first + 2 * pair + 1, b);
                 }
-                store(a, b, pair, lane, self.to.as_mut_ptr());
+                store::<S, PARTS>(a, b, pair, lane, self.to.as_mut_ptr());
             }
         }
         self.ahead.step::<S>();
@@ -186,12 +191,13 @@ impl<S: Vector, const NORMED: bool> Split<'_, S, NORMED> {
     }
 }
 
-impl<S: Vector, const NORMED: bool> Beside for Split<'_, S, NORMED> {
+impl<S: Vector, const PARTS: usize, const NORMED: bool> Beside for Split<'_, S, PARTS, NORMED> {
     #[inline(always)]
     unsafe fn step(&mut self) {
-        // Of 24 steps 16, evenly.
-        if self.calls % 3 < 2 && self.done < SIDE {
-            // SAFETY: this function's contract.
+        // In all steps all pairs, evenly.
+        let due = (self.calls + 1) * SIDE / products::<PARTS>();
+        while self.done < due {
+            // SAFETY: this function's contract; there are as many.
             unsafe { self.pair() }
         }
         self.calls += 1;

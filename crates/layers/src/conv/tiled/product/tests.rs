@@ -13,10 +13,15 @@ use super::super::{Tiled, suits};
 use super::forward;
 use crate::isa::Isa;
 
-/// What a sum has of numbers: rounded ones, or in three parts all of them.
-fn seen<const PARTS: usize>(numbers: &[f32]) -> Vec<f32> {
-    let rounded = |number: &f32| bf16::from_f32(*number).to_f32();
-    numbers.iter().map(|number| if PARTS == 1 { rounded(number) } else { *number }).collect()
+/// What a sum has of a number: a rounded one, a pair, or in three parts all of it.
+fn seen<const PARTS: usize>(number: f32) -> [f64; 2] {
+    let nearest = |x: f32| f32::from_bits((x.to_bits() + 0x8000) & 0xffff_0000);
+    let pair = match PARTS {
+        1 => [bf16::from_f32(number).to_f32(), 0.0],
+        2 => [nearest(number), nearest(number - nearest(number))],
+        _ => [number, 0.0],
+    };
+    pair.map(f64::from)
 }
 
 /// How far off a sum may be, as a share of the largest. Six times as many products of parts are
@@ -25,14 +30,15 @@ pub fn within<const PARTS: usize>(g: &Geometry) -> f64 {
     if PARTS == 1 { 2e-6 } else { 2e-7 + 6e-8 * (6.0 * g.depth() as f64).sqrt() }
 }
 
-/// The plain sum, in f64.
+/// The sum, in f64, of products of what is [`seen`], less those of the smaller ones of pairs.
 pub fn expected<const PARTS: usize>(
     g: &Geometry,
     x: &[f32],
     weight: &[f32],
     extras: Extras,
 ) -> Vec<f64> {
-    let (x, weight) = (seen::<PARTS>(x), seen::<PARTS>(weight));
+    let of = |numbers: &[f32]| numbers.iter().copied().map(seen::<PARTS>).collect::<Vec<_>>();
+    let (x, weight) = (of(x), of(weight));
     let mut y = Vec::new();
     let padding = g.config.padding;
     for i in 0..g.batch * g.out_channels * g.out_pixels() {
@@ -48,8 +54,9 @@ pub fn expected<const PARTS: usize>(
                 let (Some(row), Some(column)) = (row, column) else { continue };
                 if row < g.h && column < g.w {
                     let plane = (picture * g.in_channels + input) * g.in_pixels();
-                    let weight = weight[(channel * g.in_channels + input) * g.taps() + tap];
-                    sum += f64::from(x[plane + row * g.w + column]) * f64::from(weight);
+                    let [w, less_w] = weight[(channel * g.in_channels + input) * g.taps() + tap];
+                    let [x, less_x] = x[plane + row * g.w + column];
+                    sum += x * (w + less_w) + less_x * w;
                 }
             }
         }
@@ -255,7 +262,8 @@ fn weights_are_turned_and_rounded() -> Result<()> {
     let some = Taps { taps: &taps, of: 12 };
     let weight = noise(g.in_channels * g.out_channels * some.of, 3.0);
     let part = &weight[..g.out_channels * g.depth()];
-    let (x_seen, exact, exact_part) = (seen::<1>(&x), seen::<1>(&weight), seen::<1>(part));
+    let rounded = |all: &[f32]| all.iter().map(|x| seen::<1>(*x)[0] as f32).collect::<Vec<_>>();
+    let (x_seen, exact, exact_part) = (rounded(&x), rounded(&weight), rounded(part));
     for (name, given, exact) in [
         ("plain", Weight::plain(part), Weight::plain(&exact_part)),
         ("flipped", Weight::flipped(part), Weight::flipped(&exact_part)),
