@@ -1,10 +1,12 @@
 //! The CUDA kernels that draw codes, compiled for the CPU by a C++ compiler, against plain
-//! formulas. Where there is no compiler that will do, the test says so and passes.
+//! formulas, and watched for accesses outside of buffers. Threads take turns in two orders, which
+//! no result may depend on: where barriers lack, one of the two reads what is not there yet. Where
+//! there is no compiler that will do, the test says so and passes.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use golden::kernels_on_host::Watch;
 use {candle_core as _, candle_nn as _, cond_transformer as _};
 
 #[test]
@@ -21,16 +23,23 @@ fn kernels_are_what_formulas_say() -> Result<()> {
         &root.join("tests/kernels_on_host"),
         &files.map(|(name, file)| (name, root.join("src/cuda").join(file))),
         Path::new(env!("CARGO_TARGET_TMPDIR")),
+        Watch::Memory,
     )?;
     let Some(made) = made else {
         println!("skipped: no C++ compiler with C++20, _Float16 and contexts");
         return Ok(());
     };
-    let output = Command::new(&made).output().context("cannot run the kernels")?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    ensure!(output.status.success(), "{}: {said}", output.status);
-    // That it has run, and not a part of it.
-    ensure!(said.trim_end().ends_with("cases, 0 off"), "{said}");
-    println!("{}", said.trim_end());
+    let run = |order: &[&str]| {
+        let output = made.command().args(order).output().context("cannot run the kernels")?;
+        let said = String::from_utf8_lossy(&output.stdout).trim_end().to_string();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{}: {said}\n{errors}", output.status);
+        // That it has run, and not a part of it.
+        ensure!(said.ends_with("cases, 0 off"), "{said}");
+        Ok(said)
+    };
+    let (said, backwards) = (run(&[])?, run(&["backwards"])?);
+    ensure!(said == backwards, "forwards {said}\nbackwards {backwards}");
+    println!("{said}, watched for {:?}", made.watch);
     Ok(())
 }

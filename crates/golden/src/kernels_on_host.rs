@@ -5,27 +5,79 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
+/// What a program is watched for while it runs, as compute-sanitizer's tools do on a GPU: it fails
+/// when it sees that.
+#[derive(Clone, Copy, Debug)]
+pub enum Watch {
+    /// Accesses outside of buffers, and such as are not aligned.
+    Memory,
+    /// Accesses of two threads that nothing orders.
+    Races,
+}
+
+impl Watch {
+    /// What compilers are asked for.
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            // Stacks of contexts are not watched: the library cannot tell one from another.
+            Self::Memory => &[
+                "-O1",
+                "-g1",
+                "-fsanitize=address,alignment,bounds",
+                "-fno-sanitize-recover=all",
+                "--param=asan-stack=0",
+            ],
+            Self::Races => &["-O1", "-g1", "-fsanitize=thread"],
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Races => "races",
+        }
+    }
+}
+
+/// Kernels that were compiled.
+#[derive(Clone, Debug)]
+pub struct Program {
+    path: PathBuf,
+    /// What it is watched for; nothing where the compiler cannot do that.
+    pub watch: Option<Watch>,
+}
+
+impl Program {
+    /// Runs it.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        // What is allocated lives as long as the program.
+        command.env("ASAN_OPTIONS", "detect_leaks=0");
+        command
+    }
+}
+
 /// Compiles `folder`'s `driver.cpp` with the kernels `files`, each of which it includes by the
-/// name of a macro; the program is in `to`, under the folder's name. `None` where there is no
-/// compiler (`$CXX` or `c++`) that takes the folder's `probe.cpp`.
+/// name of a macro; the program is in `to`. `None` where there is no compiler (`$CXX` or `c++`)
+/// that takes the folder's `probe.cpp`, which has to run, too.
 ///
 /// Types of half precision are in `half_types.h`, which is found beside the folder's own.
 ///
 /// # Errors
 /// If the kernels do not compile.
-pub fn compile(folder: &Path, files: &[(&str, PathBuf)], to: &Path) -> Result<Option<PathBuf>> {
+pub fn compile(
+    folder: &Path,
+    files: &[(&str, PathBuf)],
+    to: &Path,
+    watch: Watch,
+) -> Result<Option<Program>> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_string());
-    let made = to.join(folder.file_name().unwrap_or_default());
-    let compile = |source: &str, to: &Path| {
+    let name = folder.file_name().unwrap_or_default();
+    let compile = |source: &str, to: &Path, watch: Option<Watch>| {
         let mut command = Command::new(&compiler);
         // No product and sum become one operation.
-        command.args([
-            "-std=c++20",
-            "-O2",
-            "-ffp-contract=off",
-            "-Wno-unknown-pragmas",
-            "-pthread",
-        ]);
+        command.args(["-std=c++20", "-ffp-contract=off", "-Wno-unknown-pragmas", "-pthread"]);
+        command.args(watch.map_or(&["-O2"][..], Watch::options));
         command.arg("-I").arg(folder).arg("-I");
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("host"));
         for (name, path) in files {
@@ -33,12 +85,18 @@ pub fn compile(folder: &Path, files: &[(&str, PathBuf)], to: &Path) -> Result<Op
         }
         command.arg(folder.join(source)).arg("-o").arg(to).output()
     };
-    match compile("probe.cpp", &made.with_extension("probe")) {
-        Ok(probe) if probe.status.success() => {}
-        _ => return Ok(None),
+    for watch in [Some(watch), None] {
+        let path = to.join(name).with_extension(watch.map_or("plain", Watch::name));
+        let program = Program { path: path.with_extension("probe"), watch };
+        let does = compile("probe.cpp", &program.path, watch)
+            .is_ok_and(|made| made.status.success())
+            && program.command().output().is_ok_and(|ran| ran.status.success());
+        if does {
+            let result = compile("driver.cpp", &path, watch)?;
+            let said = String::from_utf8_lossy(&result.stderr);
+            ensure!(result.status.success(), "the kernels do not compile for the CPU: {said}");
+            return Ok(Some(Program { path, watch }));
+        }
     }
-    let result = compile("driver.cpp", &made)?;
-    let said = String::from_utf8_lossy(&result.stderr);
-    ensure!(result.status.success(), "the kernels do not compile for the CPU: {said}");
-    Ok(Some(made))
+    Ok(None)
 }

@@ -1,42 +1,48 @@
 //! The CUDA kernels for many tensors at once, compiled for the CPU by a C++ compiler, against
-//! this crate's code for the CPU: bit for bit. Where there is no compiler that will do, the
-//! tests say so and pass.
+//! this crate's code for the CPU: bit for bit. They run twice, watched for accesses outside of
+//! buffers, and for those of two threads that nothing orders. Where there is no compiler that will
+//! do, the tests say so and pass.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Init;
+use golden::kernels_on_host::{Program, Watch};
 use training::{Adam, AdamConfig, Average, ParameterStore, initial_value};
 
 /// Around the sizes of a vector, a block's threads and a block's part.
 const LENGTHS: [usize; 14] =
     [1, 3, 4, 5, 255, 1023, 1024, 1025, 8191, 8192, 8193, 16384, 20000, 24577];
 
-/// The compiled driver, if there is a compiler; made once for all tests.
-fn driver(test: &str) -> Result<Option<&'static Path>> {
-    static DRIVER: OnceLock<std::result::Result<Option<PathBuf>, String>> = OnceLock::new();
-    match DRIVER.get_or_init(|| compile().map_err(|error| format!("{error:#}"))) {
-        Ok(Some(path)) => Ok(Some(path)),
-        Ok(None) => {
+/// The compiled drivers, if there is a compiler; made once for all tests.
+fn drivers(test: &str) -> Result<Option<&'static [Program]>> {
+    static DRIVERS: OnceLock<std::result::Result<Vec<Program>, String>> = OnceLock::new();
+    match DRIVERS.get_or_init(|| compile().map_err(|error| format!("{error:#}"))) {
+        Ok(drivers) if drivers.is_empty() => {
             println!("skipped: no C++ compiler with C++20 and _Float16 ({test})");
             Ok(None)
         }
+        Ok(drivers) => Ok(Some(drivers)),
         Err(error) => anyhow::bail!("{error}"),
     }
 }
 
-fn compile() -> Result<Option<PathBuf>> {
+fn compile() -> Result<Vec<Program>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let kernels = root.join("../layers/src/cuda/foreach.cu");
-    golden::kernels_on_host::compile(
-        &root.join("tests/foreach_on_host"),
-        &[("FOREACH", kernels)],
-        Path::new(env!("CARGO_TARGET_TMPDIR")),
-    )
+    let watched = [Watch::Memory, Watch::Races].map(|watch| {
+        golden::kernels_on_host::compile(
+            &root.join("tests/foreach_on_host"),
+            &[("FOREACH", kernels.clone())],
+            Path::new(env!("CARGO_TARGET_TMPDIR")),
+            watch,
+        )
+    });
+    watched.into_iter().filter_map(Result::transpose).collect()
 }
 
 /// A row of the table: by how many elements its tensors begin late, its own number, and its
@@ -48,7 +54,13 @@ struct Row {
 }
 
 /// What kernel `kind` writes, one row's written tensors after the other.
-fn run(driver: &Path, kind: u64, numbers: [f32; 7], size: usize, rows: &[Row]) -> Result<Vec<u8>> {
+fn run(
+    drivers: &[Program],
+    kind: u64,
+    numbers: [f32; 7],
+    size: usize,
+    rows: &[Row],
+) -> Result<Vec<u8>> {
     let mut input = Vec::new();
     for number in [kind, rows.len() as u64] {
         input.extend(number.to_le_bytes());
@@ -61,12 +73,20 @@ fn run(driver: &Path, kind: u64, numbers: [f32; 7], size: usize, rows: &[Row]) -
         input.extend(own.to_le_bytes());
         tensors.iter().for_each(|tensor| input.extend(tensor));
     }
-    let mut child = Command::new(driver).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    // It reads all before it writes.
-    child.stdin.take().context("no pipe")?.write_all(&input)?;
-    let output = child.wait_with_output()?;
-    ensure!(output.status.success(), "the driver failed: {}", output.status);
-    Ok(output.stdout)
+    let mut written = None;
+    for driver in drivers {
+        let mut command = driver.command();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        // It reads all before it writes.
+        child.stdin.take().context("no pipe")?.write_all(&input)?;
+        let output = child.wait_with_output()?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{driver:?} failed: {}\n{errors}", output.status);
+        ensure!(written.is_none_or(|before| before == output.stdout), "{driver:?} differs");
+        written = Some(output.stdout);
+    }
+    written.context("no driver")
 }
 
 fn noise(seed: u64, len: usize) -> Result<Tensor> {
@@ -95,7 +115,7 @@ fn name(i: usize) -> String {
 /// cannot be loaded at once.
 #[test]
 fn adam_is_that_of_the_cpu() -> Result<()> {
-    let Some(driver) = driver("adam_is_that_of_the_cpu")? else { return Ok(()) };
+    let Some(drivers) = drivers("adam_is_that_of_the_cpu")? else { return Ok(()) };
     let config = AdamConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.05 };
     let (lr, scale) = (3e-3, 0.37);
     let store = store(5)?;
@@ -131,11 +151,11 @@ fn adam_is_that_of_the_cpu() -> Result<()> {
             config.eps,
         ];
         let mut numbers = numbers.map(|number| number as f32);
-        let actual = run(driver, 0, numbers, 4, &rows)?;
-        assert!(run(driver, 11, numbers, 4, &rows)? == actual, "step {step}, by a gate");
+        let actual = run(drivers, 0, numbers, 4, &rows)?;
+        assert!(run(drivers, 11, numbers, 4, &rows)? == actual, "step {step}, by a gate");
         numbers[0] = f32::NAN;
         let rest = rows.iter().flat_map(|row| row.tensors[..3].concat()).collect::<Vec<_>>();
-        assert!(run(driver, 11, numbers, 4, &rows)? == rest, "step {step}, a closed gate");
+        assert!(run(drivers, 11, numbers, 4, &rows)? == rest, "step {step}, a closed gate");
         adam.update(&gradients, lr, scale)?;
         let mut expected = Vec::new();
         for i in 0..LENGTHS.len() {
@@ -152,7 +172,7 @@ fn adam_is_that_of_the_cpu() -> Result<()> {
 /// Terms and codes of more values than a block has threads; something broken at either end.
 #[test]
 fn a_gate_is_what_clipping_says_or_closed() -> Result<()> {
-    let Some(driver) = driver("a_gate_is_what_clipping_says_or_closed")? else { return Ok(()) };
+    let Some(drivers) = drivers("a_gate_is_what_clipping_says_or_closed")? else { return Ok(()) };
     let gate = |change: &dyn Fn(&mut [f64]), numbers: [f32; 5]| -> Result<f32> {
         let mut values = (0..1500).map(|i| if i < 9 { 2.5 } else { i as f64 }).collect::<Vec<_>>();
         change(&mut values);
@@ -160,7 +180,7 @@ fn a_gate_is_what_clipping_says_or_closed() -> Result<()> {
         let mut all = [0f32; 7];
         all[..5].copy_from_slice(&numbers);
         let row = Row { late: 0, own: 0.0, tensors: vec![tensor] };
-        let said = run(driver, 12, all, 8, &[row])?;
+        let said = run(drivers, 12, all, 8, &[row])?;
         Ok(f32::from_le_bytes(said[..].try_into()?))
     };
     let none = |_: &mut [f64]| ();
@@ -182,7 +202,7 @@ fn a_gate_is_what_clipping_says_or_closed() -> Result<()> {
 
 #[test]
 fn the_average_is_that_of_the_cpu() -> Result<()> {
-    let Some(driver) = driver("the_average_is_that_of_the_cpu")? else { return Ok(()) };
+    let Some(drivers) = drivers("the_average_is_that_of_the_cpu")? else { return Ok(()) };
     let source = store(7)?;
     let build = |own: &ParameterStore| {
         let vb = own.var_builder(DType::F32, &Device::Cpu);
@@ -201,7 +221,7 @@ fn the_average_is_that_of_the_cpu() -> Result<()> {
     }
     let mut numbers = [0f32; 7];
     numbers[0] = (1.0 - 3.0 / 12.0f64) as f32;
-    let actual = run(driver, 1, numbers, 4, &rows)?;
+    let actual = run(drivers, 1, numbers, 4, &rows)?;
     average.follow(&source, 2)?;
     let mut expected = Vec::new();
     for i in 0..LENGTHS.len() {
@@ -213,7 +233,7 @@ fn the_average_is_that_of_the_cpu() -> Result<()> {
 
 #[test]
 fn the_norm_is_exact_but_for_the_order_of_sums() -> Result<()> {
-    let Some(driver) = driver("the_norm_is_exact_but_for_the_order_of_sums")? else {
+    let Some(drivers) = drivers("the_norm_is_exact_but_for_the_order_of_sums")? else {
         return Ok(());
     };
     let (mut rows, mut total) = (Vec::new(), 0.0);
@@ -222,7 +242,7 @@ fn the_norm_is_exact_but_for_the_order_of_sums() -> Result<()> {
         total += values.to_vec1::<f32>()?.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
         rows.push(Row { late: i % 3, own: 0.0, tensors: vec![bytes(&values)?] });
     }
-    let actual = run(driver, 2, [0.0; 7], 4, &rows)?;
+    let actual = run(drivers, 2, [0.0; 7], 4, &rows)?;
     let actual = f64::from_le_bytes(actual.try_into().map_err(|_| anyhow::anyhow!("8 bytes"))?);
     ensure!((actual / total.sqrt() - 1.0).abs() < 1e-14, "{actual} instead of {}", total.sqrt());
     Ok(())
@@ -231,7 +251,7 @@ fn the_norm_is_exact_but_for_the_order_of_sums() -> Result<()> {
 /// Rounded on the way there, exact on the way back.
 #[test]
 fn conversions_are_those_of_the_cpu() -> Result<()> {
-    let Some(driver) = driver("conversions_are_those_of_the_cpu")? else { return Ok(()) };
+    let Some(drivers) = drivers("conversions_are_those_of_the_cpu")? else { return Ok(()) };
     let mut given = Vec::new();
     for (i, len) in LENGTHS.into_iter().enumerate() {
         given.push(noise(i as u64, len)?);
@@ -242,7 +262,7 @@ fn conversions_are_those_of_the_cpu() -> Result<()> {
             Row { late: i % 3, own: 0.0, tensors: vec![empty, from.clone()] }
         };
         let rows: Vec<_> = from.iter().enumerate().map(row).collect();
-        let mut rest = &run(driver, kind, [0.0; 7], sizes[1], &rows)?[..];
+        let mut rest = &run(drivers, kind, [0.0; 7], sizes[1], &rows)?[..];
         let mut made = Vec::new();
         for row in &rows {
             let (own, others) = rest.split_at(row.tensors[0].len());

@@ -31,6 +31,14 @@ struct Index {
     unsigned x, y;
 };
 inline Index threadIdx, blockIdx, blockDim, gridDim;
+// Blocks, warps and lanes take turns from the last to the first: what two of them do between two
+// barriers is done in the other order then, and should come to the same.
+inline bool backwards = false;
+
+#ifdef __SANITIZE_ADDRESS__
+// Asked at every jump to forget what it knows of stacks, which are not watched.
+extern "C" void __asan_handle_no_return() {}
+#endif
 
 enum class State { RUNS, WAITS_FOR_BLOCK, WAITS_FOR_WARP, ENDED };
 struct Thread {
@@ -138,29 +146,35 @@ inline void go_on(Thread &thread) {
     setcontext(&thread.context);
 }
 
-// Has those that wait for one another go on; false where nobody can.
-inline bool release() {
-    bool some = false;
-    unsigned at_barrier = 0, ended = 0;
-    for (size_t warp = 0; warp < threads.size(); warp += 32) {
-        unsigned waiting = 0, gone = 0;
-        for (size_t t = warp; t < warp + 32; ++t) {
-            waiting += threads[t].state == State::WAITS_FOR_WARP;
-            gone += threads[t].state == State::ENDED;
-            at_barrier += threads[t].state == State::WAITS_FOR_BLOCK;
-        }
-        ended += gone;
-        if (waiting == 0 || waiting + gone < 32) continue;
-        some = true;
-        for (size_t t = warp; t < warp + 32; ++t)
-            if (threads[t].state == State::WAITS_FOR_WARP) threads[t].state = State::RUNS;
+// Has the lanes of a warp go on that wait for one another; false where they cannot.
+inline bool release_warp(unsigned first) {
+    unsigned waiting = 0, gone = 0;
+    for (unsigned t = first; t < first + 32; ++t) {
+        waiting += threads[t].state == State::WAITS_FOR_WARP;
+        gone += threads[t].state == State::ENDED;
     }
-    if (!some && at_barrier > 0 && at_barrier + ended == threads.size()) {
-        some = true;
-        for (Thread &thread : threads)
-            if (thread.state == State::WAITS_FOR_BLOCK) thread.state = State::RUNS;
+    if (waiting == 0 || waiting + gone < 32) return false;
+    for (unsigned t = first; t < first + 32; ++t)
+        if (threads[t].state == State::WAITS_FOR_WARP) threads[t].state = State::RUNS;
+    return true;
+}
+
+// The same of all threads.
+inline bool release_block() {
+    size_t waiting = 0, gone = 0;
+    for (const Thread &thread : threads) {
+        waiting += thread.state == State::WAITS_FOR_BLOCK;
+        gone += thread.state == State::ENDED;
     }
-    return some;
+    if (waiting == 0 || waiting + gone < threads.size()) return false;
+    for (Thread &thread : threads)
+        if (thread.state == State::WAITS_FOR_BLOCK) thread.state = State::RUNS;
+    return true;
+}
+
+// One after the other of so many, in the order that is asked for.
+template <typename F> void in_turn(unsigned count, F visit) {
+    for (unsigned i = 0; i < count; ++i) visit(backwards ? count - 1 - i : i);
 }
 
 // Runs `kernel` on a grid of blocks of `count` threads. Threads that wait in vain end it all.
@@ -170,7 +184,7 @@ inline void launch(Index grid, unsigned count, std::function<void()> kernel) {
     gridDim = grid;
     blockDim = {count, 1};
     body = std::move(kernel);
-    for (unsigned block = 0; block < grid.x * grid.y; ++block) {
+    in_turn(grid.x * grid.y, [&](unsigned block) {
         blockIdx = {block % grid.x, block / grid.x};
         threads.assign(count, {});
         for (unsigned t = 0; t < count; ++t) {
@@ -183,14 +197,19 @@ inline void launch(Index grid, unsigned count, std::function<void()> kernel) {
             thread.context.uc_link = nullptr;
             makecontext(&thread.context, run_thread, 0);
         }
-        do {
-            for (Thread &thread : threads)
+        // A warp goes as far as it can before the next one begins.
+        do in_turn(count / 32, [&](unsigned warp) {
+            do in_turn(32, [&](unsigned lane) {
+                Thread &thread = threads[32 * warp + lane];
                 if (thread.state == State::RUNS) go_on(thread);
-        } while (release());
+            });
+            while (release_warp(32 * warp));
+        });
+        while (release_block());
         for (const Thread &thread : threads)
             if (thread.state != State::ENDED) {
                 std::printf("threads wait in vain\n");
                 std::exit(1);
             }
-    }
+    });
 }
