@@ -39,11 +39,19 @@ impl Watch {
     }
 }
 
+/// Whether programs can be watched here: where addresses are more random than that, those of some
+/// compilers end as they begin, now and then.
+fn can_watch() -> bool {
+    const MOST_RANDOM: u32 = 28;
+    let bits = std::fs::read_to_string("/proc/sys/vm/mmap_rnd_bits");
+    bits.is_ok_and(|bits| bits.trim().parse().is_ok_and(|bits: u32| bits <= MOST_RANDOM))
+}
+
 /// Kernels that were compiled.
 #[derive(Clone, Debug)]
 pub struct Program {
     path: PathBuf,
-    /// What it is watched for; nothing where the compiler cannot do that.
+    /// What it is watched for; nothing where the compiler or the machine cannot do that.
     pub watch: Option<Watch>,
 }
 
@@ -85,7 +93,7 @@ pub fn compile(
         }
         command.arg(folder.join(source)).arg("-o").arg(to).output()
     };
-    for watch in [Some(watch), None] {
+    for watch in [can_watch().then_some(watch), None] {
         let path = to.join(name).with_extension(watch.map_or("plain", Watch::name));
         let program = Program { path: path.with_extension("probe"), watch };
         let does = compile("probe.cpp", &program.path, watch)
