@@ -248,7 +248,7 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// Shared memory of a block of `attention.cu`.
+/// Shared memory of a block of `attention.cu`; `tests/kernels_on_host` has no more for it.
 pub(super) fn attention_bytes(dim: usize, room: usize) -> usize {
     (3 * dim + 4 * ATTENTION as usize + room) * size_of::<f32>()
 }

@@ -25,7 +25,8 @@ using std::isnan, std::max, std::min;
 #define __launch_bounds__(...)
 // Blocks run one after the other.
 #define __shared__ static
-#define DYNAMIC_SHARED(T, NAME) static T NAME[1 << 14]
+#define DYNAMIC_SHARED(T, NAME) T *NAME = reinterpret_cast<T *>(dynamic_shared)
+inline void *dynamic_shared;
 
 struct Index {
     unsigned x, y;
@@ -177,13 +178,16 @@ template <typename F> void in_turn(unsigned count, F visit) {
     for (unsigned i = 0; i < count; ++i) visit(backwards ? count - 1 - i : i);
 }
 
-// Runs `kernel` on a grid of blocks of `count` threads. Threads that wait in vain end it all.
-inline void launch(Index grid, unsigned count, std::function<void()> kernel) {
+// Runs `kernel` on a grid of blocks of `count` threads, which share `bytes` beside what kernels
+// declare. Threads that wait in vain end it all.
+inline void launch(Index grid, unsigned count, std::function<void()> kernel, size_t bytes = 0) {
     constexpr size_t STACK = 1 << 16;
     static std::vector<char> stacks(1024 * STACK);
     gridDim = grid;
     blockDim = {count, 1};
     body = std::move(kernel);
+    // No more than that, and aligned as on a GPU.
+    dynamic_shared = std::aligned_alloc(16, (bytes + 15) / 16 * 16);
     in_turn(grid.x * grid.y, [&](unsigned block) {
         blockIdx = {block % grid.x, block / grid.x};
         threads.assign(count, {});
@@ -212,4 +216,5 @@ inline void launch(Index grid, unsigned count, std::function<void()> kernel) {
                 std::exit(1);
             }
     });
+    std::free(dynamic_shared);
 }

@@ -235,7 +235,7 @@ static void attend(int past, int heads, int shared, int dim, bool biased, bool t
                                   given(biased, biases[2]), given(turned, cosine),
                                   given(turned, sine), given(hides, hidden), front, &past, shared,
                                   dim, room, keys.data(), values.data(), read.data());
-    });
+    }, (3 * dim + 4 * 256 + room) * sizeof(float)); // `attention_bytes` of `pass.rs`
     const std::string what = text("attention after %d, heads of %d", past, dim);
     close(what, read, expected, 1e-5);
     close(what + ", keys", keys, all_keys, 1e-6);
