@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 /// What a program is watched for while it runs, as compute-sanitizer's tools do on a GPU: it fails
 /// when it sees that.
@@ -63,13 +63,35 @@ impl Program {
         command.env("ASAN_OPTIONS", "detect_leaks=0");
         command
     }
+
+    /// What it says, which has to end with all cases right, and has to be the same if threads take
+    /// turns backwards: where barriers lack, one of the two reads what is not there yet. For drivers
+    /// whose blocks are those of `contexts.h`.
+    ///
+    /// # Errors
+    /// If that is not so.
+    pub fn in_both_orders(&self) -> Result<String> {
+        let run = |order: &[&str]| {
+            let output = self.command().args(order).output().context("cannot run the kernels")?;
+            let said = String::from_utf8_lossy(&output.stdout).trim_end().to_string();
+            let errors = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.success(), "{}: {said}\n{errors}", output.status);
+            // That it has run, and not a part of it.
+            ensure!(said.ends_with("cases, 0 off"), "{said}");
+            Ok(said)
+        };
+        let (said, backwards) = (run(&[])?, run(&["backwards"])?);
+        ensure!(said == backwards, "forwards {said}\nbackwards {backwards}");
+        Ok(format!("{said}, watched for {:?}", self.watch))
+    }
 }
 
 /// Compiles `folder`'s `driver.cpp` with the kernels `files`, each of which it includes by the
 /// name of a macro; the program is in `to`. `None` where there is no compiler (`$CXX` or `c++`)
 /// that takes the folder's `probe.cpp`, which has to run, too.
 ///
-/// Types of half precision are in `half_types.h`, which is found beside the folder's own.
+/// Beside the folder's own files `host`'s are found: `half_types.h`, types of half precision;
+/// `contexts.h`, blocks whose threads are contexts, and a probe for these; `cases.h`, what drivers say of their cases.
 ///
 /// # Errors
 /// If the kernels do not compile.

@@ -40,7 +40,7 @@ template <int DIM> struct BackQueries {
 };
 
 __device__ __forceinline__ float *attention_memory() {
-    extern __shared__ float4 attention_shared[];
+    DYNAMIC_SHARED(float4, attention_shared);
     return reinterpret_cast<float *>(attention_shared);
 }
 

@@ -5,6 +5,10 @@
 #include <cuda_fp16.h>
 #include <stdint.h>
 
+#ifdef __CUDACC__ // elsewhere it is golden's `host/contexts.h`
+#define DYNAMIC_SHARED(T, NAME) extern __shared__ T NAME[]
+#endif
+
 // Most threads of a block; every kernel here takes any multiple of 32 up to it.
 constexpr int THREADS = 256;
 

@@ -1,6 +1,6 @@
-// Numbers for cases, and how they came out.
+// Numbers for cases, and how they came out. To be included behind what converts numbers.
 #pragma once
-#include "cuda_on_host.h"
+#include "contexts.h"
 
 using Numbers = std::vector<float>;
 using Exact = std::vector<double>;
