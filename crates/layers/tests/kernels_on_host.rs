@@ -1,0 +1,38 @@
+//! CUDA kernels of this crate, those of attention in training and of norms, compiled for the CPU by a C++ compiler, against plain
+//! formulas, in both orders of threads, and watched for accesses outside of buffers. Where there is
+//! no compiler that will do, the test says so and passes.
+
+use std::path::Path;
+
+use anyhow::Result;
+use golden::kernels_on_host::Watch;
+
+/// Compiles `folder`'s driver with these files of `src/cuda`, and runs it.
+fn run(folder: &str, files: &[(&str, &str)]) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let file = |&(name, file)| (name, root.join("src/cuda").join(file));
+    let made = golden::kernels_on_host::compile(
+        &root.join("tests").join(folder),
+        &files.iter().map(file).collect::<Vec<_>>(),
+        Path::new(env!("CARGO_TARGET_TMPDIR")),
+        Watch::Memory,
+    )?;
+    let Some(made) = made else {
+        println!("skipped: no C++ compiler with C++20, _Float16 and contexts ({folder})");
+        return Ok(());
+    };
+    println!("{folder}: {}", made.in_both_orders()?);
+    Ok(())
+}
+
+#[test]
+fn attention_is_what_formulas_say() -> Result<()> {
+    run("attention_on_host", &[("FILE_ATTENTION", "attention.cuh")])
+}
+
+#[test]
+fn norms_are_what_formulas_say() -> Result<()> {
+    let files =
+        [("FILE_COMMON", "common.cuh"), ("FILE_GROUPS", "group_norm.cu"), ("FILE_ROWS", "rows.cu")];
+    run("norms_on_host", &files)
+}
