@@ -83,6 +83,18 @@ template <typename T> T __shfl_up_sync(unsigned, T value, unsigned distance) {
 template <typename T> T __shfl_sync(unsigned, T value, int lane) {
     return from_thread(value, own_warp() + lane);
 }
+inline uint32_t __ballot_sync(unsigned, bool says) {
+    uint32_t all = 0;
+    for (unsigned lane = 0; lane < 32; ++lane)
+        all |= static_cast<uint32_t>(__shfl_sync(~0u, says, static_cast<int>(lane))) << lane;
+    return all;
+}
+inline int __popc(uint32_t bits) { return std::popcount(bits); }
+// The upper half of both, as one number, moved up.
+inline uint32_t __funnelshift_l(uint32_t low, uint32_t high, unsigned by) {
+    const uint64_t both = static_cast<uint64_t>(high) << 32 | low;
+    return static_cast<uint32_t>(both << by >> 32);
+}
 inline unsigned atomicAdd(unsigned *to, unsigned value) {
     const unsigned before = *to;
     *to += value;
