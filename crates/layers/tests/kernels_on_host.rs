@@ -1,4 +1,4 @@
-//! CUDA kernels of this crate, those of transformers in training and of norms, compiled for the CPU by a C++ compiler, against plain
+//! CUDA kernels of this crate, those of `foreach.cu` apart, compiled for the CPU by a C++ compiler, against plain
 //! formulas, in both orders of threads, and watched for accesses outside of buffers. Where there is
 //! no compiler that will do, the test says so and passes.
 
@@ -40,4 +40,16 @@ fn norms_are_what_formulas_say() -> Result<()> {
 #[test]
 fn what_sequences_need_is_what_formulas_say() -> Result<()> {
     run("sequence_on_host", &[("FILE_SEQUENCE", "sequence.cu")])
+}
+
+#[test]
+fn maps_are_what_formulas_say() -> Result<()> {
+    let files = [
+        ("FILE_COMMON", "common.cuh"),
+        ("FILE_GROUPS", "group_norm.cu"),
+        ("FILE_BATCHES", "batch_norm.cu"),
+        ("FILE_PLANES", "planes.cu"),
+        ("FILE_POINTWISE", "pointwise.cu"),
+    ];
+    run("maps_on_host", &files)
 }

@@ -1,0 +1,1 @@
+#include "contexts_probe.h"
