@@ -100,6 +100,7 @@ inline unsigned atomicAdd(unsigned *to, unsigned value) {
     *to += value;
     return before;
 }
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline uint32_t __float_as_uint(float x) { return std::bit_cast<uint32_t>(x); }
 
 struct alignas(8) float2 {

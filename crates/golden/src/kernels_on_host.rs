@@ -88,10 +88,11 @@ impl Program {
 
 /// Compiles `folder`'s `driver.cpp` with the kernels `files`, each of which it includes by the
 /// name of a macro; the program is in `to`. `None` where there is no compiler (`$CXX` or `c++`)
-/// that takes the folder's `probe.cpp`, which has to run, too.
+/// that takes the folder's `probe.cpp`, or else that of `host`, which has to run, too.
 ///
 /// Beside the folder's own files `host`'s are found: `half_types.h`, types of half precision;
-/// `contexts.h`, blocks whose threads are contexts, and a probe for these; `cases.h`, what drivers say of their cases.
+/// `contexts.h`, blocks whose threads are contexts; `cases.h`, what drivers say of their cases. What
+/// else kernels need is in the folder's `cuda_on_host.h`, if there is one.
 ///
 /// # Errors
 /// If the kernels do not compile.
@@ -103,26 +104,27 @@ pub fn compile(
 ) -> Result<Option<Program>> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_string());
     let name = folder.file_name().unwrap_or_default();
-    let compile = |source: &str, to: &Path, watch: Option<Watch>| {
+    let host = Path::new(env!("CARGO_MANIFEST_DIR")).join("host");
+    let own_probe = folder.join("probe.cpp");
+    let probe = if own_probe.exists() { own_probe } else { host.join("probe.cpp") };
+    let compile = |source: &Path, to: &Path, watch: Option<Watch>| {
         let mut command = Command::new(&compiler);
         // No product and sum become one operation.
         command.args(["-std=c++20", "-ffp-contract=off", "-Wno-unknown-pragmas", "-pthread"]);
         command.args(watch.map_or(&["-O2"][..], Watch::options));
-        command.arg("-I").arg(folder).arg("-I");
-        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("host"));
+        command.arg("-I").arg(folder).arg("-I").arg(&host);
         for (name, path) in files {
             command.arg(format!("-D{name}=\"{}\"", path.display()));
         }
-        command.arg(folder.join(source)).arg("-o").arg(to).output()
+        command.arg(source).arg("-o").arg(to).output()
     };
     for watch in [can_watch().then_some(watch), None] {
         let path = to.join(name).with_extension(watch.map_or("plain", Watch::name));
         let program = Program { path: path.with_extension("probe"), watch };
-        let does = compile("probe.cpp", &program.path, watch)
-            .is_ok_and(|made| made.status.success())
+        let does = compile(&probe, &program.path, watch).is_ok_and(|made| made.status.success())
             && program.command().output().is_ok_and(|ran| ran.status.success());
         if does {
-            let result = compile("driver.cpp", &path, watch)?;
+            let result = compile(&folder.join("driver.cpp"), &path, watch)?;
             let said = String::from_utf8_lossy(&result.stderr);
             ensure!(result.status.success(), "the kernels do not compile for the CPU: {said}");
             return Ok(Some(Program { path, watch }));

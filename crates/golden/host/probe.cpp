@@ -1,5 +1,4 @@
 // Whether a compiler will do: threads of a block hand numbers on.
-#pragma once
 #include "contexts.h"
 
 int main() {

@@ -1,2 +1,3 @@
+// For kernels that need no more.
 #pragma once
 #include "contexts.h"

@@ -1,1 +1,0 @@
-#include "contexts_probe.h"
