@@ -17,7 +17,7 @@
 
 #include "half_types.h"
 
-using std::isnan, std::max, std::min;
+using std::isfinite, std::isnan, std::max, std::min;
 
 #define __device__
 #define __global__
@@ -80,8 +80,8 @@ template <typename T> T __shfl_xor_sync(unsigned, T value, int distance) {
 template <typename T> T __shfl_up_sync(unsigned, T value, unsigned distance) {
     return from_thread(value, threadIdx.x - (threadIdx.x % 32 >= distance ? distance : 0));
 }
-template <typename T> T __shfl_sync(unsigned, T value, int lane) {
-    return from_thread(value, own_warp() + lane);
+template <typename T> T __shfl_sync(unsigned, T value, int lane, int width = 32) {
+    return from_thread(value, threadIdx.x / width * width + lane % width);
 }
 inline uint32_t __ballot_sync(unsigned, bool says) {
     uint32_t all = 0;
@@ -89,17 +89,56 @@ inline uint32_t __ballot_sync(unsigned, bool says) {
         all |= static_cast<uint32_t>(__shfl_sync(~0u, says, static_cast<int>(lane))) << lane;
     return all;
 }
+inline bool __all_sync(unsigned, bool says) { return __ballot_sync(~0u, says) == ~0u; }
+inline unsigned __reduce_max_sync(unsigned, unsigned value) {
+    for (int distance = 16; distance > 0; distance /= 2)
+        value = max(value, __shfl_xor_sync(~0u, value, distance));
+    return value;
+}
+inline unsigned __reduce_add_sync(unsigned, unsigned value) {
+    for (int distance = 16; distance > 0; distance /= 2)
+        value += __shfl_xor_sync(~0u, value, distance);
+    return value;
+}
+inline bool __syncthreads_or(bool says) {
+    static bool all[1024];
+    all[threadIdx.x] = says;
+    __syncthreads();
+    bool some = false;
+    for (unsigned t = 0; t < blockDim.x; ++t) some |= all[t];
+    __syncthreads();
+    return some;
+}
+inline int __ffs(uint32_t bits) { return bits == 0 ? 0 : std::countr_zero(bits) + 1; }
 inline int __popc(uint32_t bits) { return std::popcount(bits); }
 // The upper half of both, as one number, moved up.
 inline uint32_t __funnelshift_l(uint32_t low, uint32_t high, unsigned by) {
     const uint64_t both = static_cast<uint64_t>(high) << 32 | low;
     return static_cast<uint32_t>(both << by >> 32);
 }
-inline unsigned atomicAdd(unsigned *to, unsigned value) {
-    const unsigned before = *to;
+// Nobody else is at work meanwhile.
+template <typename T> T atomicAdd(T *to, T value) {
+    const T before = *to;
     *to += value;
     return before;
 }
+template <typename T> T atomicMax(T *to, T value) {
+    const T before = *to;
+    *to = max(before, value);
+    return before;
+}
+template <typename T> T atomicOr(T *to, T value) {
+    const T before = *to;
+    *to |= value;
+    return before;
+}
+// Not to be fused: the compiler is told -ffp-contract=off.
+inline double __dadd_rn(double x, double y) { return x + y; }
+inline double __dsub_rn(double x, double y) { return x - y; }
+inline double __dmul_rn(double x, double y) { return x * y; }
+inline long long __double2ll_rn(double x) { return std::llrint(x); }
+inline float __int_as_float(int bits) { return std::bit_cast<float>(bits); }
+inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline uint32_t __float_as_uint(float x) { return std::bit_cast<uint32_t>(x); }
 

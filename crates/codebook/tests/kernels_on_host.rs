@@ -1,0 +1,33 @@
+//! CUDA kernels of this crate, all but the tensor cores' sweep, compiled for the CPU by a C++
+//! compiler, against plain formulas, in both orders of threads, and watched for accesses outside of
+//! buffers. Where there is no compiler that will do, the test says so and passes.
+
+use std::path::Path;
+
+use anyhow::Result;
+use golden::kernels_on_host::Watch;
+
+#[test]
+fn kernels_are_what_formulas_say() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = [
+        ("FILE_FACTS", "facts.cuh"),
+        ("FILE_PREPARE", "prepare.cu"),
+        ("FILE_SWEEP", "sweep_scalar.cu"),
+        ("FILE_RESOLVE", "resolve.cu"),
+        ("FILE_SUMS", "sums.cu"),
+        ("FILE_ARGMAX", "argmax.cu"),
+    ];
+    let made = golden::kernels_on_host::compile(
+        &root.join("tests/kernels_on_host"),
+        &files.map(|(name, file)| (name, root.join("src/cuda").join(file))),
+        Path::new(env!("CARGO_TARGET_TMPDIR")),
+        Watch::Memory,
+    )?;
+    let Some(made) = made else {
+        println!("skipped: no C++ compiler with C++20, _Float16 and contexts");
+        return Ok(());
+    };
+    println!("{}", made.in_both_orders()?);
+    Ok(())
+}
