@@ -5,7 +5,6 @@
 use std::path::Path;
 
 use anyhow::Result;
-use golden::kernels_on_host::Watch;
 
 #[test]
 fn kernels_are_what_formulas_say() -> Result<()> {
@@ -18,16 +17,9 @@ fn kernels_are_what_formulas_say() -> Result<()> {
         ("FILE_SUMS", "sums.cu"),
         ("FILE_ARGMAX", "argmax.cu"),
     ];
-    let made = golden::kernels_on_host::compile(
+    golden::kernels_on_host::check(
         &root.join("tests/kernels_on_host"),
         &files.map(|(name, file)| (name, root.join("src/cuda").join(file))),
         Path::new(env!("CARGO_TARGET_TMPDIR")),
-        Watch::Memory,
-    )?;
-    let Some(made) = made else {
-        println!("skipped: no C++ compiler with C++20, _Float16 and contexts");
-        return Ok(());
-    };
-    println!("{}", made.in_both_orders()?);
-    Ok(())
+    )
 }

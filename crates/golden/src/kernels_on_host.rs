@@ -86,6 +86,20 @@ impl Program {
     }
 }
 
+/// Compiles a driver whose blocks are those of `contexts.h`, as [`compile`] does, and tells of its
+/// cases, [in both orders](Program::in_both_orders); or says that there is no compiler.
+///
+/// # Errors
+/// If kernels do not compile, or a case is not right.
+pub fn check(folder: &Path, files: &[(&str, PathBuf)], to: &Path) -> Result<()> {
+    let name = folder.display();
+    match compile(folder, files, to, Watch::Memory)? {
+        Some(program) => println!("{name}: {}", program.in_both_orders()?),
+        None => println!("skipped: no C++ compiler with C++20, _Float16 and contexts ({name})"),
+    }
+    Ok(())
+}
+
 /// Compiles `folder`'s `driver.cpp` with the kernels `files`, each of which it includes by the
 /// name of a macro; the program is in `to`. `None` where there is no compiler (`$CXX` or `c++`)
 /// that takes the folder's `probe.cpp`, or else that of `host`, which has to run, too.
@@ -118,7 +132,7 @@ pub fn compile(
         }
         command.arg(source).arg("-o").arg(to).output()
     };
-    for watch in [can_watch().then_some(watch), None] {
+    for watch in can_watch().then_some(watch).map(Some).into_iter().chain([None]) {
         let path = to.join(name).with_extension(watch.map_or("plain", Watch::name));
         let program = Program { path: path.with_extension("probe"), watch };
         let does = compile(&probe, &program.path, watch).is_ok_and(|made| made.status.success())

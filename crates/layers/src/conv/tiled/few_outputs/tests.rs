@@ -1,13 +1,13 @@
-//! Against sums in f64.
+//! Against sums in f64, and the kernels without tiles.
 
 use candle_core::{Device, Result, Tensor};
 use simd::tiles::{Emulated, Native, are_available};
 
-use super::super::super::Padding;
 use super::super::super::geometry::Geometry;
 use super::super::super::tests::noise;
 use super::super::super::weight::Weight;
 use super::super::super::winograd::Extras;
+use super::super::super::{Padding, narrow};
 use super::super::product::tests::{assert_close, assert_nan_around, expected, geometry, within};
 use super::{forward, suits};
 use crate::GroupNorm;
@@ -66,6 +66,14 @@ fn add_up<const PARTS: usize>() -> Result<()> {
                 }
             }
         }
+        let flipped = Weight::flipped(&weight);
+        if PARTS == 3 {
+            let plain = narrow::forward(Isa::detect(), &g, &x, flipped, all);
+            let plain: Vec<f64> = plain.into_iter().map(f64::from).collect();
+            for y in both::<3>(Isa::detect(), &g, &x, flipped, all) {
+                assert_close(&format!("flipped: {g:?}"), &y, &plain, 2.0 * within::<3>(&g));
+            }
+        }
         let turned: Vec<f32> = (0..weight.len())
             .map(|i| {
                 let (output, input, tap) = (i / g.depth(), i % g.depth() / g.taps(), i % g.taps());
@@ -73,7 +81,7 @@ fn add_up<const PARTS: usize>() -> Result<()> {
             })
             .collect();
         let expected = expected::<PARTS>(&g, &x, &turned, all);
-        for y in both::<PARTS>(Isa::detect(), &g, &x, Weight::flipped(&weight), all) {
+        for y in both::<PARTS>(Isa::detect(), &g, &x, flipped, all) {
             assert_close(&format!("flipped: {g:?}"), &y, &expected, within::<PARTS>(&g));
         }
     }
