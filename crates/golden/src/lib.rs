@@ -6,6 +6,9 @@
 //!
 //! A group is a folder with a `manifest.json` that states, for every tensor,
 //! the absolute tolerance to compare with; integer tensors must be equal.
+//!
+//! Beside that: finite differences ([`gradients`]), and CUDA kernels compiled for the CPU
+//! ([`kernels_on_host`]; what their drivers include is in `host/`).
 
 pub mod gradients;
 pub mod kernels_on_host;
